@@ -1,0 +1,23 @@
+"""Configuration: `OrkestraConfig` and its sections."""
+
+from orkestra.config.loading import OrkestraConfig
+from orkestra.config.settings import (
+    CertificateSource,
+    LangfuseSettings,
+    SandboxSettings,
+    TemporalSettings,
+    TenancySettings,
+    TlsSettings,
+    WorkerSettings,
+)
+
+__all__ = [
+    "CertificateSource",
+    "LangfuseSettings",
+    "OrkestraConfig",
+    "SandboxSettings",
+    "TemporalSettings",
+    "TenancySettings",
+    "TlsSettings",
+    "WorkerSettings",
+]

@@ -1,0 +1,222 @@
+"""The settings themselves: frozen values, each default written once."""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _parse_duration(value: object) -> object:
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+        return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_parse_duration), Field(ge=timedelta())]
+"""A duration of zero or more: a timedelta, seconds, or text such as `30s`, `250ms`, `5m`, `1h`."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        regex_engine="python-re",
+    )
+
+
+class CertificateSource(_Section):
+    """A PEM certificate or key: a file, or the text itself.
+
+    Attributes:
+        path: File to read when a connection is opened.
+        data: The PEM text.
+    """
+
+    path: Path | None = None
+    data: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.path is None) == (self.data is None):
+            msg = "give either 'path' or 'data'"
+            raise ValueError(msg)
+        return self
+
+
+class TlsSettings(_Section):
+    """TLS as `temporal.toml` has it.
+
+    Attributes:
+        disabled: True forces plain text, False forces TLS, None leaves it to the rest.
+        server_name: Name to expect in the server's certificate, instead of the address's host.
+        server_ca_cert: Certificate authority to trust instead of the system's.
+        client_cert: Client certificate for mTLS, together with `client_key`.
+        client_key: Private key of the client certificate.
+    """
+
+    disabled: bool | None = None
+    server_name: str | None = None
+    server_ca_cert: CertificateSource | None = None
+    client_cert: CertificateSource | None = None
+    client_key: CertificateSource | None = None
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> Self:
+        if (self.client_cert is None) != (self.client_key is None):
+            msg = "client_cert and client_key go together"
+            raise ValueError(msg)
+        return self
+
+
+class TemporalSettings(_Section):
+    """Where the Temporal service is and how connections behave.
+
+    Attributes:
+        address: `host:port` of the frontend; an IPv6 host stands in brackets.
+        namespace: Namespace of clients that name none.
+        api_key: Sent as bearer token; switches TLS on.
+        tls: TLS settings; None means plain text, or TLS where there is an API key.
+        grpc_meta: Metadata sent with every call.
+        identity: Name of this process on the server; None means `pid@host`.
+        connect_deadline: How long opening a connection is tried altogether.
+        connect_timeout: How long one attempt may take.
+        verify_namespace: Check that the namespace exists when a connection is opened.
+        call_retry_deadline: How long the SDK retries one call that fails in passing.
+    """
+
+    address: str = "localhost:7233"
+    namespace: str = Field(default="default", min_length=1)
+    api_key: SecretStr | None = None
+    tls: TlsSettings | None = None
+    grpc_meta: Mapping[str, str] = Field(default_factory=dict, repr=False)
+    identity: str | None = None
+    connect_deadline: Duration = timedelta(seconds=30)
+    connect_timeout: Duration = timedelta(seconds=10)
+    verify_namespace: bool = False
+    call_retry_deadline: Duration = timedelta(seconds=10)
+
+    @field_validator("address")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536  # noqa: PLR2004 - the range of a port
+        is_host = bool(host) and not re.search(r"[\s/]", host)
+        if not (is_port and is_host and (":" not in host or host.startswith("["))):
+            msg = "must be host:port, for instance 'localhost:7233'"
+            raise ValueError(msg)
+        return value
+
+
+class TenancySettings(_Section):
+    """How the tenant is carried and enforced.
+
+    Attributes:
+        mode: `required` refuses whatever has no tenant; `optional` stamps and checks where a
+            tenant is known and lets the rest through; `off` leaves tenancy out.
+        header: Name of the Temporal header that carries the tenant.
+        search_attribute: Keyword search attribute that shows the tenant to people and queries.
+        memo: Also write the tenant into the memo, under the header's name.
+        fairness: Use the tenant as the fairness key of workflow and activity tasks.
+    """
+
+    mode: Literal["required", "optional", "off"] = "required"
+    header: str = Field(default="tenantId", min_length=1)
+    search_attribute: str = Field(default="tenantId", pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    memo: bool = False
+    fairness: bool = True
+
+
+class LangfuseSettings(_Section):
+    """Tracing to Langfuse; off where there are no keys.
+
+    Attributes:
+        enabled: None means on where both keys are given.
+        public_key: Public key of the Langfuse project.
+        secret_key: Secret key of the Langfuse project.
+        base_url: Where Langfuse is.
+        environment: Langfuse environment, at most 40 of `a-z0-9_-`, not starting with `langfuse`.
+        release: Release of the application, for grouping in Langfuse.
+        sample_rate: Share of traces that are sent, 0 to 1; a trace is sent whole or not at all.
+        capture_input: Send arguments of workflows and activities.
+        capture_output: Send their results.
+        max_value_bytes: Inputs and outputs are cut at this many bytes.
+        mask: Called as `mask(data=value)` with everything that would be sent; returns what is.
+        flush_timeout: How long a shutdown waits for spans to be sent.
+        queue_size: How many spans may wait to be sent; more are dropped and counted.
+    """
+
+    enabled: bool | None = None
+    public_key: str | None = None
+    secret_key: SecretStr | None = None
+    base_url: str = "https://cloud.langfuse.com"
+    environment: str | None = Field(default=None, pattern=r"^(?!langfuse)[a-z0-9_-]{1,40}$")
+    release: str | None = None
+    sample_rate: float = Field(default=1.0, ge=0.0, le=1.0)
+    capture_input: bool = True
+    capture_output: bool = True
+    max_value_bytes: int = Field(default=32 * 1024, ge=0)
+    mask: Callable[..., Any] | None = Field(default=None, exclude=True)
+    flush_timeout: Duration = timedelta(seconds=5)
+    queue_size: int = Field(default=10_000, ge=1)
+
+    @model_validator(mode="after")
+    def _keys_where_enabled(self) -> Self:
+        if self.enabled and not (self.public_key and self.secret_key):
+            msg = "enabled needs public_key and secret_key"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether spans are sent."""
+        return self.enabled is not False and bool(self.public_key and self.secret_key)
+
+
+class SandboxSettings(_Section):
+    """What the workflow sandbox passes through instead of importing again for each workflow.
+
+    Attributes:
+        passthrough: Modules to pass through besides installed packages.
+        reload: Installed top-level packages to import again for each workflow all the same.
+    """
+
+    passthrough: tuple[str, ...] = ()
+    reload: tuple[str, ...] = ()
+
+
+class WorkerSettings(_Section):
+    """How workers run and stop.
+
+    Attributes:
+        graceful_shutdown_timeout: How long activities in flight may go on after a stop signal.
+        cancellation_timeout: How long cancelled activities may take before the process is ended.
+        max_concurrent_activities: Activities that run at once; None is the SDK's default, 100.
+        max_concurrent_workflow_tasks: Workflow tasks at once; None is the SDK's default, 100.
+        max_cached_workflows: Workflows kept in memory between their tasks.
+        activity_threads: Threads for activities that are not async; None means one for each
+            concurrent activity.
+        sandbox: What the workflow sandbox passes through.
+    """
+
+    graceful_shutdown_timeout: Duration = timedelta(seconds=30)
+    cancellation_timeout: Duration = timedelta(seconds=10)
+    max_concurrent_activities: int | None = Field(default=None, ge=1)
+    max_concurrent_workflow_tasks: int | None = Field(default=None, ge=1)
+    max_cached_workflows: int = Field(default=1000, ge=0)
+    activity_threads: int | None = Field(default=None, ge=1)
+    sandbox: SandboxSettings = SandboxSettings()

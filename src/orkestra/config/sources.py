@@ -1,0 +1,121 @@
+"""Where settings come from, later over earlier: `temporal.toml`, `orkestra.toml`, environment."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+from temporalio.envconfig import ClientConfigProfile
+
+from orkestra.errors import ConfigurationError
+
+_PREFIX: Final = "ORKESTRA_"
+_FILE_SELECTORS: Final = ("TEMPORAL_PROFILE", "TEMPORAL_CONFIG_FILE")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Some settings and where they were read."""
+
+    name: str
+    values: Mapping[str, Any]
+
+    def has(self, location: Sequence[int | str]) -> bool:
+        """Whether this source gives the setting at the location, or something above it."""
+        value: Any = self.values
+        for depth, key in enumerate(location):
+            if not isinstance(value, Mapping):
+                return depth > 1
+            if key not in value:
+                return False
+            value = value[key]
+        return True
+
+
+class _LangfuseEnvironment(BaseSettings):
+    """The variables that the Langfuse SDK itself reads."""
+
+    model_config = SettingsConfigDict(env_prefix="LANGFUSE_", env_ignore_empty=True)
+
+    public_key: str | None = None
+    secret_key: SecretStr | None = None
+    base_url: str | None = None
+    release: str | None = None
+    sample_rate: str | None = None
+    environment: str | None = Field(default=None, validation_alias="LANGFUSE_TRACING_ENVIRONMENT")
+    enabled: str | None = Field(default=None, validation_alias="LANGFUSE_TRACING_ENABLED")
+    host: str | None = None
+
+
+def read_sources(settings: type[BaseSettings], file: Path | None) -> Iterator[Source]:
+    """Read every source in the order in which it applies.
+
+    Args:
+        settings: The settings class, which tells the readers the names of the settings.
+        file: The Orkestra file; None means `orkestra.toml` in the working directory, if it exists.
+
+    Raises:
+        ConfigurationError: A file is missing or cannot be parsed.
+    """
+    yield Source("temporal.toml", {"temporal": _temporal_profile(from_file=True)})
+    yield _orkestra_file(settings, file)
+    yield Source("environment (TEMPORAL_*)", {"temporal": _temporal_profile(from_file=False)})
+    yield Source("environment (LANGFUSE_*)", {"langfuse": _langfuse_environment()})
+    yield Source("environment (ORKESTRA_*)", _orkestra_environment(settings))
+
+
+def _temporal_profile(*, from_file: bool) -> dict[str, Any]:
+    selectors = {name: os.environ[name] for name in _FILE_SELECTORS if name in os.environ}
+    try:
+        if from_file:
+            profile = ClientConfigProfile.load(
+                config_file_strict=True, override_env_vars={"HOME": str(Path.home()), **selectors}
+            )
+        else:
+            profile = ClientConfigProfile.load(disable_file=True)
+    except (RuntimeError, ValueError, TypeError, OSError) as error:
+        where = "temporal.toml" if from_file else "environment (TEMPORAL_*)"
+        msg = f"cannot read the Temporal profile from {where}: {error}"
+        raise ConfigurationError(msg) from error
+    return {**profile.to_dict()}
+
+
+def _orkestra_file(settings: type[BaseSettings], file: Path | None) -> Source:
+    path = Path("orkestra.toml") if file is None else file
+    if not path.exists():
+        if file is None:
+            return Source(str(path), {})
+        msg = f"configuration file {str(path)!r} does not exist"
+        raise ConfigurationError(msg)
+    try:
+        return Source(str(path), TomlConfigSettingsSource(settings, toml_file=path)())
+    except (ValueError, OSError) as error:
+        msg = f"cannot read configuration file {str(path)!r}: {error}"
+        raise ConfigurationError(msg) from error
+
+
+def _langfuse_environment() -> dict[str, Any]:
+    values = _LangfuseEnvironment().model_dump(exclude_none=True)
+    if (host := values.pop("host", None)) is not None:
+        values.setdefault("base_url", host)
+    if (switch := values.pop("enabled", None)) is not None and switch.lower() == "false":
+        values["enabled"] = False
+    return values
+
+
+def _orkestra_environment(settings: type[BaseSettings]) -> Mapping[str, Any]:
+    source = EnvSettingsSource(settings, env_prefix=_PREFIX, env_nested_delimiter="__")
+    try:
+        return source()
+    except SettingsError as error:
+        msg = f"cannot read the environment (ORKESTRA_*): {error}"
+        raise ConfigurationError(msg) from error

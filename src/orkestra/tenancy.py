@@ -1,0 +1,165 @@
+"""Which tenant the running code acts for.
+
+Standard library only: workflow code imports this module inside the sandbox. One ContextVar holds
+the tenant; the interceptors set it in workflows, handlers and activities, `tenant_scope()` sets it
+in client code.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, TypeGuard, final
+
+from orkestra.errors import InvalidIdError, InvalidTenantError, TenantMismatchError
+
+MAX_TENANT_LENGTH: Final = 63
+"""A tenant ID is also a fairness key, which the server limits to 64 bytes."""
+
+_TENANT_PATTERN: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{MAX_TENANT_LENGTH - 1}}}")
+MAX_ID_BYTES: Final = 900
+"""The server allows 1000 bytes for an ID; the rest is room for the tenant and the server's suffixes."""
+
+_RESERVED_PREFIX: Final = "temporal"
+_UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Cs"})
+_SEPARATOR: Final = ":"
+
+_current: ContextVar[str | None] = ContextVar("orkestra_tenant", default=None)
+
+
+@final
+class AllTenants:
+    """Type of `ALL_TENANTS`, the operator's scope."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Name of the constant, for logs and errors."""
+        return "ALL_TENANTS"
+
+
+ALL_TENANTS: Final = AllTenants()
+"""Pass this object as `tenant` to make a client that acts across tenants; no string does it."""
+
+_GRAMMAR: Final = (
+    f"use 1 to {MAX_TENANT_LENGTH} of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
+    f" and not with {_RESERVED_PREFIX!r}"
+)
+
+
+def is_tenant_id(value: object) -> TypeGuard[str]:
+    """Whether the value is a well-formed tenant ID."""
+    return (
+        isinstance(value, str)
+        and _TENANT_PATTERN.fullmatch(value) is not None
+        and not value.startswith(_RESERVED_PREFIX)
+    )
+
+
+def check_tenant_id(value: object) -> str:
+    """Return the value if it is a well-formed tenant ID.
+
+    Args:
+        value: 1 to 63 lower-case ASCII characters `[a-z0-9][a-z0-9._-]*`, not beginning with
+            `temporal` (the server's own workflow IDs do).
+
+    Returns:
+        The same value.
+
+    Raises:
+        InvalidTenantError: It is anything else.
+    """
+    if not is_tenant_id(value):
+        msg = f"tenant {value!r} is malformed: {_GRAMMAR}"
+        raise InvalidTenantError(msg)
+    return value
+
+
+def current_tenant() -> str | None:
+    """The tenant that the running code acts for, or None outside any tenant.
+
+    Works in client code inside `tenant_scope()`, in workflows and all their handlers, and in
+    activities of every kind.
+    """
+    return _current.get()
+
+
+@contextmanager
+def tenant_scope(tenant: str) -> Iterator[str]:
+    """Act for a tenant in the code below; entering the same tenant again is allowed.
+
+    Args:
+        tenant: A well-formed tenant ID.
+
+    Yields:
+        The tenant.
+
+    Raises:
+        InvalidTenantError: The tenant is malformed.
+        TenantMismatchError: The code already acts for another tenant, for instance in a workflow
+            or an activity of it.
+
+    Example:
+        ```python
+        with tenant_scope("acme"):
+            await client.start_workflow(Order.run, order, id="order-42", task_queue="orders")
+        ```
+    """
+    check_tenant_id(tenant)
+    outer = _current.get()
+    if outer is not None and outer != tenant:
+        msg = f"cannot enter tenant {tenant!r}: this code already acts for {outer!r}"
+        raise TenantMismatchError(msg)
+    token = _current.set(tenant)
+    try:
+        yield tenant
+    finally:
+        _current.reset(token)
+
+
+def owner_of(scoped_id: str) -> str | None:
+    """The tenant that an ID's prefix names, or None where it names none.
+
+    Args:
+        scoped_id: A workflow, schedule or activity ID as the server has it.
+    """
+    prefix, separator, _ = scoped_id.partition(_SEPARATOR)
+    return prefix if separator and is_tenant_id(prefix) else None
+
+
+def scope_id(tenant: str, user_id: str) -> str:
+    """The ID on the server of what the tenant calls `user_id`: `acme:order-42`.
+
+    An ID that already starts with the tenant's own prefix is returned as it is.
+
+    Args:
+        tenant: A well-formed tenant ID.
+        user_id: A workflow, schedule or activity ID.
+    """
+    prefix = tenant + _SEPARATOR
+    return user_id if user_id.startswith(prefix) else prefix + user_id
+
+
+def check_id(value: str) -> str:
+    """Return a workflow, schedule or activity ID if people and logs can read it safely.
+
+    Args:
+        value: 1 to 900 UTF-8 bytes without control, format or surrogate characters; the server
+            itself would take newlines and terminal escapes.
+
+    Returns:
+        The same value.
+
+    Raises:
+        InvalidIdError: It is empty, too long or has such a character.
+    """
+    if value.isascii() and value.isprintable() and 0 < len(value) <= MAX_ID_BYTES:
+        return value
+    if any(unicodedata.category(char) in _UNPRINTABLE for char in value):
+        msg = f"ID {value!r} has a control, format or surrogate character: remove it"
+        raise InvalidIdError(msg)
+    if not 0 < len(value.encode()) <= MAX_ID_BYTES:
+        msg = f"ID {value[:80]!r} must have 1 to {MAX_ID_BYTES} UTF-8 bytes"
+        raise InvalidIdError(msg)
+    return value
