@@ -1,0 +1,54 @@
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types coverage bench build lock clean
+
+help:  ## Print this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## Prepare .venv with every extra and the tools of development
+
+$(STAMP): pyproject.toml requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(f"Orkestra needs Python 3.11 or newer, and $(PYTHON) is {v}: name one by make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing what Orkestra needs into .venv: a minute the first time"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)  ## Watch workflows of three tenants run on a real Temporal server
+	@$(BIN)/orkestra demo
+
+test: $(STAMP)  ## Run the tests on a real Temporal server, the snippets of the docs included
+	@$(BIN)/python -m pytest
+
+check: lint types test  ## Run everything that CI runs
+
+lint: $(STAMP)  ## Check style, formatting and the layers of the imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo
+
+types: $(STAMP)  ## Check the types, also as a user of the package sees them
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/pyright --verifytypes orkestra --ignoreexternal
+
+coverage: $(STAMP)  ## Run the tests and report which branches they leave out
+	@$(BIN)/python -m pytest --cov
+
+bench: $(STAMP)  ## Measure what Orkestra costs beside the bare Temporal SDK
+	@$(BIN)/python -m benchmarks
+
+build: $(STAMP)  ## Build the wheel and the source distribution into dist
+	@$(BIN)/python -m build --no-isolation
+
+lock: $(STAMP)  ## Pin requirements.txt to pyproject.toml; LOCK=--upgrade takes newer versions
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --all-extras --group dev $(LOCK) --output-file requirements.txt pyproject.toml
+
+clean:  ## Remove .venv and everything that was built or cached
+	@rm -rf .venv dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
