@@ -9,6 +9,7 @@ help:  ## Print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Prepare .venv with every extra and the tools of development
+	@echo ".venv is ready: its commands are in $(BIN)"
 
 $(STAMP): pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(f"Orkestra needs Python 3.11 or newer, and $(PYTHON) is {v}: name one by make PYTHON=..." if sys.version_info < (3, 11) else 0)'

@@ -1,0 +1,105 @@
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from orkestra.devserver import DevServer
+from tests.docs.snippets import Snippet, Workspace, snippets_of
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SNIPPETS = [snippet for document in DOCUMENTS for snippet in snippets_of(document)]
+
+
+def name_of(snippet: Snippet) -> str:
+    return f"{snippet.document.relative_to(ROOT)}:{snippet.line}"
+
+
+@pytest.fixture(scope="module")
+def workspace_of(
+    dev_server: DevServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Path], Workspace]]:
+    workspaces: dict[Path, Workspace] = {}
+
+    def workspace_of(document: Path) -> Workspace:
+        if document not in workspaces:
+            directory = tmp_path_factory.mktemp(document.stem)
+            workspaces[document] = Workspace(directory=directory, address=dev_server.address)
+        return workspaces[document]
+
+    yield workspace_of
+    for workspace in workspaces.values():
+        workspace.close()
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=name_of)
+async def test_a_snippet_does_what_its_document_says(
+    snippet: Snippet, workspace_of: Callable[[Path], Workspace]
+) -> None:
+    if snippet.mark == "not run":
+        assert snippet.reason, "say why: <!-- not run: the reason -->"
+        pytest.skip(snippet.reason)
+    await asyncio.to_thread(workspace_of(snippet.document).run, snippet)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    workspace = Workspace(directory=tmp_path, address="127.0.0.1:7233")
+    yield workspace
+    workspace.close()
+
+
+def run(workspace: Workspace, markdown: str) -> None:
+    document = workspace.directory / "document.md"
+    document.write_text(markdown)
+    for snippet in snippets_of(document):
+        workspace.run(snippet)
+
+
+def test_later_snippets_use_the_files_of_earlier_ones(workspace: Workspace) -> None:
+    run(workspace, "```python\n# app/words.py\nGREETING = 'hello'\n```\n")
+    run(workspace, "```python\nfrom app.words import GREETING\nassert GREETING == 'hello'\n```\n")
+    run(workspace, "```toml\n# orkestra.toml\nx = 1\n```\n\n```bash\ngrep x orkestra.toml\n```\n")
+
+
+def test_the_server_is_the_one_of_the_tests(workspace: Workspace) -> None:
+    run(workspace, "```console\n$ echo $TEMPORAL_ADDRESS\n127.0.0.1:7233\n```\n")
+
+
+@pytest.mark.parametrize(
+    ("markdown", "complaint"),
+    [
+        ("```python\nraise SystemExit('no')\n```", "exit 1"),
+        ("```python\n# app/broken.py\nimport nothing_of_that_name\n```", "nothing_of_that_name"),
+        ("```bash\nfalse\ntrue\n```", "exit 1"),
+        ("- in a list:\n\n  ```bash\n  exit 7\n  ```", "exit 7"),
+        ("```console\n$ echo one\none\n$ echo two\nthree\n```", "three\n\nbut it prints\ntwo"),
+    ],
+)
+def test_a_snippet_that_is_wrong_fails(workspace: Workspace, markdown: str, complaint: str) -> None:
+    with pytest.raises(AssertionError, match=re.escape(complaint)):
+        run(workspace, markdown)
+
+
+def test_a_snippet_in_the_background_lives_until_the_document_ends(workspace: Workspace) -> None:
+    run(workspace, "<!-- in the background -->\n```bash\nsleep 30\n```\n")
+    [process] = workspace.background
+    assert process.poll() is None
+    workspace.close()
+    assert process.returncode is not None
+
+
+def test_a_snippet_in_the_background_that_failed_is_reported(workspace: Workspace) -> None:
+    run(workspace, "<!-- in the background -->\n```bash\nexit 3\n```\n")
+    workspace.background[0].wait(10)
+    with pytest.raises(AssertionError, match="exit 3"):
+        workspace.close()
+
+
+def test_what_is_marked_keeps_its_reason(tmp_path: Path) -> None:
+    document = tmp_path / "document.md"
+    document.write_text("<!-- not run: needs a cloud -->\n\n```bash\nfalse\n```\n")
+    [snippet] = snippets_of(document)
+    assert (snippet.mark, snippet.reason) == ("not run", "needs a cloud")
