@@ -18,8 +18,9 @@ MAX_TENANT_LENGTH: Final = 63
 """A tenant ID is also a fairness key, which the server limits to 64 bytes."""
 
 _TENANT_PATTERN: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{MAX_TENANT_LENGTH - 1}}}")
+
 MAX_ID_BYTES: Final = 900
-"""The server allows 1000 bytes for an ID; the rest is room for the tenant and the server's suffixes."""
+"""The server allows 1000 bytes for an ID; the tenant and the server's suffixes need the rest."""
 
 _RESERVED_PREFIX: Final = "temporal"
 _UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Cs"})
@@ -163,3 +164,15 @@ def check_id(value: str) -> str:
         msg = f"ID {value[:80]!r} must have 1 to {MAX_ID_BYTES} UTF-8 bytes"
         raise InvalidIdError(msg)
     return value
+
+
+def act_for(tenant: str | None) -> None:
+    """Set the tenant of the running task for as long as its context lives.
+
+    For the interceptors, whose handlers each run in a task of their own. There is nothing to
+    reset, and an evicted workflow's coroutines are closed outside the context they ran in.
+
+    Args:
+        tenant: A checked tenant ID, or None.
+    """
+    _current.set(tenant)

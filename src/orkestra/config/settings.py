@@ -114,7 +114,7 @@ class TemporalSettings(_Section):
     @classmethod
     def _host_and_port(cls, value: str) -> str:
         host, _, port = value.rpartition(":")
-        is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536  # noqa: PLR2004 - the range of a port
+        is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
         is_host = bool(host) and not re.search(r"[\s/]", host)
         if not (is_port and is_host and (":" not in host or host.startswith("["))):
             msg = "must be host:port, for instance 'localhost:7233'"

@@ -1,0 +1,1 @@
+"""The interceptors; the tenant's and the trace's know nothing of each other."""

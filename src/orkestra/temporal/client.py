@@ -1,0 +1,210 @@
+"""Clients from the configuration, and starting workflows."""
+
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
+from datetime import datetime, timedelta
+from typing import Any, Final, TypedDict, TypeVar, TypeVarTuple, Unpack, overload
+
+from temporalio.client import Client, Interceptor, Plugin, WorkflowHandle
+from temporalio.common import (
+    Priority,
+    RetryPolicy,
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    VersioningOverride,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.converter import DataConverter
+
+from orkestra.config import OrkestraConfig
+from orkestra.errors import ConfigurationError, SearchAttributeError
+from orkestra.temporal.manager import TemporalConnectionManager
+from orkestra.tenancy import AllTenants, check_id, tenant_scope
+
+_Workflow = TypeVar("_Workflow")
+_Result = TypeVar("_Result")
+_Args = TypeVarTuple("_Args")
+
+PlainSearchAttribute = str | bool | int | float | datetime | Sequence[str]
+"""A search attribute's value, from which its type follows."""
+
+_KEYS: Final[tuple[tuple[type, Callable[[str], Any]], ...]] = (
+    (str, SearchAttributeKey.for_keyword),
+    (bool, SearchAttributeKey.for_bool),
+    (int, SearchAttributeKey.for_int),
+    (float, SearchAttributeKey.for_float),
+    (datetime, SearchAttributeKey.for_datetime),
+)
+
+
+class StartOptions(TypedDict, total=False):
+    """The other options of `temporalio.client.Client.start_workflow`, passed on as they are."""
+
+    execution_timeout: timedelta | None
+    run_timeout: timedelta | None
+    task_timeout: timedelta | None
+    id_reuse_policy: WorkflowIDReusePolicy
+    id_conflict_policy: WorkflowIDConflictPolicy
+    retry_policy: RetryPolicy | None
+    cron_schedule: str
+    static_summary: str | None
+    static_details: str | None
+    start_delay: timedelta | None
+    start_signal: str | None
+    start_signal_args: Sequence[Any]
+    rpc_metadata: Mapping[str, str | bytes]
+    rpc_timeout: timedelta | None
+    request_eager_start: bool
+    priority: Priority
+    versioning_override: VersioningOverride | None
+
+
+async def create_temporal_client(
+    config: OrkestraConfig | None = None,
+    *,
+    namespace: str | None = None,
+    tenant: str | AllTenants | None = None,
+    manager: TemporalConnectionManager | None = None,
+    plugins: Sequence[Plugin] = (),
+    interceptors: Sequence[Interceptor] = (),
+    data_converter: DataConverter = DataConverter.default,
+) -> Client:
+    """Connect to Temporal and return the SDK's own client.
+
+    Args:
+        config: The configuration; None loads it as `OrkestraConfig.load()` does. With a manager,
+            the manager's is used.
+        namespace: None means `temporal.namespace`.
+        tenant: The tenant that the client is bound to; None means that each call acts for
+            `current_tenant()`; `ALL_TENANTS` makes an operator's client.
+        manager: Shares its connection with other clients; without one the connection lives as
+            long as the client.
+        plugins: More plugins; Orkestra's own comes last, nearest to the wire.
+        interceptors: More client interceptors.
+        data_converter: Converter for arguments and results.
+
+    Returns:
+        A connected client.
+
+    Raises:
+        ConnectionFailedError: The service could not be reached within `connect_deadline`.
+        ConfigurationError: The configuration is wrong.
+        InvalidTenantError: The tenant is malformed.
+    """
+    if manager is None:
+        manager = TemporalConnectionManager(config or OrkestraConfig.load())
+    return await manager.get_client(
+        namespace=namespace,
+        tenant=tenant,
+        plugins=plugins,
+        interceptors=interceptors,
+        data_converter=data_converter,
+    )
+
+
+@overload
+async def start_workflow(
+    client: Client,
+    workflow: Callable[[_Workflow, *_Args], Awaitable[_Result]],
+    *args: *_Args,
+    task_queue: str,
+    workflow_id: str | None = None,
+    memo: Mapping[str, Any] | None = None,
+    search_attributes: TypedSearchAttributes | Mapping[str, PlainSearchAttribute] | None = None,
+    tenant: str | None = None,
+    **options: Unpack[StartOptions],
+) -> WorkflowHandle[_Workflow, _Result]: ...
+
+
+@overload
+async def start_workflow(
+    client: Client,
+    workflow: str,
+    *args: Any,
+    task_queue: str,
+    workflow_id: str | None = None,
+    memo: Mapping[str, Any] | None = None,
+    search_attributes: TypedSearchAttributes | Mapping[str, PlainSearchAttribute] | None = None,
+    tenant: str | None = None,
+    **options: Unpack[StartOptions],
+) -> WorkflowHandle[Any, Any]: ...
+
+
+async def start_workflow(
+    client: Client,
+    workflow: Callable[..., Awaitable[Any]] | str,
+    *args: Any,
+    task_queue: str,
+    workflow_id: str | None = None,
+    memo: Mapping[str, Any] | None = None,
+    search_attributes: TypedSearchAttributes | Mapping[str, PlainSearchAttribute] | None = None,
+    tenant: str | None = None,
+    **options: Unpack[StartOptions],
+) -> WorkflowHandle[Any, Any]:
+    """Start a workflow for a tenant and return the SDK's handle to it.
+
+    Args:
+        client: Any client of Orkestra's, bound to a tenant or not.
+        workflow: The workflow's run method, or its name.
+        args: Arguments of the run method.
+        task_queue: Queue of the workers that serve it.
+        workflow_id: The tenant's own ID of 1 to 900 bytes; None makes one.
+        memo: Notes shown in lists.
+        search_attributes: Typed, or plain values whose type says the attribute's: text is a
+            Keyword, a sequence of texts a KeywordList.
+        tenant: The tenant, where the client is not bound and the code is in no scope.
+        options: Every other option of `Client.start_workflow`.
+
+    Returns:
+        The handle; its `id` is the ID on the server, with the tenant's prefix.
+
+    Raises:
+        TenantError: There is no tenant, it is malformed, or another is already acted for.
+        ConfigurationError: The task queue is empty.
+        SearchAttributeError: A plain search attribute has a type that Temporal has not.
+
+    Example:
+        ```python
+        handle = await start_workflow(client, Order.run, order, task_queue="orders", tenant="acme")
+        print(await handle.result())
+        ```
+    """
+    if not task_queue:
+        msg = f"task_queue {task_queue!r} is empty: name the queue that the workers poll"
+        raise ConfigurationError(msg)
+    if workflow_id is not None:
+        check_id(workflow_id)
+    with tenant_scope(tenant) if tenant is not None else nullcontext():
+        return await client.start_workflow(
+            workflow,  # type: ignore[arg-type]  # the overloads above have checked it
+            args=args,
+            id=str(uuid.uuid4()) if workflow_id is None else workflow_id,
+            task_queue=task_queue,
+            memo=memo,
+            search_attributes=_typed(search_attributes),
+            **options,
+        )
+
+
+def _typed(
+    attributes: TypedSearchAttributes | Mapping[str, PlainSearchAttribute] | None,
+) -> TypedSearchAttributes | None:
+    if attributes is None or isinstance(attributes, TypedSearchAttributes):
+        return attributes
+    return TypedSearchAttributes([_pair(name, value) for name, value in attributes.items()])
+
+
+def _pair(name: str, value: PlainSearchAttribute) -> SearchAttributePair[Any]:
+    for kind, key in _KEYS:
+        if isinstance(value, kind):
+            return SearchAttributePair(key(name), value)
+    if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
+        return SearchAttributePair(SearchAttributeKey.for_keyword_list(name), list(value))
+    msg = (
+        f"search attribute {name!r} = {value!r} has no type in Temporal: give text, a number,"
+        " a bool, a datetime or a list of texts"
+    )
+    raise SearchAttributeError(msg)

@@ -1,0 +1,202 @@
+"""`OrkestraPlugin`: everything of Orkestra that hooks into the SDK, as one standard plugin."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from typing import Final
+
+from temporalio import client, worker
+from temporalio.service import ConnectConfig, ServiceClient
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from orkestra.config import OrkestraConfig
+from orkestra.errors import ConfigurationError, ForbiddenOperationError
+from orkestra.temporal.connection import ManagedServiceClient
+from orkestra.temporal.interceptors.tenant import TenantInterceptor, TenantWorkerInterceptor
+from orkestra.temporal.interceptors.tracing import TracingInterceptor
+from orkestra.temporal.sandbox import sandbox_runner
+from orkestra.tenancy import AllTenants, check_tenant_id
+from orkestra.tracing import TraceSink
+
+_logger: Final = logging.getLogger(__name__)
+
+
+class OrkestraPlugin(client.Plugin, worker.Plugin):
+    """Tenancy, tracing and the sandbox policy for a client and all its workers.
+
+    Give it to the client; workers take it from there.
+
+    Example:
+        ```python
+        client = await Client.connect("localhost:7233", plugins=[OrkestraPlugin(config)])
+        ```
+    """
+
+    def __init__(
+        self, config: OrkestraConfig | None = None, *, tenant: str | AllTenants | None = None
+    ) -> None:
+        """Configure the plugin; nothing is opened yet.
+
+        Args:
+            config: The configuration; None means the defaults.
+            tenant: The tenant that the client is bound to; None means that each call acts for
+                `current_tenant()`; `ALL_TENANTS` makes an operator's client.
+
+        Raises:
+            InvalidTenantError: The tenant is malformed.
+        """
+        self.config = config or OrkestraConfig()
+        self._sink = _sink(self.config)
+        self._worker_interceptors = self._make_worker_interceptors()
+        self._bind(tenant)
+
+    def for_tenant(self, tenant: str | AllTenants | None) -> "OrkestraPlugin":
+        """A plugin bound to the tenant that shares everything else with this one.
+
+        Args:
+            tenant: As in the constructor.
+
+        Raises:
+            InvalidTenantError: The tenant is malformed.
+        """
+        bound = object.__new__(type(self))
+        bound.config = self.config
+        bound._sink = self._sink
+        bound._worker_interceptors = self._worker_interceptors
+        bound._bind(tenant)
+        return bound
+
+    @property
+    def tenant(self) -> str | AllTenants | None:
+        """The tenant that the client is bound to."""
+        return self._tenant
+
+    async def flush(self, timeout: timedelta | None = None) -> bool:
+        """Send the spans that wait to be sent.
+
+        Args:
+            timeout: How long to wait; None means `langfuse.flush_timeout`.
+
+        Returns:
+            Whether all were sent in time; True where tracing is off.
+        """
+        if self._sink is None:
+            return True
+        return await self._sink.flush(timeout or self.config.langfuse.flush_timeout)
+
+    def configure_client(self, config: client.ClientConfig) -> client.ClientConfig:
+        """See base class."""
+        theirs = [i for i in config.get("interceptors", ()) if not _is_ours(i)]
+        ours: list[client.Interceptor] = []
+        if self.config.tenancy.mode != "off":
+            ours.append(TenantInterceptor(self.config.tenancy, tenant=self._tenant))
+        config["interceptors"] = [*self._worker_interceptors, *theirs, *ours]
+        return config
+
+    async def connect_service_client(
+        self, config: ConnectConfig, next: Callable[[ConnectConfig], Awaitable[ServiceClient]]
+    ) -> ServiceClient:
+        """See base class."""
+        return await next(config)
+
+    def configure_worker(self, config: worker.WorkerConfig) -> worker.WorkerConfig:
+        """See base class.
+
+        Raises:
+            ForbiddenOperationError: The client is bound; a worker serves every tenant.
+            ConfigurationError: An interceptor would see work before it has been checked.
+        """
+        if self._tenant is not None:
+            msg = f"a client of {self._tenant!r} cannot make a worker: use a client without tenant"
+            raise ForbiddenOperationError(msg)
+        self._add_to_worker(config)
+        runner = config.get("workflow_runner")
+        if isinstance(runner, SandboxedWorkflowRunner):
+            workflows = config.get("workflows", ())
+            config["workflow_runner"] = sandbox_runner(
+                runner, workflows, self.config.worker.sandbox
+            )
+        return config
+
+    async def run_worker(
+        self, worker: worker.Worker, next: Callable[[worker.Worker], Awaitable[None]]
+    ) -> None:
+        """See base class."""
+        service = worker.client.service_client
+        try:
+            if isinstance(service, ManagedServiceClient):
+                with service.connection.working(f"task queue {worker.task_queue!r}"):
+                    await next(worker)
+            else:
+                await next(worker)
+        finally:
+            await self.flush()
+
+    def configure_replayer(self, config: worker.ReplayerConfig) -> worker.ReplayerConfig:
+        """See base class."""
+        theirs = [i for i in config.get("interceptors", ()) if not _is_ours(i)]
+        config["interceptors"] = [*self._worker_interceptors, *theirs]
+        runner = config.get("workflow_runner")
+        if isinstance(runner, SandboxedWorkflowRunner):
+            workflows = config.get("workflows", ())
+            config["workflow_runner"] = sandbox_runner(
+                runner, workflows, self.config.worker.sandbox
+            )
+        return config
+
+    def run_replayer(
+        self,
+        replayer: worker.Replayer,
+        histories: AsyncIterator[client.WorkflowHistory],
+        next: Callable[
+            [worker.Replayer, AsyncIterator[client.WorkflowHistory]],
+            AbstractAsyncContextManager[AsyncIterator[worker.WorkflowReplayResult]],
+        ],
+    ) -> AbstractAsyncContextManager[AsyncIterator[worker.WorkflowReplayResult]]:
+        """See base class."""
+        return next(replayer, histories)
+
+    def _make_worker_interceptors(self) -> tuple[client.Interceptor, ...]:
+        """Tenant first: it decides whether tracing may look at the arguments at all."""
+        made: list[client.Interceptor] = []
+        if self.config.tenancy.mode != "off":
+            made.append(TenantWorkerInterceptor(self.config.tenancy))
+        if self._sink is not None:
+            made.append(TracingInterceptor(self._sink))
+        return tuple(made)
+
+    def _bind(self, tenant: str | AllTenants | None) -> None:
+        if isinstance(tenant, AllTenants):
+            _logger.warning("A client acts for ALL_TENANTS: its calls are not confined to one")
+        elif tenant is not None:
+            check_tenant_id(tenant)
+        self._tenant = tenant
+
+    def _add_to_worker(self, config: worker.WorkerConfig) -> None:
+        """Add ours where the client has not brought them, and see that they come first."""
+        of_client = config["client"].config(active_config=True)["interceptors"]
+        of_worker = config.get("interceptors", ())
+        present = [i for i in (*of_client, *of_worker) if isinstance(i, worker.Interceptor)]
+        if not any(_is_ours(interceptor) for interceptor in present):
+            config["interceptors"] = [*self._worker_interceptors, *of_worker]
+            present = [i for i in of_client if isinstance(i, worker.Interceptor)]
+        if self.config.tenancy.mode != "off" and present and not _is_ours(present[0]):
+            msg = (
+                f"interceptor {type(present[0]).__name__} would see work before its tenant is"
+                " checked: give OrkestraPlugin as the last plugin of the client"
+            )
+            raise ConfigurationError(msg)
+
+
+def _sink(config: OrkestraConfig) -> TraceSink | None:
+    if not config.langfuse.is_on:
+        return None
+    from orkestra.langfuse import LangfuseSink  # noqa: PLC0415 - off means that it is not imported
+
+    return LangfuseSink(config.langfuse)
+
+
+def _is_ours(interceptor: object) -> bool:
+    """Whether an interceptor came from this plugin, in a configuration that was cloned."""
+    return isinstance(interceptor, TenantInterceptor | TenantWorkerInterceptor | TracingInterceptor)

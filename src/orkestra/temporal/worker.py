@@ -1,0 +1,144 @@
+"""Workers from the configuration."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any, Final
+
+from temporalio.client import Client
+from temporalio.converter import DataConverter
+from temporalio.worker import Interceptor, Worker
+
+from orkestra.config import OrkestraConfig, WorkerSettings
+from orkestra.errors import ConfigurationError, DiscoveryError
+from orkestra.temporal.discovery import check_unique_names, discover
+from orkestra.temporal.manager import TemporalConnectionManager
+
+_DEFAULT_CONCURRENT_ACTIVITIES: Final = 100
+"""The SDK's own default, needed to give each concurrent activity a thread."""
+
+
+class ActivityThreads(ThreadPoolExecutor):
+    """The threads that `create_worker` made, so that `run_worker` may end them."""
+
+
+async def create_worker(
+    config: OrkestraConfig | None = None,
+    *,
+    task_queue: str,
+    workflows: Sequence[type] = (),
+    workflows_path: str | ModuleType | None = None,
+    activities: Sequence[Callable[..., Any]] = (),
+    interceptors: Sequence[Interceptor] = (),
+    namespace: str | None = None,
+    manager: TemporalConnectionManager | None = None,
+    data_converter: DataConverter = DataConverter.default,
+    **options: Any,
+) -> Worker:
+    """Connect and make the SDK's own worker, ready for `run_worker()`.
+
+    Activities that are not async run in a pool of threads, `worker.activity_threads` of them.
+    Workflow code is imported and validated here, not when the first task arrives.
+
+    Args:
+        config: The configuration; None loads it as `OrkestraConfig.load()` does. With a manager,
+            the manager's is used.
+        task_queue: Queue to poll.
+        workflows: Workflow classes.
+        workflows_path: A module or package, by dotted name or itself, in which every
+            `@workflow.defn` and `@activity.defn` is found; added to those given.
+        activities: Activity functions or methods.
+        interceptors: More worker interceptors; Orkestra's own come first.
+        namespace: None means `temporal.namespace`.
+        manager: Shares its connection; without one the worker has a connection of its own, which
+            `run_worker()` closes.
+        data_converter: Converter for arguments and results.
+        options: Any other option of `temporalio.worker.Worker`; it wins over the configuration.
+
+    Returns:
+        The worker, which does not poll yet.
+
+    Raises:
+        ConfigurationError: The task queue is empty, nothing is registered, or an option is wrong.
+        DiscoveryError: Workflow code cannot be imported or does not pass the sandbox.
+        ConnectionFailedError: The service could not be reached.
+
+    Example:
+        ```python
+        worker = await create_worker(config, task_queue="orders", workflows_path="app.orders")
+        raise SystemExit(await run_worker(worker))
+        ```
+    """
+    if not task_queue:
+        msg = f"task_queue {task_queue!r} is empty: name the queue to poll"
+        raise ConfigurationError(msg)
+    if workflows_path is not None:
+        found = discover(workflows_path)
+        workflows = list(dict.fromkeys((*workflows, *found.workflows)))
+        activities = list(dict.fromkeys((*activities, *found.activities)))
+    if not workflows and not activities and not options.get("nexus_service_handlers"):
+        msg = "the worker has nothing to do: give workflows, activities or workflows_path"
+        raise ConfigurationError(msg)
+    check_unique_names(workflows, activities)
+    if manager is None:
+        manager = TemporalConnectionManager(config or OrkestraConfig.load())
+    client = await manager.get_client(namespace=namespace, data_converter=data_converter)
+    settings = _sdk_options(manager.config.worker) | options
+    if "activity_executor" not in settings:
+        settings["activity_executor"] = _activity_threads(manager.config.worker, settings)
+    return _make(
+        client,
+        task_queue=task_queue,
+        workflows=workflows,
+        activities=activities,
+        interceptors=interceptors,
+        **settings,
+    )
+
+
+def _sdk_options(settings: WorkerSettings) -> dict[str, Any]:
+    return {
+        "graceful_shutdown_timeout": settings.graceful_shutdown_timeout,
+        "max_concurrent_activities": settings.max_concurrent_activities,
+        "max_concurrent_workflow_tasks": settings.max_concurrent_workflow_tasks,
+        "max_cached_workflows": settings.max_cached_workflows,
+    }
+
+
+def _activity_threads(settings: WorkerSettings, options: dict[str, Any]) -> ThreadPoolExecutor:
+    concurrent = options["max_concurrent_activities"] or _DEFAULT_CONCURRENT_ACTIVITIES
+    return ActivityThreads(settings.activity_threads or concurrent, "orkestra-activity")
+
+
+def _make(client: Client, *, workflows: Sequence[type], **options: Any) -> Worker:
+    try:
+        return Worker(client, workflows=workflows, **options)
+    except RuntimeError as error:
+        if error.__cause__ is None:
+            msg = f"the worker for task queue {options['task_queue']!r} was refused: {error}"
+            raise ConfigurationError(msg) from error
+        raise DiscoveryError(_explain(workflows, error)) from error
+    except (ValueError, TypeError) as error:
+        msg = f"the worker for task queue {options['task_queue']!r} cannot be made: {error}"
+        raise ConfigurationError(msg) from error
+
+
+def _explain(workflows: Sequence[type], error: BaseException) -> str:
+    """One line: what failed, the modules that led there, and how to mend it."""
+    modules = {workflow.__module__ for workflow in workflows}
+    root: BaseException = error
+    chain: list[str] = []
+    while root.__cause__ is not None:
+        root = root.__cause__
+    traceback = root.__traceback__
+    while traceback is not None:
+        name = traceback.tb_frame.f_globals.get("__name__", "")
+        is_machinery = name.startswith(("importlib", "temporalio.", "_frozen")) or not name
+        if not is_machinery and (not chain or chain[-1] != name):
+            chain.append(name)
+        traceback = traceback.tb_next
+    mend = "keep clocks, randomness and I/O out of it, or add it to worker.sandbox.passthrough"
+    if "__main__" in modules or "__temporal_main__" in chain:
+        mend = "move the workflow to its own module, or guard the script by __name__ == '__main__'"
+    path = " -> ".join(chain) or ", ".join(sorted(modules))
+    return f"{error}: {type(root).__name__}: {root} (imported by {path}): {mend}"
