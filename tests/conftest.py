@@ -1,0 +1,70 @@
+"""What every test may ask for: one server a run, fresh names, and a check that nothing is left."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from temporalio.client import Client
+
+from orkestra.devserver import DevServer
+from tests.names import Fresh
+
+SETTLING = 2.0
+
+
+@pytest.fixture(scope="session")
+async def dev_server() -> AsyncIterator[DevServer]:
+    """The server of the run, with the namespaces `default` and `second`; started when asked for."""
+    async with DevServer(namespaces=["second"]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def raw_client(dev_server: DevServer) -> Client:
+    """A client of the SDK alone, in the namespace `default`: what the server sees without us."""
+    return await Client.connect(dev_server.address)
+
+
+@pytest.fixture
+def fresh() -> Fresh:
+    """Names that this test alone uses."""
+    return Fresh()
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """Fail a test that leaves a thread behind which would keep the interpreter from ending."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + SETTLING
+    while (left := _threads_since(before)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not left
+
+
+@pytest.fixture(autouse=True)
+async def no_task_is_left() -> AsyncIterator[None]:
+    """Fail a test that leaves a task running on the loop that all tests share."""
+    before = asyncio.all_tasks()
+    yield
+    deadline = time.monotonic() + SETTLING
+    while (left := _tasks_since(before)) and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    for task in left:
+        task.cancel()
+    assert not left
+
+
+def _threads_since(before: set[threading.Thread]) -> list[threading.Thread]:
+    # The loop's own executor keeps its threads for the next test.
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread not in before and not thread.daemon and not thread.name.startswith("asyncio_")
+    ]
+
+
+def _tasks_since(before: set[asyncio.Task[object]]) -> list[asyncio.Task[object]]:
+    return [task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()]
