@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any, Final, TypedDict, TypeVar, TypeVarTuple, Unpack, overload
 
@@ -20,9 +19,10 @@ from temporalio.common import (
 from temporalio.converter import DataConverter
 
 from orkestra.config import OrkestraConfig
-from orkestra.errors import ConfigurationError, SearchAttributeError
+from orkestra.errors import ConfigurationError, SearchAttributeError, TenantMismatchError
 from orkestra.temporal.manager import TemporalConnectionManager
-from orkestra.tenancy import AllTenants, check_id, tenant_scope
+from orkestra.temporal.plugin import OrkestraPlugin
+from orkestra.tenancy import AllTenants, check_id
 
 _Workflow = TypeVar("_Workflow")
 _Result = TypeVar("_Result")
@@ -177,16 +177,34 @@ async def start_workflow(
         raise ConfigurationError(msg)
     if workflow_id is not None:
         check_id(workflow_id)
-    with tenant_scope(tenant) if tenant is not None else nullcontext():
-        return await client.start_workflow(
-            workflow,  # type: ignore[arg-type]  # the overloads above have checked it
-            args=args,
-            id=str(uuid.uuid4()) if workflow_id is None else workflow_id,
-            task_queue=task_queue,
-            memo=memo,
-            search_attributes=_typed(search_attributes),
-            **options,
-        )
+    if tenant is not None:
+        client = _bound(client, tenant)
+    return await client.start_workflow(
+        workflow,  # type: ignore[arg-type]  # the overloads above have checked it
+        args=args,
+        id=str(uuid.uuid4()) if workflow_id is None else workflow_id,
+        task_queue=task_queue,
+        memo=memo,
+        search_attributes=_typed(search_attributes),
+        **options,
+    )
+
+
+def _bound(client: Client, tenant: str) -> Client:
+    """The client bound to the tenant, so that the handle it gives stays the tenant's for good."""
+    config = client.config()
+    plugins = list(config["plugins"])
+    for index, plugin in enumerate(plugins):
+        if isinstance(plugin, OrkestraPlugin):
+            if plugin.tenant == tenant:
+                return client
+            if isinstance(plugin.tenant, str):
+                msg = f"the client is bound to {plugin.tenant!r} and cannot act for {tenant!r}"
+                raise TenantMismatchError(msg)
+            plugins[index] = plugin.for_tenant(tenant)
+            return Client(**{**config, "plugins": plugins})
+    msg = "the client has no OrkestraPlugin: use create_temporal_client(), or add the plugin"
+    raise ConfigurationError(msg)
 
 
 def _typed(
