@@ -94,14 +94,16 @@ def test_the_wheel_holds_the_package_alone_typed_and_working_without_the_sources
         archive.extractall(tmp_path)
     info = f"orkestra_core-{PYPROJECT['project']['version']}.dist-info"
     assert {"orkestra/py.typed", f"{info}/licenses/LICENSE"} <= names
+    assert "orkestra/examples/support_desk/tickets.jsonl" in names
     assert {name.partition("/")[0] for name in names} == {"orkestra", info}
     assert {str(file.relative_to(PACKAGE.parent)) for _, file in modules()} <= names
 
     imported = [name for name, _ in modules() if not name.endswith("__main__")]
+    paths = [str(tmp_path), str(tmp_path / "orkestra" / "examples")]
     places = run_python(
         f"""
 import importlib, sys
-sys.path.insert(0, {str(tmp_path)!r})
+sys.path[:0] = {paths!r}
 for name in {imported!r}:
     print(importlib.import_module(name).__file__)
 """
