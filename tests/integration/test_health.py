@@ -1,0 +1,364 @@
+"""What the health report says of real servers in all their states."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from temporalio import activity, workflow
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.service import RPCStatusCode
+from temporalio.worker import Worker
+
+from orkestra.devserver import DevServer
+from orkestra.errors import (
+    ConfigurationError,
+    ConnectionFailedError,
+    ConnectionFailureReason,
+    ForbiddenOperationError,
+)
+from orkestra.temporal.health import HealthCheck, HealthReport, check_temporal_health
+from tests.gate import gated, refuse, status
+from tests.names import Fresh
+
+FORBIDDEN = refuse(ForbiddenOperationError("a tenant's client may not do this"))
+
+
+@workflow.defn(sandboxed=False)
+class Idle:
+    @workflow.run
+    async def run(self) -> None: ...
+
+
+@activity.defn
+async def idle() -> None: ...
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and never says anything."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def named(report: HealthReport, name: str) -> HealthCheck:
+    [check] = [check for check in report.checks if check.name == name]
+    return check
+
+
+async def test_a_healthy_server_is_reported_with_version_and_latency(raw_client: Client) -> None:
+    report = await check_temporal_health(raw_client)
+
+    assert report
+    assert report.healthy
+    assert report.reachable
+    assert report.problems == ()
+    assert [check.name for check in report.checks] == [
+        "connection",
+        "server",
+        "namespace",
+        "search_attribute",
+    ]
+    assert all(check.ok for check in report.checks)
+    assert report.server_version is not None
+    assert report.server_version in named(report, "server").detail
+    assert report.latency is not None
+    assert timedelta() < report.latency < timedelta(seconds=5)
+    assert report.namespace == "default"
+    assert report.address == raw_client.service_client.config.target_host
+
+
+async def test_the_search_attribute_can_be_left_out(raw_client: Client) -> None:
+    report = await check_temporal_health(raw_client, search_attribute=None)
+
+    assert report
+    assert "search_attribute" not in {check.name for check in report.checks}
+
+
+async def test_a_missing_namespace_is_told_from_a_missing_server(dev_server: DevServer) -> None:
+    client = await Client.connect(dev_server.address, namespace="nowhere")
+
+    report = await check_temporal_health(client, task_queue="queue")
+
+    assert not report
+    assert report.reachable
+    assert named(report, "connection").ok
+    assert named(report, "server").ok
+    assert named(report, "namespace") == HealthCheck(
+        "namespace", ok=False, detail="'nowhere' does not exist"
+    )
+    assert named(report, "search_attribute").ok is False
+    assert named(report, "workflow_pollers").ok is False
+
+
+async def test_a_missing_search_attribute_names_the_command_that_mends_it(
+    raw_client: Client,
+) -> None:
+    report = await check_temporal_health(raw_client, search_attribute="nobodyMadeThis")
+
+    assert not report
+    assert report.reachable
+    [problem] = report.problems
+    assert problem.name == "search_attribute"
+    assert problem.detail == (
+        "'nobodyMadeThis' is missing: run `orkestra search-attributes ensure`"
+    )
+
+
+async def test_a_search_attribute_of_another_type_is_a_problem(raw_client: Client) -> None:
+    await raw_client.operator_service.add_search_attributes(
+        AddSearchAttributesRequest(
+            namespace="default",
+            search_attributes={"healthText": IndexedValueType.INDEXED_VALUE_TYPE_TEXT},
+        )
+    )
+
+    report = await check_temporal_health(raw_client, search_attribute="healthText")
+
+    assert [problem.detail for problem in report.problems] == [
+        "'healthText' has type Text, and must be Keyword"
+    ]
+
+
+async def test_a_task_queue_that_nobody_polls_is_a_problem(
+    raw_client: Client, fresh: Fresh
+) -> None:
+    report = await check_temporal_health(raw_client, task_queue=fresh.task_queue())
+
+    assert not report
+    assert [problem.name for problem in report.problems] == ["workflow_pollers", "activity_pollers"]
+    assert fresh.task_queue() in named(report, "workflow_pollers").detail
+
+
+async def test_workers_on_the_task_queue_are_seen(raw_client: Client, fresh: Fresh) -> None:
+    queue = fresh.task_queue()
+    async with Worker(raw_client, task_queue=queue, workflows=[Idle], activities=[idle]):
+        report = await _polled(raw_client, queue, "workflow_pollers", "activity_pollers")
+
+    assert report
+    assert named(report, "workflow_pollers").ok
+    assert named(report, "activity_pollers").ok
+    assert "1 worker polls" in named(report, "activity_pollers").detail
+
+
+async def test_a_queue_with_work_of_one_kind_only_is_healthy(
+    raw_client: Client, fresh: Fresh
+) -> None:
+    queue = fresh.task_queue()
+    async with Worker(raw_client, task_queue=queue, workflows=[Idle]):
+        report = await _polled(raw_client, queue, "workflow_pollers")
+
+    assert report
+    assert named(report, "workflow_pollers").ok
+    assert named(report, "activity_pollers").ok is None
+
+
+async def _polled(client: Client, queue: str, *kinds: str) -> HealthReport:
+    """The first report that sees these pollers, or the last one after five seconds."""
+    deadline = time.monotonic() + 5
+    while True:
+        report = await check_temporal_health(client, task_queue=queue)
+        if all(named(report, kind).ok for kind in kinds) or time.monotonic() > deadline:
+            return report
+        await asyncio.sleep(0.02)
+
+
+async def test_nobody_on_the_port_is_unreachable_at_once(closed_port: int) -> None:
+    client = await Client.connect(f"127.0.0.1:{closed_port}", lazy=True)
+
+    started = time.monotonic()
+    report = await check_temporal_health(client, task_queue="queue")
+
+    assert time.monotonic() - started < 2
+    assert not report
+    assert not report.reachable
+    assert [check.name for check in report.checks] == ["connection"]
+    assert report.checks[0].detail.startswith("unreachable: ")
+    assert report.server_version is None
+    assert report.latency is None
+
+
+async def test_a_port_that_never_answers_costs_the_deadline_and_no_more(silent_port: int) -> None:
+    client = await Client.connect(f"127.0.0.1:{silent_port}", lazy=True)
+
+    started = time.monotonic()
+    report = await check_temporal_health(client, timeout=timedelta(seconds=0.5))
+
+    assert 0.4 < time.monotonic() - started < 2
+    assert not report.reachable
+    assert named(report, "connection").detail == "unreachable: no answer within 0.5 s"
+
+
+async def test_a_server_that_freezes_and_one_that_dies_are_unreachable_and_heal() -> None:
+    async with DevServer() as server:
+        client = await Client.connect(server.address)
+        assert await check_temporal_health(client)
+        assert server.pid is not None
+
+        os.kill(server.pid, signal.SIGSTOP)
+        started = time.monotonic()
+        frozen = await check_temporal_health(client, timeout=timedelta(seconds=0.5))
+        assert time.monotonic() - started < 2
+        os.kill(server.pid, signal.SIGCONT)
+        thawed = await _polled_until_healthy(client)
+
+        await server.kill()
+        dead = await check_temporal_health(client)
+        await server.start()
+        restarted = await _polled_until_healthy(client)
+
+    assert not frozen.reachable
+    assert thawed
+    assert not dead
+    assert not dead.reachable
+    assert restarted
+
+
+async def _polled_until_healthy(client: Client) -> HealthReport:
+    deadline = time.monotonic() + 10
+    while True:
+        report = await check_temporal_health(client)
+        if report or time.monotonic() > deadline:
+            return report
+        await asyncio.sleep(0.05)
+
+
+async def test_cancelling_the_check_cancels_it(silent_port: int) -> None:
+    client = await Client.connect(f"127.0.0.1:{silent_port}", lazy=True)
+    check = asyncio.create_task(check_temporal_health(client))
+    await asyncio.sleep(0.05)
+
+    check.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await check
+
+
+async def test_what_a_tenants_client_may_not_ask_stays_open(raw_client: Client) -> None:
+    client = gated(raw_client, describe_namespace=FORBIDDEN, list_search_attributes=FORBIDDEN)
+
+    report = await check_temporal_health(client)
+
+    assert report
+    assert named(report, "namespace").ok is None
+    assert "may not do this" in named(report, "namespace").detail
+    assert named(report, "search_attribute").ok, "a count shows what the list would"
+
+
+async def test_a_tenants_client_still_sees_that_the_search_attribute_is_missing(
+    raw_client: Client,
+) -> None:
+    client = gated(raw_client, list_search_attributes=FORBIDDEN)
+
+    report = await check_temporal_health(client, search_attribute="nobodyMadeThis")
+
+    assert named(report, "search_attribute").ok is False
+
+
+async def test_pollers_that_were_asked_for_and_may_not_be_seen_are_no_success(
+    raw_client: Client,
+) -> None:
+    client = gated(raw_client, describe_task_queue=FORBIDDEN)
+
+    report = await check_temporal_health(client, task_queue="queue")
+
+    assert not report
+    assert "not visible to this client" in named(report, "workflow_pollers").detail
+
+
+@pytest.mark.parametrize(
+    ("code", "ok"),
+    [
+        (RPCStatusCode.UNIMPLEMENTED, None),
+        (RPCStatusCode.PERMISSION_DENIED, False),
+        (RPCStatusCode.UNAUTHENTICATED, False),
+        (RPCStatusCode.INTERNAL, False),
+    ],
+)
+async def test_what_the_server_refuses_to_say_is_a_problem_where_it_could_say_it(
+    raw_client: Client, code: RPCStatusCode, ok: bool | None
+) -> None:
+    client = gated(raw_client, describe_namespace=refuse(status(code, "no")))
+
+    report = await check_temporal_health(client)
+
+    assert report.reachable
+    assert named(report, "namespace").ok is ok
+    assert report.healthy is (ok is None)
+
+
+async def test_a_server_that_is_lost_between_two_checks_is_unreachable(raw_client: Client) -> None:
+    lost = refuse(status(RPCStatusCode.UNAVAILABLE, "tcp connect error"))
+
+    report = await check_temporal_health(gated(raw_client, describe_namespace=lost))
+
+    assert not report.reachable
+    assert named(report, "namespace").detail == "unreachable: tcp connect error"
+
+
+@pytest.mark.parametrize("client_kind", ["healthy", "unreachable"])
+async def test_the_report_becomes_json(
+    raw_client: Client, closed_port: int, client_kind: str
+) -> None:
+    client = (
+        raw_client
+        if client_kind == "healthy"
+        else await Client.connect(f"127.0.0.1:{closed_port}", lazy=True)
+    )
+    report = await check_temporal_health(client)
+
+    read = json.loads(json.dumps(report.as_dict()))
+
+    assert read["healthy"] is report.healthy
+    assert read["reachable"] is report.reachable
+    assert read["namespace"] == "default"
+    assert read["server_version"] == report.server_version
+    assert [check["name"] for check in read["checks"]] == [check.name for check in report.checks]
+    assert (read["latency_ms"] is None) is (report.latency is None)
+
+
+def test_a_connection_that_could_not_be_opened_makes_a_report() -> None:
+    error = ConnectionFailedError(
+        "nobody listens on localhost:7233",
+        reason=ConnectionFailureReason.REFUSED,
+        address="localhost:7233",
+        attempts=3,
+        elapsed=timedelta(seconds=5),
+    )
+
+    report = HealthReport.of_failed_connection(error, namespace="staging")
+
+    assert not report
+    assert not report.reachable
+    assert report.address == "localhost:7233"
+    assert report.namespace == "staging"
+    assert report.problems[0].detail == "nobody listens on localhost:7233"
+
+
+@pytest.mark.parametrize("queue", ["", "  "])
+async def test_an_empty_task_queue_is_refused(raw_client: Client, queue: str) -> None:
+    with pytest.raises(ConfigurationError, match="empty"):
+        await check_temporal_health(raw_client, task_queue=queue)
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+async def test_a_time_out_that_is_not_positive_is_refused(raw_client: Client, seconds: int) -> None:
+    with pytest.raises(ConfigurationError, match="not positive"):
+        await check_temporal_health(raw_client, timeout=timedelta(seconds=seconds))
