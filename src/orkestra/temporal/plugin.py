@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from temporalio import client, worker
 from temporalio.service import ConnectConfig, ServiceClient
@@ -15,11 +15,19 @@ from orkestra.errors import ConfigurationError, ForbiddenOperationError
 from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.interceptors.tenant import TenantInterceptor, TenantWorkerInterceptor
 from orkestra.temporal.interceptors.tracing import TracingInterceptor
+from orkestra.temporal.runner import HookFactory, hooked
 from orkestra.temporal.sandbox import sandbox_runner
 from orkestra.tenancy import AllTenants, check_tenant_id
 from orkestra.tracing import TraceSink
 
 _logger: Final = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class _HooksRuns(Protocol):
+    """A worker interceptor that also wants to see what has no interceptor method."""
+
+    run_hook: HookFactory
 
 
 class OrkestraPlugin(client.Plugin, worker.Plugin):
@@ -111,12 +119,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             msg = f"a client of {self._tenant!r} cannot make a worker: use a client without tenant"
             raise ForbiddenOperationError(msg)
         self._add_to_worker(config)
-        runner = config.get("workflow_runner")
-        if isinstance(runner, SandboxedWorkflowRunner):
-            workflows = config.get("workflows", ())
-            config["workflow_runner"] = sandbox_runner(
-                runner, workflows, self.config.worker.sandbox
-            )
+        self._wrap_runners(config)
         return config
 
     async def run_worker(
@@ -137,12 +140,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """See base class."""
         theirs = [i for i in config.get("interceptors", ()) if not _is_ours(i)]
         config["interceptors"] = [*self._worker_interceptors, *theirs]
-        runner = config.get("workflow_runner")
-        if isinstance(runner, SandboxedWorkflowRunner):
-            workflows = config.get("workflows", ())
-            config["workflow_runner"] = sandbox_runner(
-                runner, workflows, self.config.worker.sandbox
-            )
+        self._wrap_runners(config)
         return config
 
     def run_replayer(
@@ -156,6 +154,17 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
     ) -> AbstractAsyncContextManager[AsyncIterator[worker.WorkflowReplayResult]]:
         """See base class."""
         return next(replayer, histories)
+
+    def _wrap_runners(self, config: worker.WorkerConfig | worker.ReplayerConfig) -> None:
+        runner = config.get("workflow_runner")
+        if isinstance(runner, SandboxedWorkflowRunner):
+            workflows = config.get("workflows", ())
+            runner = sandbox_runner(runner, workflows, self.config.worker.sandbox)
+        hooks = [i.run_hook for i in self._worker_interceptors if isinstance(i, _HooksRuns)]
+        if runner is not None:
+            config["workflow_runner"] = hooked(runner, hooks)
+        if (unsandboxed := config.get("unsandboxed_workflow_runner")) is not None:
+            config["unsandboxed_workflow_runner"] = hooked(unsandboxed, hooks)
 
     def _make_worker_interceptors(self) -> tuple[client.Interceptor, ...]:
         """Tenant first: it decides whether tracing may look at the arguments at all."""

@@ -4,6 +4,7 @@ from temporalio import client, worker
 
 from orkestra.config import TenancySettings
 from orkestra.temporal.interceptors.tenant.activity import TenantActivityInbound
+from orkestra.temporal.interceptors.tenant.commands import TenantRunHook
 from orkestra.temporal.interceptors.tenant.outbound import TenantClientOutbound
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.temporal.interceptors.tenant.workflow import TenantWorkflowInbound
@@ -62,3 +63,7 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
     ) -> type[worker.WorkflowInboundInterceptor]:
         """See base class."""
         return self._workflow_class
+
+    def run_hook(self, details: worker.WorkflowInstanceDetails) -> TenantRunHook:
+        """Make the hook that sees a run's commands; a factory for the runner's wrapper."""
+        return TenantRunHook(self.policy, details)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from temporalio import workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.common import (
     Priority,
@@ -71,6 +72,26 @@ class TenantPolicy:
         """
         payload = memo.get(self.header)
         return None if payload is None else _read(payload, f"memo {self.header!r}")
+
+    def read_run(self, info: workflow.Info) -> str | None:
+        """The tenant that a run was started for, or None where it was started for none.
+
+        The header of the start event decides, as nothing can change it; without one, the memo.
+
+        Raises:
+            TenantMismatchError: Header, memo, search attribute and ID disagree.
+        """
+        header = self.read_header(info.headers)
+        memo = self.read_memo(info.raw_memo)
+        tenant = header or memo
+        if tenant is None:
+            return None
+        attribute = info.typed_search_attributes.get(self.attribute)
+        for where, found in (("memo", memo), ("search attribute", attribute)):
+            if found is not None and found != tenant:
+                raise _contradiction(where, found, tenant)
+        self.check_owner(tenant, info.workflow_id)
+        return tenant
 
     def stamp_memo(self, memo: Mapping[str, Any] | None, tenant: str) -> Mapping[str, Any] | None:
         """The memo with the tenant where the settings ask for it."""

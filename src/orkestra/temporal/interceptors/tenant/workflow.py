@@ -54,7 +54,7 @@ class _Tenancy:
         if not self._is_read:
             self._is_read = True
             try:
-                self._tenant = self._read()
+                self._tenant = self.policy.read_run(workflow.info())
             except TenantMismatchError as error:
                 self._refusal = refusal(TENANT_MISMATCH, f"workflow refused: {error}")
             if self._tenant is None and self._refusal is None and self.policy.is_required:
@@ -63,21 +63,6 @@ class _Tenancy:
         if self._refusal is not None:
             raise self._refusal
         return self._tenant
-
-    def _read(self) -> str | None:
-        info = workflow.info()
-        header = self.policy.read_header(info.headers)
-        memo = self.policy.read_memo(info.raw_memo)
-        tenant = header or memo
-        if tenant is None:
-            return None
-        attribute = info.typed_search_attributes.get(self.policy.attribute)
-        for where, found in (("memo", memo), ("search attribute", attribute)):
-            if found is not None and found != tenant:
-                msg = f"{where} names tenant {found!r}, header names {tenant!r}"
-                raise TenantMismatchError(msg)
-        self.policy.check_owner(tenant, info.workflow_id)
-        return tenant
 
     def problem(self, headers: Headers) -> str | None:
         """Why a message with these headers is not for this run; None where it is."""

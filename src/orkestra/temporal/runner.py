@@ -1,0 +1,130 @@
+"""The one wrapper of the workflow runner: hooks that see every activation and its commands.
+
+Interceptors see what the SDK has hooks for. What it has none for (cancelling an external workflow,
+upserting memo and search attributes, whether the server took a task's result) can only be seen
+here. The SDK calls this interface unstable: a test pins what is used of it.
+"""
+
+import contextvars
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from temporalio import workflow
+from temporalio.bridge.proto.workflow_activation import WorkflowActivation
+from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
+from temporalio.converter import SerializationContext, StorageDriverStoreContext
+from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails, WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+
+class RunHook(Protocol):
+    """Sees the activations of one run, on the workflow's thread, outside the sandbox."""
+
+    def before(self, activation: WorkflowActivation) -> None:
+        """Called before the activation; context variables set here hold for all of it."""
+
+    def after(self, completion: WorkflowActivationCompletion) -> None:
+        """Called with what the activation led to, which it may change."""
+
+
+class HookFactory(Protocol):
+    """Makes the hook of a run."""
+
+    def __call__(self, details: WorkflowInstanceDetails, /) -> RunHook:
+        """Make the hook; also called, with made-up details, when a workflow is validated."""
+        ...
+
+
+def hooked(runner: WorkflowRunner, hooks: Sequence[HookFactory]) -> WorkflowRunner:
+    """The runner with the hooks around every run.
+
+    Args:
+        runner: Any runner; a sandboxed one stays one, because the SDK's debug mode asks for it,
+            and one that has hooks keeps just those.
+        hooks: Factories of the hooks, the outermost first.
+    """
+    if not hooks or isinstance(runner, _HookedSandbox | _HookedRunner):
+        return runner
+    if isinstance(runner, SandboxedWorkflowRunner):
+        return _HookedSandbox(
+            restrictions=runner.restrictions,
+            runner_class=runner.runner_class,
+            inner=runner,
+            hooks=tuple(hooks),
+        )
+    return _HookedRunner(inner=runner, hooks=tuple(hooks))
+
+
+@dataclasses.dataclass(frozen=True)
+class _HookedSandbox(SandboxedWorkflowRunner):
+    inner: SandboxedWorkflowRunner = dataclasses.field(default_factory=SandboxedWorkflowRunner)
+    hooks: tuple[HookFactory, ...] = ()
+
+    def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
+        """See base class; the inner runner creates, with restrictions that debug mode may relax."""
+        inner = self.inner
+        if (
+            inner.restrictions is not self.restrictions
+            or inner.runner_class is not self.runner_class
+        ):
+            inner = dataclasses.replace(
+                inner, restrictions=self.restrictions, runner_class=self.runner_class
+            )
+        return _HookedInstance(inner.create_instance(det), [make(det) for make in self.hooks])
+
+
+@dataclasses.dataclass(frozen=True)
+class _HookedRunner(WorkflowRunner):
+    inner: WorkflowRunner
+    hooks: tuple[HookFactory, ...]
+
+    def prepare_workflow(self, defn: Any) -> None:
+        """See base class."""
+        self.inner.prepare_workflow(defn)
+
+    def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
+        """See base class."""
+        return _HookedInstance(self.inner.create_instance(det), [make(det) for make in self.hooks])
+
+    def set_worker_level_failure_exception_types(
+        self, types: Sequence[type[BaseException]]
+    ) -> None:
+        """See base class."""
+        self.inner.set_worker_level_failure_exception_types(types)
+
+
+class _HookedInstance(WorkflowInstance):
+    """Passes everything on to the instance, with the hooks around its activations."""
+
+    def __init__(self, inner: WorkflowInstance, hooks: Sequence[RunHook]) -> None:
+        self._inner = inner
+        self._hooks = hooks
+
+    def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
+        """See base class."""
+        return contextvars.copy_context().run(self._activate, act)
+
+    def _activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
+        for hook in self._hooks:
+            hook.before(act)
+        completion = self._inner.activate(act)
+        for hook in reversed(self._hooks):
+            hook.after(completion)
+        return completion
+
+    def get_serialization_context(self, command_info: Any) -> SerializationContext | None:
+        """See base class."""
+        return self._inner.get_serialization_context(command_info)
+
+    def get_external_store_context(self, command_info: Any) -> StorageDriverStoreContext:
+        """See base class."""
+        return self._inner.get_external_store_context(command_info)
+
+    def get_info(self) -> workflow.Info:
+        """See base class."""
+        return self._inner.get_info()
+
+    def get_thread_id(self) -> int | None:
+        """See base class."""
+        return self._inner.get_thread_id()
