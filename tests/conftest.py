@@ -49,9 +49,9 @@ async def no_task_is_left() -> AsyncIterator[None]:
     """Fail a test that leaves a task running on the loop that all tests share."""
     before = asyncio.all_tasks()
     yield
-    deadline = time.monotonic() + SETTLING
-    while (left := _tasks_since(before)) and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
+    if ending := _tasks_since(before):
+        await asyncio.wait(ending, timeout=SETTLING)
+    left = _tasks_since(before)
     for task in left:
         task.cancel()
     assert not left

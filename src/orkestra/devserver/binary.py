@@ -31,7 +31,7 @@ def find_temporal_binary() -> Path:
     if named := os.environ.get(BINARY_VARIABLE):
         return _named(named)
     if found := _of_wheel() or shutil.which(_PROGRAM):
-        return Path(found).resolve()
+        return Path(found).absolute()  # not what a link points to: it may go by the link's name
     raise MissingExtraError("the embedded Temporal server", "cli")
 
 
@@ -40,7 +40,7 @@ def _named(value: str) -> Path:
     if not _is_program(path):
         msg = f"{BINARY_VARIABLE}={value!r} is not an executable file: correct it or unset it"
         raise DevServerError(msg)
-    return path.resolve()
+    return path.absolute()
 
 
 def _of_wheel() -> Path | None:
@@ -48,7 +48,7 @@ def _of_wheel() -> Path | None:
         files = importlib.metadata.files(_WHEEL) or ()
     except importlib.metadata.PackageNotFoundError:
         return None
-    programs = (Path(str(file.locate())) for file in files if file.name == _PROGRAM)
+    programs = (Path(str(file.locate())).resolve() for file in files if file.name == _PROGRAM)
     return next(filter(_is_program, programs), None)
 
 

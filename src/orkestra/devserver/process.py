@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _GUARD: Final = Path(__file__).with_name("guard.py")
 _TICK: Final = 0.02
-_PATIENCE: Final = 5.0
+_PATIENCE: Final = 2.0  # with a guard that does not do what it is told
 
 
 class GuardedProcess:
@@ -72,6 +72,11 @@ class GuardedProcess:
             self._finish()
         return is_running
 
+    async def wait(self) -> None:
+        """Wait until the command has ended."""
+        while self.poll():  # noqa: ASYNC110 - an event would tie it to one loop
+            await asyncio.sleep(_TICK)
+
     async def end(self) -> None:
         """End the command with SIGTERM, and with SIGKILL after the grace."""
         await self._end(b"T", self._grace + _PATIENCE)
@@ -97,8 +102,7 @@ class GuardedProcess:
             async with asyncio.timeout(patience):
                 if self.poll():
                     self._send(command)
-                while self.poll():  # noqa: ASYNC110 - for tens of milliseconds, on any event loop
-                    await asyncio.sleep(_TICK)
+                await self.wait()
         except TimeoutError:
             pass
         finally:

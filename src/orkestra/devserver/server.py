@@ -46,7 +46,8 @@ class DevServer:
         db_filename: File to keep everything in, made if there is none; None keeps it in memory.
         namespaces: Namespaces to have besides `default`.
         search_attribute: Keyword search attribute that every namespace gets.
-        fairness: Share task queues out between fairness keys.
+        fairness: Share task queues out between fairness keys, in each partition of a queue (the
+            server's default is four) by itself.
         dynamic_config: More of the server's dynamic configuration, over what Orkestra sets.
         log_level: How much the server logs, to `output` alone unless `echo` is set.
         echo: Copy the server's log to this program's standard error.
