@@ -24,6 +24,13 @@ class GuardedProcess:
 
     Starting it takes a few milliseconds and has no point at which it can be cancelled, so there is
     no moment at which a process exists that nobody holds. It belongs to no event loop.
+
+    Attributes:
+        pid: Number of the command's process, once its guard has reported it.
+        is_up: Whether it has written anything to its standard output.
+        exit_code: Its exit code, negative for a signal; None while it runs, and where its guard
+            was killed.
+        output: The end of what it wrote, at most 32 KB; empty until it has ended.
     """
 
     def __init__(
