@@ -95,6 +95,7 @@ def no_process_and_no_descriptor_is_left() -> Iterator[None]:
         ({"ui": True, "port": 7233, "ui_port": 7233}, "port and ui_port are both 7233"),
         ({"namespaces": "second"}, "namespaces 'second' must be a sequence of names"),
         ({"namespaces": ["second", ""]}, "must be a sequence of names"),
+        ({"namespaces": ["''"]}, "must be a sequence of names of letters"),
         ({"search_attribute": "tenant=x"}, "search_attribute 'tenant=x' must be letters"),
         ({"log_level": "loud"}, "log_level 'loud' must be one of debug, info, warn, error, never"),
     ],

@@ -1,6 +1,7 @@
 """`DevServer`: a Temporal server as an async context manager."""
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,8 @@ _SHOWN_LINES: Final = 20
 # The wording is the operating system's, through Go; the exit code is 1 for every failure.
 _PORT_LOST: Final = "address already in use"
 _LAST_PORT: Final = 65_535
+# The server itself would create one of any name; quotes and spaces come from a shell's mistakes.
+_NAMESPACE: Final = re.compile(r"[\w.-]+")
 
 
 class DevServer:
@@ -256,8 +259,8 @@ def _check_ports(port: int | None, ui_port: int | None, *, ui: bool) -> None:
 
 
 def _check_names(namespaces: Sequence[str], search_attribute: str, log_level: str) -> None:
-    if isinstance(namespaces, str) or not all(namespaces):
-        msg = f"namespaces {namespaces!r} must be a sequence of names"
+    if isinstance(namespaces, str) or not all(map(_NAMESPACE.fullmatch, namespaces)):
+        msg = f"namespaces {namespaces!r} must be a sequence of names of letters, digits, '._-'"
         raise DevServerError(msg)
     if not search_attribute.isidentifier():
         msg = f"search_attribute {search_attribute!r} must be letters, digits and '_'"
