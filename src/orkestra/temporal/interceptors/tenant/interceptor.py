@@ -5,6 +5,7 @@ from temporalio import client, worker
 from orkestra.config import TenancySettings
 from orkestra.temporal.interceptors.tenant.activity import TenantActivityInbound
 from orkestra.temporal.interceptors.tenant.commands import TenantRunHook
+from orkestra.temporal.interceptors.tenant.nexus import TenantNexusInbound
 from orkestra.temporal.interceptors.tenant.outbound import TenantClientOutbound
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.temporal.interceptors.tenant.workflow import TenantWorkflowInbound
@@ -57,6 +58,12 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
     ) -> worker.ActivityInboundInterceptor:
         """See base class."""
         return TenantActivityInbound(next, self.policy)
+
+    def intercept_nexus_operation(
+        self, next: worker.NexusOperationInboundInterceptor
+    ) -> worker.NexusOperationInboundInterceptor:
+        """See base class."""
+        return TenantNexusInbound(next, self.policy)
 
     def workflow_interceptor_class(
         self, input: worker.WorkflowInterceptorClassInput

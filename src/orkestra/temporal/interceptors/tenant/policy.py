@@ -96,6 +96,8 @@ class TenantPolicy:
     def stamp_memo(self, memo: Mapping[str, Any] | None, tenant: str) -> Mapping[str, Any] | None:
         """The memo with the tenant where the settings ask for it."""
         present = None if memo is None else memo.get(self.header)
+        if isinstance(present, Payload):
+            present = _read(present, f"memo {self.header!r}")
         if present is not None and present != tenant:
             raise _contradiction(f"memo {self.header!r}", present, tenant)
         return {**(memo or {}), self.header: tenant} if self.settings.memo else memo
@@ -104,18 +106,22 @@ class TenantPolicy:
         self, attributes: TypedSearchAttributes | SearchAttributes | None, tenant: str
     ) -> TypedSearchAttributes | SearchAttributes:
         """The search attributes with the tenant, typed or untyped as they were given."""
+        if attributes is None or isinstance(attributes, TypedSearchAttributes):
+            return self.stamp_typed(attributes or TypedSearchAttributes.empty, tenant)
         name = self.attribute.name
-        if attributes is None:
-            return TypedSearchAttributes([SearchAttributePair(self.attribute, tenant)])
-        if isinstance(attributes, TypedSearchAttributes):
-            present = [pair.value for pair in attributes if pair.key.name == name]
-        else:
-            present = list(attributes.get(name, ()))
-        if present not in ([], [tenant]):
-            raise _contradiction(f"search attribute {name!r}", present[0], tenant)
-        if isinstance(attributes, TypedSearchAttributes):
-            return attributes.updated(SearchAttributePair(self.attribute, tenant))
+        self._check_attribute(list(attributes.get(name, ())), tenant)
         return {**attributes, name: [tenant]}
+
+    def stamp_typed(self, attributes: TypedSearchAttributes, tenant: str) -> TypedSearchAttributes:
+        """The typed search attributes with the tenant."""
+        name = self.attribute.name
+        self._check_attribute([pair.value for pair in attributes if pair.key.name == name], tenant)
+        return attributes.updated(SearchAttributePair(self.attribute, tenant))
+
+    def _check_attribute(self, present: list[Any], tenant: str) -> None:
+        if present not in ([], [tenant]):
+            where = f"search attribute {self.attribute.name!r}"
+            raise _contradiction(where, present[0], tenant)
 
     def fair(
         self, priority: Priority, tenant: str, *, inherited: Priority | None = None

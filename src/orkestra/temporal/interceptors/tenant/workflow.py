@@ -199,6 +199,22 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
             input.headers = {**others, ours: tenant}
         return await super().start_nexus_operation(input)
 
+    async def start_system_nexus_operation(
+        self, input: StartNexusOperationInput[Any, Any]
+    ) -> workflow.NexusOperationHandle[Any]:
+        """See base class; refused, as nothing in these operations can be confined to a tenant."""
+        if self._tenancy.tenant is not None:
+            message = f"system operation {input.operation_name!r} is not available to a tenant"
+            raise refusal(TENANT_MISMATCH, message)
+        return await super().start_system_nexus_operation(input)
+
+    async def start_signal_with_start_workflow(self, request: Any) -> Any:
+        """See base class; refused as all system operations are."""
+        if self._tenancy.tenant is not None:
+            message = "signal-with-start from a workflow is not available to a tenant"
+            raise refusal(TENANT_MISMATCH, message)
+        return await super().start_signal_with_start_workflow(request)
+
     def _stamp(
         self,
         call: ContinueAsNewInput

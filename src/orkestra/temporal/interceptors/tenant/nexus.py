@@ -1,0 +1,51 @@
+"""The Nexus handler's side: the caller's tenant is the tenant of the code that runs."""
+
+from typing import Any
+
+import nexusrpc
+import nexusrpc.handler
+from temporalio.worker import (
+    ExecuteNexusOperationCancelInput,
+    ExecuteNexusOperationStartInput,
+    NexusOperationInboundInterceptor,
+)
+
+from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
+from orkestra.tenancy import act_for, is_tenant_id
+
+
+class TenantNexusInbound(NexusOperationInboundInterceptor):
+    """Refuses operations without a tenant; Nexus headers arrive in lower case."""
+
+    def __init__(self, next: NexusOperationInboundInterceptor, policy: TenantPolicy) -> None:
+        """Check by the policy."""
+        super().__init__(next)
+        self._policy = policy
+
+    async def execute_nexus_operation_start(
+        self, input: ExecuteNexusOperationStartInput
+    ) -> (
+        nexusrpc.handler.StartOperationResultSync[Any] | nexusrpc.handler.StartOperationResultAsync
+    ):
+        """See base class."""
+        act_for(self._read(input.ctx))
+        return await super().execute_nexus_operation_start(input)
+
+    async def execute_nexus_operation_cancel(self, input: ExecuteNexusOperationCancelInput) -> None:
+        """See base class."""
+        act_for(self._read(input.ctx))
+        return await super().execute_nexus_operation_cancel(input)
+
+    def _read(self, context: nexusrpc.handler.OperationContext) -> str | None:
+        name = self._policy.header.lower()
+        found = {value for key, value in context.headers.items() if key.lower() == name}
+        if not found and not self._policy.is_required:
+            return None
+        if len(found) == 1 and is_tenant_id(tenant := found.pop()):
+            return tenant
+        problem = f"it must carry one header {name!r} with a tenant ID"
+        raise nexusrpc.HandlerError(
+            f"operation {context.operation!r} refused: {problem}",
+            type=nexusrpc.HandlerErrorType.UNAUTHORIZED,
+            retryable_override=False,
+        )
