@@ -93,7 +93,7 @@ class GuardedProcess:
         await self._end(b"K", _PATIENCE)
 
     def kill_now(self) -> None:
-        """End the command with SIGKILL without giving way to other tasks; takes some 20 ms."""
+        """End the command with SIGKILL without giving way to other tasks; takes some 30 ms."""
         if not self.poll():
             return
         self._send(b"K")

@@ -25,7 +25,7 @@ _TENANT_ATTRIBUTE: Final = TenancySettings().search_attribute
 _ATTEMPTS: Final = 3
 _TICK: Final = 0.02
 _SHOWN_LINES: Final = 20
-# The wording is the operating system's, through Go; the exit code is 1 for every failure.
+# The wording is the operating system's, through Go; a bad database ends with code 1, too.
 _PORT_LOST: Final = "address already in use"
 _LAST_PORT: Final = 65_535
 # The server itself would create one of any name; quotes and spaces come from a shell's mistakes.
