@@ -1,0 +1,114 @@
+"""From `TemporalSettings` to what the SDK's `ServiceClient.connect()` takes."""
+
+import re
+import ssl
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from temporalio.runtime import Runtime
+from temporalio.service import ConnectConfig, RetryConfig, TLSConfig
+
+from orkestra.config import CertificateSource, TemporalSettings, TlsSettings
+
+_CERTIFICATE: Final = re.compile(
+    r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
+)
+_KEY: Final = re.compile(r"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----.+-----END ", re.DOTALL)
+
+
+class BadCertificateError(Exception):
+    """A certificate or key cannot be used; the message says which and why."""
+
+
+@dataclass(repr=False)
+class QuietConnectConfig(ConnectConfig):
+    """The SDK's own, which prints API keys and private keys in its repr."""
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(target_host={self.target_host!r}, identity={self.identity!r})"
+        )
+
+
+def connect_config(settings: TemporalSettings, runtime: Runtime | None) -> ConnectConfig:
+    """Read certificate files, and translate the settings.
+
+    Raises:
+        BadCertificateError: A certificate file cannot be read or holds something else.
+    """
+    deadline = settings.call_retry_deadline
+    api_key = settings.api_key
+    return QuietConnectConfig(
+        target_host=settings.address,
+        api_key=None if api_key is None else api_key.get_secret_value(),
+        tls=None if settings.tls is None else _tls(settings.tls),
+        retry_config=RetryConfig(max_elapsed_time_millis=deadline // timedelta(milliseconds=1)),
+        rpc_metadata=dict(settings.grpc_meta),
+        identity=settings.identity or "",
+        runtime=runtime,
+        connect_timeout=settings.connect_timeout or None,
+    )
+
+
+def uses_tls(config: ConnectConfig) -> bool:
+    """Whether the SDK will speak TLS."""
+    return bool(config.tls) or (config.tls is None and config.api_key is not None)
+
+
+def _tls(settings: TlsSettings) -> bool | TLSConfig | None:
+    if settings.disabled:
+        return False
+    if settings == TlsSettings():
+        return None
+    return TLSConfig(
+        server_root_ca_cert=_certificates("server_ca_cert", settings.server_ca_cert),
+        domain=settings.server_name,
+        client_cert=_certificates("client_cert", settings.client_cert),
+        client_private_key=_key("client_key", settings.client_key),
+    )
+
+
+def _certificates(setting: str, source: CertificateSource | None) -> bytes | None:
+    """Check them here, because the SDK takes an authority that it cannot read for none at all."""
+    if source is None:
+        return None
+    content = _read(setting, source)
+    found = _CERTIFICATE.findall(content.decode("ascii", errors="replace"))
+    if not found:
+        raise BadCertificateError(f"{_name(setting, source)} holds no PEM certificate")
+    try:
+        for certificate in found:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificate)
+    except (ssl.SSLError, ValueError) as error:
+        raise BadCertificateError(
+            f"{_name(setting, source)} holds a certificate that is damaged"
+        ) from error
+    return content
+
+
+def _key(setting: str, source: CertificateSource | None) -> bytes | None:
+    if source is None:
+        return None
+    content = _read(setting, source)
+    match = _KEY.search(content.decode("ascii", errors="replace"))
+    if match is None or match[1] == "ENCRYPTED ":
+        raise BadCertificateError(
+            f"{_name(setting, source)} holds no PEM private key without a password"
+        )
+    return content
+
+
+def _read(setting: str, source: CertificateSource) -> bytes:
+    if source.path is None:
+        return source.data.get_secret_value().encode() if source.data else b""
+    try:
+        return source.path.read_bytes()
+    except OSError as error:
+        raise BadCertificateError(
+            f"{_name(setting, source)} cannot be read: {error.strerror}"
+        ) from error
+
+
+def _name(setting: str, source: CertificateSource) -> str:
+    return f"tls.{setting}" if source.path is None else f"tls.{setting} file {str(source.path)!r}"

@@ -1,0 +1,162 @@
+"""The service client that clients and workers get: every call of theirs goes over one `Wire`."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from google.protobuf.message import Message
+from temporalio.bridge.client import Client as CoreClient
+from temporalio.service import (
+    ServiceClient,
+    _BridgeServiceClient,  # pyright: ignore[reportPrivateUsage] - the class that Worker asks for
+)
+
+from orkestra.temporal.connection.wire import Wire
+
+if TYPE_CHECKING:
+    from orkestra.temporal.connection.connection import Connection
+
+_Response = TypeVar("_Response", bound=Message)
+
+
+class RpcGate(Protocol):
+    """Sees every RPC of a service client before it is sent, however it was made."""
+
+    def __call__(
+        self, rpc: str, request: Message, *, service: str, metadata: Mapping[str, str | bytes]
+    ) -> Message:
+        """Let an RPC through or refuse it.
+
+        Args:
+            rpc: Its name in lower case with underscores, for instance `start_workflow_execution`.
+            request: What would be sent. The caller may send the same object again.
+            service: `workflow`, `operator`, `cloud`, `test` or `health`.
+            metadata: Metadata of this call alone.
+
+        Returns:
+            What is sent: the request, or another in its place.
+
+        Raises:
+            OrkestraError: The call is refused; nothing is sent.
+        """
+        ...
+
+
+class ManagedServiceClient(ServiceClient):
+    """A service client whose connection can be closed under everybody who holds it.
+
+    Attributes:
+        connection: The connection, shared with other service clients.
+
+    Args:
+        connection: The connection that owns the wire.
+        wire: The wire to send on.
+        gate: Asked before each RPC, those of `workflow_service` and of result polling included;
+            None lets all through.
+    """
+
+    def __init__(
+        self, connection: "Connection", wire: Wire, *, gate: RpcGate | None = None
+    ) -> None:
+        super().__init__(wire.sdk_client.config)
+        self.connection = connection
+        self._wire = wire
+        self._gate = gate
+
+    @property
+    def worker_service_client(self) -> _BridgeServiceClient:
+        """What the SDK's `Worker` polls with.
+
+        Raises:
+            ConnectionClosedError: The connection is closed.
+        """
+        return _WorkerServiceClient(self, self._wire)
+
+    def update_rpc_metadata(self, metadata: Mapping[str, str | bytes]) -> None:
+        """Change the metadata of every call on this connection, other clients' included.
+
+        Raises:
+            ConnectionClosedError: The connection is closed.
+        """
+        self._wire.sdk_client.update_rpc_metadata(metadata)
+
+    def update_api_key(self, api_key: str | None) -> None:
+        """Change the API key of every call on this connection, other clients' included.
+
+        Raises:
+            ConnectionClosedError: The connection is closed.
+        """
+        self._wire.sdk_client.update_api_key(api_key)
+
+    async def _rpc_call(
+        self,
+        rpc: str,
+        req: Message,
+        resp_type: type[_Response],
+        *,
+        service: str,
+        retry: bool,
+        metadata: Mapping[str, str | bytes],
+        timeout: timedelta | None,
+    ) -> _Response:
+        """See base class."""
+        if self._gate is not None:
+            req = self._gate(rpc, req, service=service, metadata=metadata)
+        return await self._wire.call(
+            rpc,
+            req,
+            resp_type,
+            service=service,
+            retry=retry,
+            metadata=metadata,
+            timeout=timeout,
+        )
+
+
+class _WorkerServiceClient(_BridgeServiceClient):
+    """Looks like the SDK's own service client to `Worker`, and keeps no reference to the core's.
+
+    The core polls by itself; whatever is called on this object, `workflow_service` included, goes
+    the way of all calls.
+    """
+
+    def __init__(self, managed: ManagedServiceClient, wire: Wire) -> None:
+        # Not the parent's own, which would prepare a connection of its own.
+        ServiceClient.__init__(self, managed.config)
+        self._managed = managed
+        self._wire = wire
+        self._runtime = wire.sdk_client.worker_service_client._runtime  # noqa: SLF001 - Worker reads it
+
+    @property
+    def _bridge_client(self) -> CoreClient | None:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride] - an attribute would keep the socket
+        return self._wire.sdk_client.worker_service_client._bridge_client  # noqa: SLF001 - Worker reads it
+
+    def update_rpc_metadata(self, metadata: Mapping[str, str | bytes]) -> None:
+        """See base class."""
+        self._managed.update_rpc_metadata(metadata)
+
+    def update_api_key(self, api_key: str | None) -> None:
+        """See base class."""
+        self._managed.update_api_key(api_key)
+
+    async def _rpc_call(
+        self,
+        rpc: str,
+        req: Message,
+        resp_type: type[_Response],
+        *,
+        service: str,
+        retry: bool,
+        metadata: Mapping[str, str | bytes],
+        timeout: timedelta | None,
+    ) -> _Response:
+        """See base class."""
+        return await self._managed._rpc_call(  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - one object in two shapes
+            rpc,
+            req,
+            resp_type,
+            service=service,
+            retry=retry,
+            metadata=metadata,
+            timeout=timeout,
+        )

@@ -1,0 +1,202 @@
+"""`TemporalConnectionManager`: one connection for all namespaces and tenants of a process."""
+
+import asyncio
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from temporalio.client import Client, Interceptor, Plugin
+from temporalio.converter import DataConverter
+from temporalio.runtime import Runtime
+
+from orkestra.config import OrkestraConfig
+from orkestra.errors import ConfigurationError, ConnectionClosedError
+from orkestra.temporal.connection import (
+    Connection,
+    SingleFlight,
+    open_connection,
+    require_idle,
+    verify_namespace,
+)
+from orkestra.temporal.plugin import OrkestraPlugin
+from orkestra.tenancy import AllTenants
+
+
+class TemporalConnectionManager:
+    """Opens one connection when it is first needed, and makes clients on it.
+
+    Clients of any namespace and tenant share the connection; making one costs no call. Where the
+    manager is dropped without `close()`, the connection lives as long as its clients.
+
+    Args:
+        config: The configuration; None loads it as `OrkestraConfig.load()` does.
+        plugins: Plugins of every client; Orkestra's own comes last, nearest to the wire.
+        interceptors: Interceptors of every client.
+        data_converter: Converter for arguments and results.
+        runtime: Runtime of the SDK's core; None means its default one.
+
+    Example:
+        ```python
+        async with TemporalConnectionManager(config) as manager:
+            acme = await manager.get_client(tenant="acme")
+            beta = await manager.get_client(tenant="beta", namespace="staging")
+        ```
+    """
+
+    def __init__(
+        self,
+        config: OrkestraConfig | None = None,
+        *,
+        plugins: Sequence[Plugin] = (),
+        interceptors: Sequence[Interceptor] = (),
+        data_converter: DataConverter = DataConverter.default,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.config = config or OrkestraConfig.load()
+        self._plugins = tuple(plugins)
+        self._interceptors = tuple(interceptors)
+        self._data_converter = data_converter
+        self._runtime = runtime
+        self._plugin = OrkestraPlugin(self.config)
+        self._shared: Connection | None = None
+        self._dedicated: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._openings = SingleFlight[Connection]()
+        self._checks = SingleFlight[None]()
+        self._verified: set[str] = set()
+        self._is_closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def get_client(
+        self,
+        *,
+        namespace: str | None = None,
+        tenant: str | AllTenants | None = None,
+        dedicated: bool = False,
+        plugins: Sequence[Plugin] = (),
+        interceptors: Sequence[Interceptor] = (),
+        data_converter: DataConverter = DataConverter.default,
+    ) -> Client:
+        """Make a client, opening the connection where there is none yet.
+
+        All who ask while it is being opened wait for the same attempt; where that fails, each of
+        them gets the error, and the next call tries again.
+
+        Args:
+            namespace: None means `temporal.namespace`.
+            tenant: The tenant that the client is bound to; None means that each call acts for
+                `current_tenant()`; `ALL_TENANTS` makes an operator's client.
+            dedicated: Open a connection for this client alone; the manager closes it, too.
+            plugins: More plugins of this client, after the manager's. The connection is shared, so
+                their `connect_service_client` is not asked.
+            interceptors: More interceptors of this client.
+            data_converter: The default stands for the manager's.
+
+        Returns:
+            The SDK's own client.
+
+        Raises:
+            ConnectionFailedError: The connection could not be opened, or `verify_namespace` is set
+                and the namespace does not exist.
+            ConnectionClosedError: The manager is closed, or was used before this process was
+                forked.
+            InvalidTenantError: The tenant is malformed.
+            ConfigurationError: The namespace is empty.
+        """
+        name = self.config.temporal.namespace if namespace is None else namespace
+        if not name:
+            msg = f"namespace {name!r} is empty: give a name, or None for the configured one"
+            raise ConfigurationError(msg)
+        ours = self._plugin if tenant is None else self._plugin.for_tenant(tenant)
+        connection = await self._connection(dedicated=dedicated)
+        if self.config.temporal.verify_namespace and name not in self._verified:
+            await self._checks.join(name, partial(self._verify, connection, name))
+        is_default = data_converter is DataConverter.default
+        return Client(
+            connection.service_client,
+            namespace=name,
+            plugins=[*self._plugins, *plugins, ours],
+            interceptors=[*self._interceptors, *interceptors],
+            data_converter=self._data_converter if is_default else data_converter,
+        )
+
+    async def close(self) -> None:
+        """Close every connection, also under those who still hold clients or wait in a call.
+
+        It may be called again, and while a connection is being opened.
+
+        Raises:
+            WorkersRunningError: Workers run on a connection; nothing was closed.
+        """
+        connections = list(self._dedicated)
+        if self._shared is not None:
+            connections.append(self._shared)
+        require_idle(*connections)
+        self._is_closed = True
+        await self._openings.cancel()
+        await self._checks.cancel()
+        for connection in connections:
+            await connection.close()
+
+    async def _connection(self, *, dedicated: bool) -> Connection:
+        if self._is_closed:
+            raise self._closed_error()
+        if dedicated:
+            return await self._openings.join(object(), self._open_dedicated)
+        connection = self._shared
+        if connection is None or connection.is_closed:
+            connection = await self._openings.join("shared", self._open_shared)
+        connection.check_usable()
+        return connection
+
+    async def _open_shared(self) -> Connection:
+        connection = await self._open()
+        if self._shared is None or self._shared.is_closed:
+            self._shared = connection
+        else:  # another event loop was faster
+            await connection.close()
+        return self._shared
+
+    async def _open_dedicated(self) -> Connection:
+        connection = await self._open()
+        self._dedicated.add(connection)
+        return connection
+
+    async def _open(self) -> Connection:
+        # Whether a namespace exists is the matter of those who ask for it, one by one.
+        settings = self.config.temporal.model_copy(update={"verify_namespace": False})
+        try:
+            connection = await open_connection(
+                settings, runtime=self._runtime, plugins=self._plugins
+            )
+        except asyncio.CancelledError:
+            if self._is_closed:
+                raise self._closed_error() from None
+            raise
+        if self._is_closed:
+            await connection.close()
+            raise self._closed_error()
+        connection.belongs_to(self)
+        return connection
+
+    async def _verify(self, connection: Connection, namespace: str) -> None:
+        timeout = self.config.temporal.connect_deadline
+        await verify_namespace(connection, namespace, timeout=timeout)
+        self._verified.add(namespace)
+
+    def _closed_error(self) -> ConnectionClosedError:
+        address = self.config.temporal.address
+        return ConnectionClosedError(
+            f"the connection manager for {address!r} is closed: make another one"
+        )
