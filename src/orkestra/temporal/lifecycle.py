@@ -18,7 +18,6 @@ from temporalio.worker import Worker
 from orkestra.config import OrkestraConfig
 from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.plugin import OrkestraPlugin
-from orkestra.temporal.worker import ActivityThreads
 
 _logger: Final = logging.getLogger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -146,7 +145,7 @@ async def _drain(runs: dict[asyncio.Task[None], Worker], stop: _Stop, patience: 
 async def _wind_up(
     workers: tuple[Worker, ...], config: OrkestraConfig, stop: _Stop, code: WorkerExit
 ) -> None:
-    """End threads and connections, or the process where that cannot work."""
+    """Close connections, or end the process where work is left that nothing else ends."""
     if stop.second.is_set() or code is WorkerExit.TIMED_OUT:
         for plugin in {id(p): p for each in workers if (p := _plugin_of(each))}.values():
             if not await plugin.flush():
@@ -155,9 +154,6 @@ async def _wind_up(
             _end_process(128 + stop.last_signal, "second signal")
         _end_process(code, "activities outlived the grace period and their cancellation")
     for each in workers:
-        executor = each.config().get("activity_executor")
-        if isinstance(executor, ActivityThreads):
-            executor.shutdown(wait=False, cancel_futures=True)
         service = each.client.service_client
         if isinstance(service, ManagedServiceClient) and service.connection.is_private:
             await service.connection.close()

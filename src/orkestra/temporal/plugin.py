@@ -17,6 +17,7 @@ from orkestra.temporal.interceptors.tenant import TenantInterceptor, TenantWorke
 from orkestra.temporal.interceptors.tracing import TracingInterceptor
 from orkestra.temporal.runner import HookFactory, hooked
 from orkestra.temporal.sandbox import sandbox_runner
+from orkestra.temporal.threads import ActivityThreads
 from orkestra.tenancy import AllTenants, check_tenant_id
 from orkestra.tracing import TraceSink
 
@@ -134,6 +135,9 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             else:
                 await next(worker)
         finally:
+            executor = worker.config().get("activity_executor")
+            if isinstance(executor, ActivityThreads):
+                executor.end()
             await self.flush()
 
     def configure_replayer(self, config: worker.ReplayerConfig) -> worker.ReplayerConfig:

@@ -1,7 +1,6 @@
 """Workers from the configuration."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any, Final
 
@@ -13,13 +12,10 @@ from orkestra.config import OrkestraConfig, WorkerSettings
 from orkestra.errors import ConfigurationError, DiscoveryError
 from orkestra.temporal.discovery import check_unique_names, discover
 from orkestra.temporal.manager import TemporalConnectionManager
+from orkestra.temporal.threads import ActivityThreads
 
 _DEFAULT_CONCURRENT_ACTIVITIES: Final = 100
 """The SDK's own default, needed to give each concurrent activity a thread."""
-
-
-class ActivityThreads(ThreadPoolExecutor):
-    """The threads that `create_worker` made, so that `run_worker` may end them."""
 
 
 async def create_worker(
@@ -105,9 +101,9 @@ def _sdk_options(settings: WorkerSettings) -> dict[str, Any]:
     }
 
 
-def _activity_threads(settings: WorkerSettings, options: dict[str, Any]) -> ThreadPoolExecutor:
+def _activity_threads(settings: WorkerSettings, options: dict[str, Any]) -> ActivityThreads:
     concurrent = options["max_concurrent_activities"] or _DEFAULT_CONCURRENT_ACTIVITIES
-    return ActivityThreads(settings.activity_threads or concurrent, "orkestra-activity")
+    return ActivityThreads(settings.activity_threads or concurrent)
 
 
 def _make(client: Client, *, workflows: Sequence[type], **options: Any) -> Worker:

@@ -1,0 +1,1 @@
+"""What Orkestra costs beside the bare Temporal SDK, as ratios of alternating runs."""

@@ -1,0 +1,157 @@
+"""How a worker's process stops: signals, the grace period, the second signal, the exit code."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.client import Client, WorkflowHandle
+
+from orkestra import OrkestraPlugin
+from tests.workflows.slow import Slow
+
+ROOT = Path(__file__).parents[2]
+
+
+class Serving:
+    """A worker in a process of its own, and its output."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.log = ""
+
+    async def wait_ready(self) -> None:
+        assert self.process.stdout is not None
+        assert await self.process.stdout.readline() == b"ready\n"
+
+    async def end(self) -> int:
+        assert self.process.stderr is not None
+        self.log = (await self.process.stderr.read()).decode()
+        return await self.process.wait()
+
+
+@asynccontextmanager
+async def serving(address: str, queue: str, namespace: str = "default") -> AsyncIterator[Serving]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "tests/programs/serve.py", address, queue, namespace),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    serving = Serving(process)
+    try:
+        await serving.wait_ready()
+        yield serving
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.fixture
+def acme(raw_client, fresh) -> Client:
+    return Client(raw_client.service_client, plugins=[OrkestraPlugin(tenant=fresh.tenant())])
+
+
+async def in_flight(
+    client: Client, queue: str, activity: str, seconds: float
+) -> WorkflowHandle[Any, Any]:
+    """Start a workflow and wait until its activity runs."""
+    handle = await client.start_workflow(
+        Slow.run, args=[activity, seconds], id=activity, task_queue=queue
+    )
+    while True:
+        pending = (await handle.describe()).raw_description.pending_activities
+        if pending and pending[0].state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED:
+            return handle
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_an_activity_that_ends_within_the_grace_period_completes(
+    dev_server, acme, fresh, number
+):
+    async with serving(dev_server.address, fresh.task_queue()) as worker:
+        handle = await in_flight(acme, fresh.task_queue(), "obeys", 1.0)
+        worker.process.send_signal(number)
+        assert await worker.end() == 0
+    history = await handle.fetch_history()
+    assert any(e.HasField("activity_task_completed_event_attributes") for e in history.events)
+    assert f"{number.name}: polling stops" in worker.log
+    assert "Traceback" not in worker.log
+    await handle.terminate()
+
+
+async def test_an_activity_that_outlives_the_grace_period_is_cancelled(dev_server, acme, fresh):
+    async with serving(dev_server.address, fresh.task_queue()) as worker:
+        handle = await in_flight(acme, fresh.task_queue(), "obeys", 30.0)
+        worker.process.terminate()
+        began = time.monotonic()
+        assert await worker.end() == 0
+        assert 1.5 < time.monotonic() - began < 6
+    history = await handle.fetch_history()
+    assert not any(e.HasField("activity_task_completed_event_attributes") for e in history.events)
+    await handle.terminate()
+
+
+@pytest.mark.parametrize("activity", ["ignores_cancellation", "sits_in_a_thread"])
+async def test_an_activity_that_ignores_cancellation_does_not_keep_the_process(
+    dev_server, acme, fresh, activity
+):
+    async with serving(dev_server.address, fresh.task_queue()) as worker:
+        handle = await in_flight(acme, fresh.task_queue(), activity, 50.0)
+        worker.process.terminate()
+        began = time.monotonic()
+        assert await worker.end() == 124
+        assert time.monotonic() - began < 15
+    assert "outlived" in worker.log
+    await handle.terminate()
+
+
+async def test_a_second_signal_ends_the_process_at_once(dev_server, acme, fresh):
+    async with serving(dev_server.address, fresh.task_queue()) as worker:
+        handle = await in_flight(acme, fresh.task_queue(), "obeys", 30.0)
+        worker.process.terminate()
+        await asyncio.sleep(0.5)
+        worker.process.terminate()
+        began = time.monotonic()
+        assert await worker.end() == 128 + signal.SIGTERM
+        assert time.monotonic() - began < 1.5
+    await handle.terminate()
+
+
+async def test_an_idle_worker_stops_at_once(dev_server, fresh):
+    async with serving(dev_server.address, fresh.task_queue()) as worker:
+        await asyncio.sleep(0.5)
+        worker.process.terminate()
+        began = time.monotonic()
+        assert await worker.end() == 0
+        assert time.monotonic() - began < 2
+    assert "Traceback" not in worker.log
+
+
+async def test_a_missing_namespace_fails_the_worker_at_once_and_says_so(dev_server, fresh):
+    async with serving(dev_server.address, fresh.task_queue(), "nowhere") as worker:
+        assert await worker.end() == 1
+    assert "nowhere" in worker.log
+    assert worker.log.count("ERROR") == 1
+
+
+async def test_work_goes_on_in_another_process_after_a_drain(dev_server, acme, fresh):
+    async with serving(dev_server.address, fresh.task_queue()) as first:
+        handle = await acme.start_workflow(
+            Slow.run, args=["obeys", 0.2], id="moves", task_queue=fresh.task_queue()
+        )
+        first.process.terminate()
+        assert await first.end() == 0
+        async with serving(dev_server.address, fresh.task_queue()):
+            assert await asyncio.wait_for(handle.result(), 30) == "finished"
