@@ -16,6 +16,7 @@ from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import Client, WorkflowHandle
 
 from orkestra import OrkestraPlugin
+from orkestra.devserver import DevServer
 from tests.workflows.slow import Slow
 
 ROOT = Path(__file__).parents[2]
@@ -155,3 +156,14 @@ async def test_work_goes_on_in_another_process_after_a_drain(dev_server, acme, f
         assert await first.end() == 0
         async with serving(dev_server.address, fresh.task_queue()):
             assert await asyncio.wait_for(handle.result(), 30) == "finished"
+
+
+async def test_a_missing_search_attribute_fails_the_worker_at_once_and_says_so(fresh):
+    async with (
+        DevServer(search_attribute="another", ui=False) as server,
+        serving(server.address, fresh.task_queue()) as worker,
+    ):
+        assert await worker.end() == 1
+    assert "tenantId" in worker.log
+    assert "search-attributes ensure" in worker.log
+    assert worker.log.count("ERROR") == 1

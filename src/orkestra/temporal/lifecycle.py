@@ -13,10 +13,12 @@ from enum import IntEnum
 from types import FrameType
 from typing import Final
 
+from temporalio.client import Client
 from temporalio.worker import Worker
 
 from orkestra.config import OrkestraConfig
 from orkestra.temporal.connection import ManagedServiceClient
+from orkestra.temporal.health import check_temporal_health
 from orkestra.temporal.plugin import OrkestraPlugin
 
 _logger: Final = logging.getLogger(__name__)
@@ -64,6 +66,10 @@ async def run_worker(worker: Worker, *more: Worker) -> int:
     """
     workers = (worker, *more)
     config = _config_of(worker)
+    for each in workers:
+        if problem := await _problem(each, config):
+            _logger.error("Worker of task queue %r not started: %s", each.task_queue, problem)
+            return WorkerExit.FAILED
     with _stop_signals() as stop:
         runs = {asyncio.create_task(each.run(), name=each.task_queue): each for each in workers}
         code = WorkerExit.DRAINED
@@ -157,6 +163,16 @@ async def _wind_up(
         service = each.client.service_client
         if isinstance(service, ManagedServiceClient) and service.connection.is_private:
             await service.connection.close()
+
+
+async def _problem(worker: Worker, config: OrkestraConfig) -> str | None:
+    """What is wrong with the namespace that would make every task of the worker fail."""
+    service = worker.client.service_client
+    unconfined = Client(service.worker_service_client, namespace=worker.client.namespace)
+    attribute = config.tenancy.search_attribute if config.tenancy.mode != "off" else None
+    report = await check_temporal_health(unconfined, search_attribute=attribute)
+    failed = (check for check in report.checks if check.ok is False)
+    return next((f"{check.name}: {check.detail}" for check in failed), None)
 
 
 def _end_process(code: int, why: str) -> None:
