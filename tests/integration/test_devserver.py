@@ -402,7 +402,7 @@ async def test_descriptors_threads_and_processes_are_given_back() -> None:
 async def test_the_log_stays_out_of_the_way_unless_it_is_wanted(echo: bool) -> None:
     program = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-X", "dev", "-W", "error", "-c", ECHOING.format(echo=echo)),
+        *("-W", "error", "-c", ECHOING.format(echo=echo)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
