@@ -10,10 +10,12 @@ OrkestraError
 ├── WorkersRunningError           close() while workers still run on the connection
 ├── SearchAttributeError          the tenant search attribute is missing or has another type
 ├── DevServerError                the embedded server did not start
+├── InvalidTraceAttributeError    a user, session, tag or metadata of a trace is malformed
 └── TenantError                   refused before anything was sent
     ├── TenantRequiredError
     ├── InvalidTenantError
     ├── InvalidIdError
+    ├── InvalidQueryError
     ├── TenantMismatchError
     ├── UnknownTenantError
     ├── TenantSuspendedError
@@ -137,6 +139,10 @@ class DevServerError(OrkestraError):
     """The embedded Temporal server did not start or did not answer."""
 
 
+class InvalidTraceAttributeError(OrkestraError, ValueError):
+    """A user, session, tag or metadata for a trace is too long, of a wrong type, or reserved."""
+
+
 class TenantError(OrkestraError):
     """Base of the refusals that happen before anything is sent."""
 
@@ -151,6 +157,10 @@ class InvalidTenantError(TenantError, ValueError):
 
 class InvalidIdError(TenantError, ValueError):
     """A workflow, schedule or activity ID is empty, too long or unprintable."""
+
+
+class InvalidQueryError(TenantError, ValueError):
+    """A list or count query cannot be parsed, so it cannot be held inside a tenant."""
 
 
 class TenantMismatchError(TenantError):

@@ -151,6 +151,7 @@ class LangfuseSettings(_Section):
         base_url: Where Langfuse is.
         environment: Langfuse environment, at most 40 of `a-z0-9_-`, not starting with `langfuse`.
         release: Release of the application, for grouping in Langfuse.
+        version: Version of what is traced, for comparing in Langfuse.
         sample_rate: Share of traces that are sent, 0 to 1; a trace is sent whole or not at all.
         capture_input: Send arguments of workflows and activities.
         capture_output: Send their results.
@@ -166,6 +167,7 @@ class LangfuseSettings(_Section):
     base_url: str = "https://cloud.langfuse.com"
     environment: str | None = Field(default=None, pattern=r"^(?!langfuse)[a-z0-9_-]{1,40}$")
     release: str | None = None
+    version: str | None = None
     sample_rate: float = Field(default=1.0, ge=0.0, le=1.0)
     capture_input: bool = True
     capture_output: bool = True

@@ -1,0 +1,6 @@
+"""The tracing interceptor: one trace for each workflow execution, the same from every process."""
+
+from orkestra.temporal.interceptors.tracing.header import TRACE_HEADER
+from orkestra.temporal.interceptors.tracing.interceptor import TracingInterceptor
+
+__all__ = ["TRACE_HEADER", "TracingInterceptor"]

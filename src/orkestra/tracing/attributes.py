@@ -1,0 +1,168 @@
+"""What the caller of a workflow may say about its trace: user, session, tags and metadata."""
+
+import hashlib
+import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from orkestra.errors import InvalidTraceAttributeError
+
+MAX_ATTRIBUTE_LENGTH: Final = 200
+"""Langfuse drops longer values."""
+
+RESERVED_TAG_PREFIX: Final = "tenant:"
+RESERVED_METADATA: Final = frozenset(
+    {"namespace", "run_id", "task_queue", "tenant_id", "workflow_id", "workflow_type"}
+)
+"""Metadata that says what a trace is; callers cannot set it."""
+
+_DIGEST_LENGTH: Final = 16
+
+MetadataValue = str | int | float | bool
+_NO_METADATA: Final[Mapping[str, MetadataValue]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceAttributes:
+    """Attributes of a trace, beside those that Orkestra sets itself.
+
+    Attributes:
+        user_id: For whom the work is done.
+        session_id: Groups traces, for instance those of one conversation.
+        tags: Labels to filter by.
+        metadata: More values to filter by.
+    """
+
+    user_id: str | None = None
+    session_id: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, MetadataValue] = field(default_factory=lambda: _NO_METADATA)
+
+    def __bool__(self) -> bool:
+        """Whether anything is set."""
+        return bool(self.user_id or self.session_id or self.tags or self.metadata)
+
+    def merged(self, inner: "TraceAttributes") -> "TraceAttributes":
+        """These attributes with those of an inner scope over them; tags and metadata add up."""
+        return TraceAttributes(
+            user_id=inner.user_id or self.user_id,
+            session_id=inner.session_id or self.session_id,
+            tags=tuple(dict.fromkeys((*self.tags, *inner.tags))),
+            metadata={**self.metadata, **inner.metadata},
+        )
+
+
+def fitting(value: str) -> str:
+    """The value if Langfuse keeps it, else its beginning and a hash of it all."""
+    if len(value) <= MAX_ATTRIBUTE_LENGTH:
+        return value
+    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
+    return f"{value[: MAX_ATTRIBUTE_LENGTH - _DIGEST_LENGTH - 1]}~{digest}"
+
+
+_current: ContextVar[TraceAttributes | None] = ContextVar("orkestra_trace_attributes", default=None)
+
+
+def current_trace_attributes() -> TraceAttributes:
+    """The attributes for workflows that the running code starts."""
+    return _current.get() or TraceAttributes()
+
+
+@contextmanager
+def trace_attributes(
+    *,
+    user_id: str | None = None,
+    session_id: str | None = None,
+    tags: Sequence[str] = (),
+    metadata: Mapping[str, MetadataValue] | None = None,
+) -> Generator[TraceAttributes]:
+    """Set attributes of the traces of all workflows started in the code below.
+
+    They hold for the whole trace: continuations, children and activities, and the observations made
+    inside activities. Scopes nest: an inner user or session wins, tags and metadata add up.
+
+    Args:
+        user_id: For whom the work is done, 1 to 200 characters; shown with the tenant's prefix.
+        session_id: Groups traces, 1 to 200 characters, shown with the tenant's prefix; without
+            one, the workflow's ID is the session.
+        tags: Labels of 1 to 200 characters; those beginning with `tenant:` are Orkestra's.
+        metadata: Text, numbers and bools of up to 200 characters as JSON; `tenant_id`,
+            `workflow_id` and the like are Orkestra's.
+
+    Yields:
+        The attributes that now hold.
+
+    Raises:
+        InvalidTraceAttributeError: A value is too long, of another type, or reserved.
+
+    Example:
+        ```python
+        with trace_attributes(user_id="ada", tags=["vip"]):
+            await start_workflow(client, Answer.run, question, task_queue="support", tenant="acme")
+        ```
+    """
+    _check_text("user_id", user_id)
+    _check_text("session_id", session_id)
+    inner = TraceAttributes(
+        user_id=user_id,
+        session_id=session_id,
+        tags=_checked_tags(tags),
+        metadata=_checked_metadata(metadata or {}),
+    )
+    merged = current_trace_attributes().merged(inner)
+    token = _current.set(merged)
+    try:
+        yield merged
+    finally:
+        _current.reset(token)
+
+
+def _check_text(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ATTRIBUTE_LENGTH:
+        shown = repr(value)[:MAX_ATTRIBUTE_LENGTH]
+        msg = f"{name} {shown} must be text of 1 to {MAX_ATTRIBUTE_LENGTH} characters"
+        raise InvalidTraceAttributeError(msg)
+
+
+def _checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(tags, str):
+        msg = f"tags {tags[:MAX_ATTRIBUTE_LENGTH]!r} must be a sequence of texts, not one text"
+        raise InvalidTraceAttributeError(msg)
+    for tag in tags:
+        _check_text("tag", tag)
+        if tag.lower().startswith(RESERVED_TAG_PREFIX):
+            msg = f"tag {tag!r} is reserved: Orkestra sets the tenant's tag itself"
+            raise InvalidTraceAttributeError(msg)
+    return tuple(tags)
+
+
+def _checked_metadata(metadata: Mapping[str, MetadataValue]) -> dict[str, MetadataValue]:
+    for key, value in metadata.items():
+        _check_text("metadata key", key)
+        if key.lower() in RESERVED_METADATA:
+            msg = f"metadata key {key!r} is reserved: Orkestra sets it itself"
+            raise InvalidTraceAttributeError(msg)
+        if not is_metadata(value):
+            shown = repr(value)[:MAX_ATTRIBUTE_LENGTH]
+            msg = (
+                f"metadata {key!r} = {shown} must be text, a finite number or a bool"
+                f" of up to {MAX_ATTRIBUTE_LENGTH} characters as JSON"
+            )
+            raise InvalidTraceAttributeError(msg)
+    return dict(metadata)
+
+
+def is_metadata(value: object) -> bool:
+    """Whether Langfuse keeps the value as metadata of a trace."""
+    if not isinstance(value, MetadataValue):
+        return False
+    try:
+        return len(json.dumps(value, allow_nan=False, ensure_ascii=False)) <= MAX_ATTRIBUTE_LENGTH
+    except ValueError:
+        return False

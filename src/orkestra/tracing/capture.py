@@ -1,0 +1,197 @@
+"""A bounded picture of a value, taken where the value lives.
+
+Arguments and results are captured on the thread that runs the workflow, which the SDK gives two
+seconds: no more of a value is looked at than may be sent. Nothing is converted or validated,
+properties do not run, and what workflow code changes later does not change the picture.
+"""
+
+import enum
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import PurePath
+from typing import Final, TypeAlias, cast
+from uuid import UUID
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""What JSON can say."""
+
+_MAX_DEPTH: Final = 20
+_SAFE_INTEGER: Final = 2**53
+_MAX_INTEGER_BITS: Final = 1024
+_MAX_CAUSES: Final = 8
+_SHOWN_AS_TEXT: Final = (date, datetime, time, timedelta, Decimal, PurePath, UUID)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureLimits:
+    """What of a workflow's and an activity's values may be looked at.
+
+    Attributes:
+        input: Whether arguments are captured.
+        output: Whether results are captured.
+        max_bytes: How much of a value is captured, in bytes of UTF-8.
+    """
+
+    input: bool = True
+    output: bool = True
+    max_bytes: int = 32 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A picture of a value.
+
+    Attributes:
+        value: The value as JSON.
+        is_cut: Whether there was more of it.
+    """
+
+    value: Json
+    is_cut: bool = False
+
+
+def capture(value: object, *, max_bytes: int) -> Captured:
+    """Take a picture of a value, of bounded size and in bounded time.
+
+    Args:
+        value: Anything; objects are shown by their public attributes.
+        max_bytes: How much of it, measured in characters of texts and numbers; as JSON it may
+            be larger.
+
+    Returns:
+        The picture.
+    """
+    camera = _Camera(max_bytes)
+    try:
+        shown = camera.show(value, 0)
+    except Exception:  # noqa: BLE001 - an odd value must not fail the work that it belongs to
+        return Captured(f"<{type(value).__name__}>", is_cut=True)
+    return Captured(shown, camera.is_cut)
+
+
+def capture_error(error: BaseException, *, max_bytes: int) -> Captured:
+    """Take a picture of an error and its causes: types and messages, no traceback.
+
+    Args:
+        error: The error.
+        max_bytes: How many characters to show at most.
+
+    Returns:
+        A picture that is one text.
+    """
+    shown: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(shown) < _MAX_CAUSES:
+        shown.append(_one_error(cause, max_bytes))
+        cause = cause.__cause__
+    text = "; caused by ".join(shown)
+    return Captured(text[:max_bytes], len(text) > max_bytes)
+
+
+def _one_error(error: BaseException, max_length: int) -> str:
+    name = type(error).__name__
+    try:
+        message = str(error)[: max_length + 1]
+    except Exception:  # noqa: BLE001 - an error that cannot say what it is must not become another
+        message = ""
+    # An error that Temporal brought from elsewhere begins with the type that it had there.
+    is_named = isinstance(kind := getattr(error, "type", None), str) and message.startswith(kind)
+    return message if is_named else f"{name}: {message}" if message else name
+
+
+class _Camera:
+    """Walks a value until its budget is used up."""
+
+    def __init__(self, budget: int) -> None:
+        self._left = budget
+        self.is_cut = False
+
+    def show(self, value: object, depth: int) -> Json:
+        self._left -= 1
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, enum.Enum):
+            return self.show(value.value, depth + 1) if depth < _MAX_DEPTH else self._name(value)
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, int | float):
+            return self._number(value)
+        if isinstance(value, bytes | bytearray):
+            return self._text(f"<{len(value)} bytes>")
+        if isinstance(value, _SHOWN_AS_TEXT):
+            return self._text(str(value))
+        if isinstance(value, BaseException):
+            return self._text(_one_error(value, max(self._left, 0)))
+        if depth >= _MAX_DEPTH:
+            return self._name(value)
+        return self._container(value, depth)
+
+    def _container(self, value: object, depth: int) -> Json:
+        if isinstance(value, dict):
+            return self._pairs(cast("dict[object, object]", value).items(), depth)
+        if isinstance(value, list | tuple | set | frozenset):
+            return self._items(cast("Iterable[object]", value), depth)
+        return self._object(value, depth)
+
+    def _items(self, items: Iterable[object], depth: int) -> list[Json]:
+        shown: list[Json] = []
+        for item in items:
+            if self._is_used_up():
+                break
+            shown.append(self.show(item, depth + 1))
+        return shown
+
+    def _pairs(self, pairs: Iterable[tuple[object, object]], depth: int) -> dict[str, Json]:
+        shown: dict[str, Json] = {}
+        for key, value in pairs:
+            if self._is_used_up():
+                break
+            name = self._text(key) if isinstance(key, str) else str(self.show(key, _MAX_DEPTH))
+            shown[name] = self.show(value, depth + 1)
+        return shown
+
+    def _object(self, value: object, depth: int) -> Json:
+        """Public attributes as they are stored: properties and validators do not run."""
+        if is_dataclass(value) and not isinstance(value, type):
+            names = [field.name for field in fields(value)]
+            pairs = [(name, getattr(value, name, None)) for name in names]
+        elif not isinstance(value, type) and isinstance(stored := _stored(value), dict):
+            public = cast("dict[object, object]", stored).items()
+            pairs = [(k, v) for k, v in public if isinstance(k, str) and not k.startswith("_")]
+        else:
+            pairs = []
+        return self._pairs(pairs, depth) if pairs else self._name(value)
+
+    def _text(self, value: str) -> str:
+        room = max(self._left, 0)
+        self._left -= len(value)
+        if len(value) > room:
+            self.is_cut = True
+            return str.__getitem__(value, slice(room))
+        return str.__str__(value)
+
+    def _number(self, value: float) -> Json:
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else str(float(value))
+        if int.bit_length(value) > _MAX_INTEGER_BITS:
+            return f"<integer of {int.bit_length(value)} bits>"
+        return int(value) if abs(value) < _SAFE_INTEGER else str(int(value))
+
+    def _name(self, value: object) -> str:
+        return self._text(f"<{type(value).__name__}>")
+
+    def _is_used_up(self) -> bool:
+        if self._left > 0:
+            return False
+        self.is_cut = True
+        return True
+
+
+def _stored(value: object) -> object:
+    try:
+        return object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None

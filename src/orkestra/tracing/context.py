@@ -1,0 +1,125 @@
+"""What travels in the trace header: `["<trace>","<parent span>",{attributes}]` in plain JSON.
+
+The ids are base64url without padding and the attributes are left out where there are none, because
+every byte stands in the history of every activity. Ids that the receiver computes itself are empty
+texts. What cannot be read is ignored: a header from elsewhere must not fail anything.
+"""
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final, Self, cast
+
+from orkestra.tracing.attributes import (
+    MAX_ATTRIBUTE_LENGTH,
+    RESERVED_METADATA,
+    RESERVED_TAG_PREFIX,
+    MetadataValue,
+    TraceAttributes,
+    is_metadata,
+)
+
+_TRACE_ID_BYTES: Final = 16
+_SPAN_ID_BYTES: Final = 8
+_MAX_BYTES: Final = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceContext:
+    """Where in a trace the receiver stands.
+
+    Attributes:
+        trace_id: The trace, as 32 hexadecimal digits; None means that the receiver computes it.
+        span_id: The span that the receiver's hangs under, as 16 hexadecimal digits.
+        attributes: Attributes of the trace.
+    """
+
+    trace_id: str | None = None
+    span_id: str | None = None
+    attributes: TraceAttributes = field(default_factory=TraceAttributes)
+
+    def encode(self) -> bytes:
+        """The header's content."""
+        content: list[Any] = [_pack(self.trace_id), _pack(self.span_id)]
+        if self.attributes:
+            content.append(_written(self.attributes))
+        return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self | None:
+        """Read a header's content.
+
+        Args:
+            data: What `encode()` made, or anything else.
+
+        Returns:
+            What it says; None where it cannot be read.
+        """
+        if len(data) > _MAX_BYTES:
+            return None
+        try:
+            content = json.loads(data)
+            trace, span, *rest = content
+            attributes = _read(rest[0]) if rest else TraceAttributes()
+            trace_id, span_id = _unpack(trace, _TRACE_ID_BYTES), _unpack(span, _SPAN_ID_BYTES)
+        except (ValueError, TypeError, RecursionError, binascii.Error):
+            return None
+        if not isinstance(content, list) or (span_id and not trace_id):
+            return None
+        return cls(trace_id=trace_id, span_id=span_id, attributes=attributes)
+
+
+def _pack(hexadecimal: str | None) -> str:
+    if hexadecimal is None:
+        return ""
+    return base64.urlsafe_b64encode(bytes.fromhex(hexadecimal)).rstrip(b"=").decode()
+
+
+def _unpack(packed: object, length: int) -> str | None:
+    if packed == "":
+        return None
+    if not isinstance(packed, str):
+        raise TypeError
+    unpacked = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)
+    if len(unpacked) != length or not any(unpacked):
+        raise ValueError
+    return unpacked.hex()
+
+
+def _written(attributes: TraceAttributes) -> dict[str, Any]:
+    values = {
+        "u": attributes.user_id,
+        "s": attributes.session_id,
+        "g": list(attributes.tags),
+        "m": dict(attributes.metadata),
+    }
+    return {key: value for key, value in values.items() if value}
+
+
+def _read(content: object) -> TraceAttributes:
+    """Keep what `trace_attributes()` would have let through."""
+    if not isinstance(content, dict):
+        raise TypeError
+    values = cast("dict[str, Any]", content)
+    tags = [tag for tag in values.get("g", ()) if _is_text(tag) and not _is_reserved(tag)]
+    metadata: dict[str, MetadataValue] = {
+        key: value
+        for key, value in values.get("m", {}).items()
+        if _is_text(key) and key.lower() not in RESERVED_METADATA and is_metadata(value)
+    }
+    user, session = values.get("u"), values.get("s")
+    return TraceAttributes(
+        user_id=user if _is_text(user) else None,
+        session_id=session if _is_text(session) else None,
+        tags=tuple(tags),
+        metadata=metadata,
+    )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_ATTRIBUTE_LENGTH
+
+
+def _is_reserved(tag: str) -> bool:
+    return tag.lower().startswith(RESERVED_TAG_PREFIX)

@@ -1,0 +1,79 @@
+"""Where spans go."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from orkestra.tracing.capture import CaptureLimits
+from orkestra.tracing.records import LiveSpan, Span, SpanRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The observation that the running code is in, which a workflow started now hangs under.
+
+    Attributes:
+        trace_id: Its trace, as 32 hexadecimal digits.
+        span_id: Its span, as 16 hexadecimal digits.
+    """
+
+    trace_id: str
+    span_id: str
+
+
+class TraceSink(Protocol):
+    """Takes spans and sends them. No method waits for the network, except for its time-out."""
+
+    @property
+    def limits(self) -> CaptureLimits:
+        """What of arguments and results may be captured."""
+        ...
+
+    def start(self) -> None:
+        """Prepare in the background, so that the first span need not wait. May be called again."""
+        ...
+
+    def emit(self, record: SpanRecord) -> None:
+        """Take a span that has ended. Never blocks and never raises; what is lost is counted."""
+        ...
+
+    async def enter(self, span: Span) -> LiveSpan | None:
+        """Begin a span around the running task.
+
+        Args:
+            span: How it begins.
+
+        Returns:
+            The span, to be ended in the same task; None where the work goes on untraced.
+        """
+        ...
+
+    def caller(self, tenant: str | None) -> Caller | None:
+        """The observation that the running code is in, if the tenant's workflows may join it.
+
+        Args:
+            tenant: For whom a workflow is about to be started.
+        """
+        ...
+
+    async def flush(self, timeout: timedelta) -> bool:
+        """Send what waits to be sent.
+
+        Args:
+            timeout: How long to wait at most.
+
+        Returns:
+            Whether all was sent in time.
+        """
+        ...
+
+    async def close(self, timeout: timedelta) -> bool:
+        """Flush and let go of everything; may be called again.
+
+        Args:
+            timeout: How long to wait at most.
+
+        Returns:
+            Whether all was sent in time.
+        """
+        ...
