@@ -1,0 +1,89 @@
+"""Orkestra: multi-tenant and observable Temporal, on the ordinary `temporalio` SDK."""
+
+from orkestra.config import (
+    CertificateSource,
+    LangfuseSettings,
+    OrkestraConfig,
+    SandboxSettings,
+    TemporalSettings,
+    TenancySettings,
+    TlsSettings,
+    WorkerSettings,
+)
+from orkestra.errors import (
+    ConfigurationError,
+    ConnectionClosedError,
+    ConnectionFailedError,
+    ConnectionFailureReason,
+    DevServerError,
+    DiscoveryError,
+    ForbiddenOperationError,
+    InvalidIdError,
+    InvalidTenantError,
+    MissingExtraError,
+    OrkestraError,
+    SearchAttributeError,
+    TenantError,
+    TenantMismatchError,
+    TenantRequiredError,
+    TenantSuspendedError,
+    UnknownTenantError,
+    WorkersRunningError,
+)
+from orkestra.temporal.client import create_temporal_client, start_workflow
+from orkestra.temporal.health import HealthReport, check_temporal_health
+from orkestra.temporal.interceptors.tenant import TenantInterceptor, TenantWorkerInterceptor
+from orkestra.temporal.interceptors.tracing import TracingInterceptor
+from orkestra.temporal.lifecycle import WorkerExit, run_worker
+from orkestra.temporal.manager import TemporalConnectionManager
+from orkestra.temporal.plugin import OrkestraPlugin
+from orkestra.temporal.search_attributes import ensure_search_attributes
+from orkestra.temporal.worker import create_worker
+from orkestra.tenancy import ALL_TENANTS, current_tenant, tenant_scope
+from orkestra.tracing import trace_attributes
+
+__all__ = [
+    "ALL_TENANTS",
+    "CertificateSource",
+    "ConfigurationError",
+    "ConnectionClosedError",
+    "ConnectionFailedError",
+    "ConnectionFailureReason",
+    "DevServerError",
+    "DiscoveryError",
+    "ForbiddenOperationError",
+    "HealthReport",
+    "InvalidIdError",
+    "InvalidTenantError",
+    "LangfuseSettings",
+    "MissingExtraError",
+    "OrkestraConfig",
+    "OrkestraError",
+    "OrkestraPlugin",
+    "SandboxSettings",
+    "SearchAttributeError",
+    "TemporalConnectionManager",
+    "TemporalSettings",
+    "TenancySettings",
+    "TenantError",
+    "TenantInterceptor",
+    "TenantMismatchError",
+    "TenantRequiredError",
+    "TenantSuspendedError",
+    "TenantWorkerInterceptor",
+    "TlsSettings",
+    "TracingInterceptor",
+    "UnknownTenantError",
+    "WorkerExit",
+    "WorkerSettings",
+    "WorkersRunningError",
+    "check_temporal_health",
+    "create_temporal_client",
+    "create_worker",
+    "current_tenant",
+    "ensure_search_attributes",
+    "run_worker",
+    "start_workflow",
+    "tenant_scope",
+    "trace_attributes",
+]

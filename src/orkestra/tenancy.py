@@ -7,7 +7,7 @@ in client code.
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, TypeGuard, final
@@ -87,7 +87,7 @@ def current_tenant() -> str | None:
 
 
 @contextmanager
-def tenant_scope(tenant: str) -> Iterator[str]:
+def tenant_scope(tenant: str) -> Generator[str]:
     """Act for a tenant in the code below; entering the same tenant again is allowed.
 
     Args:

@@ -31,7 +31,7 @@ _Args = TypeVarTuple("_Args")
 PlainSearchAttribute = str | bool | int | float | datetime | Sequence[str]
 """A search attribute's value, from which its type follows."""
 
-_KEYS: Final[tuple[tuple[type, Callable[[str], Any]], ...]] = (
+_KEYS: Final[tuple[tuple[type, Callable[[str], SearchAttributeKey[Any]]], ...]] = (
     (str, SearchAttributeKey.for_keyword),
     (bool, SearchAttributeKey.for_bool),
     (int, SearchAttributeKey.for_int),
@@ -133,7 +133,7 @@ async def start_workflow(
 ) -> WorkflowHandle[Any, Any]: ...
 
 
-async def start_workflow(
+async def start_workflow(  # type: ignore[misc]  # mypy: *args of any type take *_Args, too
     client: Client,
     workflow: Callable[..., Awaitable[Any]] | str,
     *args: Any,
@@ -180,7 +180,7 @@ async def start_workflow(
     if tenant is not None:
         client = _bound(client, tenant)
     return await client.start_workflow(
-        workflow,  # type: ignore[arg-type]  # the overloads above have checked it
+        workflow,
         args=args,
         id=str(uuid.uuid4()) if workflow_id is None else workflow_id,
         task_queue=task_queue,
@@ -202,7 +202,8 @@ def _bound(client: Client, tenant: str) -> Client:
                 msg = f"the client is bound to {plugin.tenant!r} and cannot act for {tenant!r}"
                 raise TenantMismatchError(msg)
             plugins[index] = plugin.for_tenant(tenant)
-            return Client(**{**config, "plugins": plugins})
+            config["plugins"] = plugins
+            return Client(**config)
     msg = "the client has no OrkestraPlugin: use create_temporal_client(), or add the plugin"
     raise ConfigurationError(msg)
 
@@ -218,9 +219,10 @@ def _typed(
 def _pair(name: str, value: PlainSearchAttribute) -> SearchAttributePair[Any]:
     for kind, key in _KEYS:
         if isinstance(value, kind):
-            return SearchAttributePair(key(name), value)
-    if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
-        return SearchAttributePair(SearchAttributeKey.for_keyword_list(name), list(value))
+            return SearchAttributePair[Any](key(name), value)
+    items: list[Any] = list(value) if isinstance(value, Sequence) else [value]
+    if all(isinstance(item, str) for item in items):
+        return SearchAttributePair(SearchAttributeKey.for_keyword_list(name), items)
     msg = (
         f"search attribute {name!r} = {value!r} has no type in Temporal: give text, a number,"
         " a bool, a datetime or a list of texts"

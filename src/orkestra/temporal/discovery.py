@@ -6,14 +6,12 @@ import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from orkestra.errors import DiscoveryError
 
 _WORKFLOW: Final = "__temporal_workflow_definition"
 _ACTIVITY: Final = "__temporal_activity_definition"
-
-_Definition = TypeVar("_Definition")
 
 
 @dataclass(frozen=True)

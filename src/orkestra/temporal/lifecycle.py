@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import IntEnum
@@ -97,7 +97,7 @@ class _Stop:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[_Stop]:
+def _stop_signals() -> Generator[_Stop]:
     """Handlers of the interpreter, not of the loop, which can be starved by the SDK's core."""
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -122,7 +122,7 @@ async def _until_stopped(
         stopping.cancel()
     if stop.first.is_set():
         name = signal.Signals(stop.last_signal).name
-        grace = next(iter(runs.values())).config()["graceful_shutdown_timeout"]
+        grace = max(_grace(each) for each in runs.values())
         _logger.info("%s: polling stops, activities in flight have %s to finish", name, grace)
     drained = await _drain(runs, stop, patience)
     failed = [run for run in runs if run.done() and not run.cancelled() and run.exception()]
@@ -139,13 +139,19 @@ async def _drain(runs: dict[asyncio.Task[None], Worker], stop: _Stop, patience: 
     if not shutdowns:
         return True
     second = asyncio.create_task(stop.second.wait())
-    everything = asyncio.gather(*runs, return_exceptions=True)
+    everything = asyncio.create_task(_all_done(runs))
     timeout = patience.total_seconds()
     await asyncio.wait({everything, second}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     second.cancel()
-    for shutdown in shutdowns:
-        shutdown.cancel()
-    return everything.done()
+    drained = everything.done()
+    for task in (*shutdowns, everything):
+        task.cancel()
+    return drained
+
+
+async def _all_done(runs: Collection[asyncio.Task[None]]) -> bool:
+    await asyncio.wait(runs)
+    return True
 
 
 async def _wind_up(
@@ -184,8 +190,14 @@ def _end_process(code: int, why: str) -> None:
 
 
 def _patience(workers: tuple[Worker, ...], config: OrkestraConfig) -> timedelta:
-    grace = max(each.config()["graceful_shutdown_timeout"] for each in workers)
+    grace = max(_grace(each) for each in workers)
     return grace + config.worker.cancellation_timeout + config.langfuse.flush_timeout
+
+
+def _grace(worker: Worker) -> timedelta:
+    config = worker.config()
+    name: Final = "graceful_shutdown_timeout"
+    return config[name] if name in config else timedelta()
 
 
 def _plugin_of(worker: Worker) -> OrkestraPlugin | None:

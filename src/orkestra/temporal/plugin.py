@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, TypeAlias
 
 from temporalio import client, worker
 from temporalio.service import ConnectConfig, ServiceClient
@@ -15,7 +15,7 @@ from orkestra.errors import ConfigurationError, ForbiddenOperationError
 from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.interceptors.tenant import TenantInterceptor, TenantWorkerInterceptor
 from orkestra.temporal.interceptors.tracing import TracingInterceptor
-from orkestra.temporal.runner import HookFactory, hooked
+from orkestra.temporal.runner import hooked
 from orkestra.temporal.sandbox import sandbox_runner
 from orkestra.temporal.threads import ActivityThreads
 from orkestra.tenancy import AllTenants, check_tenant_id
@@ -24,11 +24,7 @@ from orkestra.tracing import TraceSink
 _logger: Final = logging.getLogger(__name__)
 
 
-@runtime_checkable
-class _HooksRuns(Protocol):
-    """A worker interceptor that also wants to see what has no interceptor method."""
-
-    run_hook: HookFactory
+_OurInterceptor: TypeAlias = TenantWorkerInterceptor | TracingInterceptor
 
 
 class OrkestraPlugin(client.Plugin, worker.Plugin):
@@ -100,7 +96,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         ours: list[client.Interceptor] = []
         if self.config.tenancy.mode != "off":
             ours.append(TenantInterceptor(self.config.tenancy, tenant=self._tenant))
-        config["interceptors"] = [*self._worker_interceptors, *theirs, *ours]
+        config["interceptors"] = [*self._client_interceptors(), *theirs, *ours]
         return config
 
     async def connect_service_client(
@@ -128,6 +124,8 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
     ) -> None:
         """See base class."""
         service = worker.client.service_client
+        if self._sink is not None:
+            self._sink.start()
         try:
             if isinstance(service, ManagedServiceClient):
                 with service.connection.working(f"task queue {worker.task_queue!r}"):
@@ -135,14 +133,16 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             else:
                 await next(worker)
         finally:
-            executor = worker.config().get("activity_executor")
-            if isinstance(executor, ActivityThreads):
-                executor.end()
+            config = worker.config()
+            threads = config["activity_executor"] if "activity_executor" in config else None
+            if isinstance(threads, ActivityThreads):
+                threads.end()
             await self.flush()
 
     def configure_replayer(self, config: worker.ReplayerConfig) -> worker.ReplayerConfig:
         """See base class."""
-        theirs = [i for i in config.get("interceptors", ()) if not _is_ours(i)]
+        given = config["interceptors"] if "interceptors" in config else ()
+        theirs = [interceptor for interceptor in given if not _is_ours(interceptor)]
         config["interceptors"] = [*self._worker_interceptors, *theirs]
         self._wrap_runners(config)
         return config
@@ -160,23 +160,37 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         return next(replayer, histories)
 
     def _wrap_runners(self, config: worker.WorkerConfig | worker.ReplayerConfig) -> None:
-        runner = config.get("workflow_runner")
-        if isinstance(runner, SandboxedWorkflowRunner):
-            workflows = config.get("workflows", ())
-            runner = sandbox_runner(runner, workflows, self.config.worker.sandbox)
-        hooks = [i.run_hook for i in self._worker_interceptors if isinstance(i, _HooksRuns)]
-        if runner is not None:
+        hooks = [
+            i.run_hook for i in self._worker_interceptors if isinstance(i, TenantWorkerInterceptor)
+        ]
+        if "workflow_runner" in config:
+            runner = config["workflow_runner"]
+            if isinstance(runner, SandboxedWorkflowRunner):
+                workflows = config["workflows"] if "workflows" in config else ()
+                runner = sandbox_runner(runner, workflows, self.config.worker.sandbox)
             config["workflow_runner"] = hooked(runner, hooks)
-        if (unsandboxed := config.get("unsandboxed_workflow_runner")) is not None:
-            config["unsandboxed_workflow_runner"] = hooked(unsandboxed, hooks)
+        if "unsandboxed_workflow_runner" in config:
+            runner = config["unsandboxed_workflow_runner"]
+            config["unsandboxed_workflow_runner"] = hooked(runner, hooks)
 
-    def _make_worker_interceptors(self) -> tuple[client.Interceptor, ...]:
+    def _client_interceptors(self) -> list[_OurInterceptor]:
+        """Those of the worker, which takes them from here; tracing is told for whom it acts."""
+        tenant = self._tenant
+        if not isinstance(tenant, str):
+            return list(self._worker_interceptors)
+        return [
+            each.for_tenant(tenant) if isinstance(each, TracingInterceptor) else each
+            for each in self._worker_interceptors
+        ]
+
+    def _make_worker_interceptors(self) -> tuple[_OurInterceptor, ...]:
         """Tenant first: it decides whether tracing may look at the arguments at all."""
-        made: list[client.Interceptor] = []
+        made: list[_OurInterceptor] = []
         if self.config.tenancy.mode != "off":
             made.append(TenantWorkerInterceptor(self.config.tenancy))
         if self._sink is not None:
-            made.append(TracingInterceptor(self._sink))
+            identity = self.config.temporal.identity
+            made.append(TracingInterceptor(self._sink, identity=identity))
         return tuple(made)
 
     def _bind(self, tenant: str | AllTenants | None) -> None:
@@ -188,8 +202,11 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
 
     def _add_to_worker(self, config: worker.WorkerConfig) -> None:
         """Add ours where the client has not brought them, and see that they come first."""
-        of_client = config["client"].config(active_config=True)["interceptors"]
-        of_worker = config.get("interceptors", ())
+        worker_client = config["client"] if "client" in config else None
+        if worker_client is None:
+            return
+        of_client = worker_client.config(active_config=True)["interceptors"]
+        of_worker = config["interceptors"] if "interceptors" in config else ()
         present = [i for i in (*of_client, *of_worker) if isinstance(i, worker.Interceptor)]
         if not any(_is_ours(interceptor) for interceptor in present):
             config["interceptors"] = [*self._worker_interceptors, *of_worker]
