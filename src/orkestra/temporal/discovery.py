@@ -82,7 +82,7 @@ def check_unique_names(workflows: Sequence[type], activities: Sequence[Callable[
             _add(seen, definition.name, value, kind)
 
 
-def _add(found: dict[str, _Definition], name: str | None, value: _Definition, kind: str) -> None:
+def _add(found: dict[str, Any], name: str | None, value: object, kind: str) -> None:
     key = name or "(dynamic)"
     if found.setdefault(key, value) is not value:
         msg = f"two {kind} are named {key!r}: {_place(found[key])} and {_place(value)}; rename one"
