@@ -1,0 +1,97 @@
+"""Everything that the demo starts, and ends: a Temporal server, a receiver of traces, a worker."""
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
+
+from temporalio.client import Client
+
+from orkestra.cli.demo.options import Options
+from orkestra.cli.demo.worker import DemoError, WorkerProcess, worker_environment
+from orkestra.config import LangfuseSettings, OrkestraConfig, TemporalSettings
+from orkestra.devserver import DevServer
+from orkestra.temporal.health import check_temporal_health
+from orkestra.temporal.manager import TemporalConnectionManager
+
+if TYPE_CHECKING:
+    from orkestra.testing import LangfuseReceiver
+
+_READY_WITHIN: Final = timedelta(seconds=60)
+_LOOK: Final = timedelta(seconds=5)
+_PAUSE: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the demo runs on.
+
+    Attributes:
+        server: A Temporal server with its UI.
+        manager: The connection of everybody but the worker.
+        worker: The support desk.
+        langfuse: Where the traces go.
+        receiver: Takes the traces where no Langfuse is configured; None where one is, or where
+            the SDK of Langfuse is not installed.
+    """
+
+    server: DevServer
+    manager: TemporalConnectionManager
+    worker: WorkerProcess
+    langfuse: LangfuseSettings
+    receiver: "LangfuseReceiver | None"
+
+
+@asynccontextmanager
+async def open_stage(options: Options, *, task_queue: str) -> AsyncGenerator[Stage]:
+    """Start everything and wait until the worker polls; end everything afterwards.
+
+    Args:
+        options: What the demo was asked for.
+        task_queue: The queue of the support desk.
+
+    Raises:
+        OrkestraError: Something could not be started.
+    """
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="orkestra-demo-")))
+        langfuse, receiver = options.langfuse, None
+        if not langfuse.is_on and importlib.util.find_spec("langfuse"):
+            from orkestra.testing import LangfuseReceiver  # noqa: PLC0415 - needs what Langfuse brings
+
+            receiver = stack.enter_context(LangfuseReceiver())
+            langfuse = receiver.settings()
+        server = await stack.enter_async_context(DevServer(ui=True))
+        environment = worker_environment(
+            folder,
+            examples=options.examples,
+            address=server.address,
+            langfuse=langfuse,
+            is_langfuse_theirs=options.langfuse.is_on,
+        )
+        worker = WorkerProcess(folder, task_queue=task_queue, environment=environment)
+        stack.push_async_callback(worker.end)
+        config = OrkestraConfig(
+            temporal=TemporalSettings(address=server.address), langfuse=langfuse
+        )
+        manager = await stack.enter_async_context(TemporalConnectionManager(config))
+        await _until_polled(server.address, worker, task_queue)
+        yield Stage(server, manager, worker, langfuse, receiver)
+
+
+async def _until_polled(address: str, worker: WorkerProcess, task_queue: str) -> None:
+    operator = await Client.connect(address)
+    try:
+        async with asyncio.timeout(_READY_WITHIN.total_seconds()):
+            while not await check_temporal_health(operator, timeout=_LOOK, task_queue=task_queue):
+                worker.check()
+                await asyncio.sleep(_PAUSE)
+    except TimeoutError:
+        seconds = _READY_WITHIN.total_seconds()
+        msg = f"the worker did not poll task queue {task_queue!r} within {seconds:.0f} s"
+        raise DemoError(msg) from None
