@@ -25,7 +25,6 @@ from temporalio.client import Client
 from benchmarks.variants import BARE, VARIANTS, connect
 from benchmarks.workload import OneActivity
 from orkestra.devserver import DevServer
-from orkestra.testing.receiver import LangfuseReceiver
 
 CONCURRENCY = 20
 
@@ -39,33 +38,42 @@ class Measured:
     history_bytes: int = 0
 
 
-class WorkerProcess:
-    """A worker of one variant, in a process of its own that tells its CPU time."""
+class Helper:
+    """A process of its own that answers each line with a line."""
 
     def __init__(self, process: Process) -> None:
         if process.stdin is None or process.stdout is None:
-            raise RuntimeError("the worker's process has no pipes")
+            raise RuntimeError("the process has no pipes")
         self.stdin, self.stdout = process.stdin, process.stdout
 
-    async def cpu_seconds(self) -> float:
+    async def read(self) -> str:
+        return (await self.stdout.readline()).decode()
+
+    async def ask(self) -> float:
         self.stdin.write(b"\n")
-        return float(await self.stdout.readline())
+        return float(await self.read())
 
 
 @asynccontextmanager
-async def worker_process(variant: str, address: str) -> AsyncIterator[WorkerProcess]:
+async def helper(*command: str) -> AsyncIterator[Helper]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.worker_process", variant, address),
-        stdin=PIPE,
-        stdout=PIPE,
+        *(sys.executable, "-m", *command), stdin=PIPE, stdout=PIPE
     )
-    worker = WorkerProcess(process)
+    started = Helper(process)
     try:
-        await worker.stdout.readline()
-        yield worker
+        yield started
     finally:
-        worker.stdin.close()
+        started.stdin.close()
         await process.wait()
+
+
+async def start_workers(stack: AsyncExitStack, address: str) -> dict[str, Helper]:
+    workers = {}
+    for variant in VARIANTS:
+        command = ("benchmarks.worker_process", variant, address)
+        workers[variant] = await stack.enter_async_context(helper(*command))
+        await workers[variant].read()
+    return workers
 
 
 async def run_workflows(client: Client, variant: str, count: int) -> str:
@@ -86,22 +94,19 @@ async def measure(rounds: int, count: int) -> dict[str, Measured]:
     measured = {variant: Measured() for variant in VARIANTS}
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(DevServer(ui=False))
-        receiver = stack.enter_context(LangfuseReceiver())
-        os.environ |= receiver.environment
-        processes = {
-            variant: await stack.enter_async_context(worker_process(variant, server.address))
-            for variant in VARIANTS
-        }
+        receiver = await stack.enter_async_context(helper("benchmarks.receiver_process"))
+        os.environ |= json.loads(await receiver.read())
+        workers = await start_workers(stack, server.address)
         clients = {v: await connect(v, server.address, tenant="acme") for v in VARIANTS}
         for number in range(rounds + 1):
             for variant, result in measured.items():
-                cpu, own = await processes[variant].cpu_seconds(), sum(os.times()[:2])
+                cpu, own = await workers[variant].ask(), sum(os.times()[:2])
                 workflow_id = await run_workflows(clients[variant], variant, count)
                 if number == 0:  # the first round warms up
                     description = await clients[variant].get_workflow_handle(workflow_id).describe()
                     result.history_bytes = description.raw_info.history_size_bytes
                     continue
-                used = await processes[variant].cpu_seconds() - cpu
+                used = await workers[variant].ask() - cpu
                 result.worker_ms.append(used / count * 1000)
                 result.client_ms.append((sum(os.times()[:2]) - own) / count * 1000)
     return measured
@@ -117,7 +122,7 @@ def report(measured: dict[str, Measured], count: int) -> dict[str, Any]:
     results = {}
     table = Table(title=f"A workflow of one activity, {len(bare.worker_ms)} rounds of {count}")
     for column in ("variant", "worker CPU", "(ms)", "client CPU", "(ms)", "history bytes"):
-        table.add_column(column, justify="left" if column == "variant" else "right")
+        table.add_column(column, justify="left" if column == "variant" else "right", no_wrap=True)
     for variant, own in measured.items():
         worker, client = (
             ratios(own.worker_ms, bare.worker_ms),
