@@ -1,0 +1,31 @@
+"""The documents keep up with the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from orkestra import OrkestraConfig
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
+
+
+@pytest.mark.parametrize("section", OrkestraConfig.model_fields)
+def test_every_setting_is_documented_in_its_section(section):
+    text = (ROOT / "docs/configuration.md").read_text()
+    [chapter] = re.findall(rf"^## `{section}`\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    settings = OrkestraConfig.model_fields[section].annotation.model_fields
+    missing = [name for name in settings if f"`{name}`" not in chapter]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_file_leads_somewhere(document):
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", document.read_text())
+    missing = [link for link in links if not (document.parent / link).exists()]
+    assert missing == []
+
+
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 120
