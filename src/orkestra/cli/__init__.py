@@ -1,14 +1,13 @@
 """The `orkestra` command.
 
-This module imports nothing but the standard library and our errors, so that a missing extra gets
-its own line, and `--help` is quick.
+This module imports nothing of the extra, so that where it is missing a line says so.
 """
 
 import importlib
 import logging
 import os
 import sys
-from typing import Final
+from typing import Final, NoReturn
 
 from orkestra.errors import MissingExtraError
 
@@ -17,13 +16,22 @@ __all__ = ["main"]
 _EXTRA: Final = frozenset({"rich", "typer"})
 
 
-def main() -> int:
-    """Run the command that `sys.argv` names.
+def main() -> NoReturn:
+    """Run the command that `sys.argv` names, and end the process.
 
-    Returns:
-        The exit code: 0 for done or healthy, 1 for failed or unhealthy, 2 for bad input and 130
-        for Ctrl-C.
+    The exit code is 0 for done or healthy, 1 for failed or unhealthy, 2 for bad input and 130 for
+    Ctrl-C.
     """
+    code = _run()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # Not sys.exit(): threads of the SDK's core that still connect or poll, after a failure, abort
+    # the interpreter on its way out, and the exit code is SIGABRT's then.
+    os._exit(code)
+
+
+def _run() -> int:
     try:
         app = importlib.import_module("orkestra.cli.app")
     except ModuleNotFoundError as error:
@@ -32,17 +40,4 @@ def main() -> int:
         sys.stderr.write(f"orkestra: {MissingExtraError('the command line', 'cli')}\n")
         return 2
     code: int = app.run(sys.argv[1:])
-    if "temporalio.worker" in sys.modules:
-        _leave(code)
     return code
-
-
-def _leave(code: int) -> None:
-    """End the process here, because a worker that failed may abort it on its way out.
-
-    The SDK's core then replaces the exit code by that of SIGABRT.
-    """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

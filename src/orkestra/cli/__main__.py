@@ -1,7 +1,5 @@
 """`python -m orkestra.cli` is `orkestra`."""
 
-import sys
-
 from orkestra.cli import main
 
-sys.exit(main())
+main()

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import logging
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,9 @@ from typer.core import TyperGroup
 
 from orkestra.cli.failures import report
 from orkestra.cli.options import ConfigFile, help_of, plain_app
-from orkestra.cli.output import write_line
+from orkestra.cli.output import log_to_stderr, write_line
+
+_SILENT: Final = logging.CRITICAL + 1
 
 
 class _Place(NamedTuple):
@@ -106,6 +109,8 @@ def run(arguments: Sequence[str]) -> int:
     """
     debug = "--debug" in arguments
     wanted = [argument for argument in arguments if argument != "--debug"]
+    # What becomes of a command is told in one line; a worker asks for its log by itself.
+    log_to_stderr(logging.WARNING if debug else _SILENT)
     try:
         app = plain_app(cls=_Commands)
         app.callback(help=help_of(orkestra))(orkestra)

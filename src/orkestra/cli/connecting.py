@@ -1,6 +1,6 @@
 """The operator's client of the commands: no tenancy, no tracing, and closed at their end."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -13,7 +13,7 @@ from orkestra.temporal.connection import open_connection
 @asynccontextmanager
 async def operator_client(
     settings: TemporalSettings, *, namespace: str, deadline: timedelta, verify_namespace: bool
-) -> AsyncIterator[Client]:
+) -> AsyncGenerator[Client]:
     """Connect as the settings say, but not for longer than the deadline.
 
     Args:

@@ -78,7 +78,7 @@ def _failure(error: BaseException) -> Failure:
         case OSError() if str(error):  # TimeoutError is one
             return Failure(FAILED, str(error))
         case _:
-            line = f"{type(error).__name__}: {error}: `--debug` shows where it came from"
+            line = f"{type(error).__name__}: {error} (--debug shows where it came from)"
             return Failure(FAILED, line)
 
 
@@ -87,4 +87,4 @@ def _usage(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     if context is None:
         return message
-    return f"{message.rstrip('.')}: see `{context.command_path} --help`"
+    return f"{message.rstrip('.')} (see `{context.command_path} --help`)"

@@ -11,7 +11,14 @@ from rich.text import Text
 
 from orkestra.cli.connecting import operator_client
 from orkestra.cli.failures import FAILED, is_bad_input
-from orkestra.cli.options import AsJson, ConfigFile, Namespace, load_config, parse_duration
+from orkestra.cli.options import (
+    AsJson,
+    ConfigFile,
+    Namespace,
+    load_config,
+    parse_duration,
+    parse_name,
+)
 from orkestra.cli.output import plain, write_json
 from orkestra.config import OrkestraConfig
 from orkestra.errors import ConnectionFailedError
@@ -27,7 +34,11 @@ def health(
     *,
     task_queue: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Also look for workers that poll this task queue."),
+        typer.Option(
+            parser=parse_name,
+            metavar="NAME",
+            help="Also look for workers that poll this task queue.",
+        ),
     ] = None,
     namespace: Namespace = None,
     timeout: Annotated[

@@ -33,6 +33,14 @@ def _number_or_text(value: str | timedelta) -> Any:
         return value
 
 
+def parse_name(value: str) -> str:
+    """Refuse a name that is empty, as an unset variable of the shell makes it."""
+    if not value.strip():
+        msg = f"{value!r} is empty"
+        raise typer.BadParameter(msg)
+    return value
+
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
@@ -42,7 +50,11 @@ ConfigFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Namespace = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Namespace.  [default: TEMPORAL_NAMESPACE, or default]"),
+    typer.Option(
+        parser=parse_name,
+        metavar="NAME",
+        help="Namespace.  [default: TEMPORAL_NAMESPACE, or default]",
+    ),
 ]
 
 

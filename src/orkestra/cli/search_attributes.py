@@ -14,11 +14,12 @@ from orkestra.cli.options import (
     help_of,
     load_config,
     parse_duration,
+    parse_name,
     plain_app,
 )
 from orkestra.cli.output import write_json, write_line
 from orkestra.config import OrkestraConfig
-from orkestra.temporal.search_attributes import ensure_search_attributes
+from orkestra.temporal.search_attributes import ensure_search_attributes, tenant_search_attribute
 
 _TIMEOUT: Final = timedelta(seconds=30)
 
@@ -36,7 +37,9 @@ def ensure(
     *,
     name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Its name.  [default: tenancy.search_attribute]"),
+        typer.Option(
+            parser=parse_name, metavar="NAME", help="Its name.  [default: tenancy.search_attribute]"
+        ),
     ] = None,
     namespace: Namespace = None,
     timeout: Annotated[
@@ -61,7 +64,7 @@ def ensure(
       orkestra search-attributes ensure --namespace staging --timeout 1m
     """
     settings = load_config(context, config)
-    name = settings.tenancy.search_attribute if name is None else name
+    name = tenant_search_attribute(name or settings.tenancy.search_attribute).name
     namespace = settings.temporal.namespace if namespace is None else namespace
     asyncio.run(_ensure(settings, name, namespace, timeout))
     if as_json:

@@ -3,16 +3,17 @@
 import asyncio
 import contextlib
 import signal
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from orkestra.cli.options import AsJson, ConfigFile, load_config
+from orkestra.cli.options import AsJson, ConfigFile, load_config, parse_name
 from orkestra.cli.output import write_json, write_line
 from orkestra.config import OrkestraConfig
 from orkestra.devserver import DevServer
-from orkestra.devserver.ports import require_free
+from orkestra.devserver.ports import why_not
 from orkestra.errors import ConfigurationError, DevServerError
 
 _PORT: Final = 7233  # where clients look when nobody tells them
@@ -40,7 +41,9 @@ def server(
     ] = None,
     namespace: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A namespace besides default; may be repeated."),
+        typer.Option(
+            parser=parse_name, metavar="NAME", help="A namespace besides default; may be repeated."
+        ),
     ] = None,
     as_json: AsJson = False,
     config: ConfigFile = None,
@@ -72,10 +75,12 @@ def _make(
 ) -> DevServer:
     if ui_port is None and not headless and 0 < port <= _LAST_PORT - _UI_OFFSET:
         ui_port = port + _UI_OFFSET
+    if headless and ui_port is not None:
+        msg = f"--ui-port {ui_port} contradicts --headless: give one of them"
+        raise ConfigurationError(msg)
+    _require_free("--port", port, "--port 0 takes a free one")
+    _require_free("--ui-port", ui_port, "give another --ui-port, or --headless")
     try:
-        for option, wanted in (("--port", port), ("--ui-port", ui_port)):
-            if wanted:
-                require_free(wanted, option=option)
         return DevServer(
             port=port or None,
             ui=not headless,
@@ -88,18 +93,40 @@ def _make(
         raise ConfigurationError(str(error)) from error
 
 
+def _require_free(option: str, port: int | None, otherwise: str) -> None:
+    reason = why_not(port) if port else None
+    if reason is not None:
+        msg = f"{option} {port} cannot be used: {reason}: free it; {otherwise}"
+        raise ConfigurationError(msg)
+
+
 async def _serve(server: DevServer, *, as_json: bool) -> None:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - asyncio.run() made it
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
-        async with server:
+        async with _started(server):
             _announce(server, as_json=as_json)
             while server.is_running:  # noqa: ASYNC110 - nothing tells when a process ends
                 await asyncio.sleep(_LOOK)
         msg = f"the embedded server ended by itself; its output ends with: {server.output}"
         raise DevServerError(msg)
+
+
+@contextlib.asynccontextmanager
+async def _started(server: DevServer) -> AsyncGenerator[None]:
+    try:
+        await server.start()
+    except DevServerError as error:
+        if server.output:
+            raise
+        # It was never begun, so it is for whoever typed the command to change something.
+        raise ConfigurationError(str(error)) from error
+    try:
+        yield
+    finally:
+        await server.stop()
 
 
 def _announce(server: DevServer, *, as_json: bool) -> None:

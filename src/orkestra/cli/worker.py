@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from orkestra.cli.options import ConfigFile, Namespace, load_config
+from orkestra.cli.options import ConfigFile, Namespace, load_config, parse_name
 from orkestra.cli.output import log_to_stderr
 from orkestra.config import OrkestraConfig
 from orkestra.temporal.discovery import discover
@@ -25,7 +25,9 @@ def worker(
         typer.Argument(metavar="MODULE...", help="Modules or packages, by their dotted names."),
     ],
     *,
-    task_queue: Annotated[str, typer.Option(metavar="NAME", help="Task queue to poll.")],
+    task_queue: Annotated[
+        str, typer.Option(parser=parse_name, metavar="NAME", help="Task queue to poll.")
+    ],
     namespace: Namespace = None,
     config: ConfigFile = None,
 ) -> int:

@@ -1,0 +1,410 @@
+"""The command line where no server is needed: help, bad input, and what it prints."""
+
+import logging
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import typer
+
+from orkestra.cli.app import run
+from orkestra.cli.failures import report
+from orkestra.cli.options import help_of, parse_duration
+from orkestra.cli.output import log_to_stderr, plain
+from orkestra.errors import (
+    ConnectionFailedError,
+    ConnectionFailureReason,
+    DevServerError,
+    InvalidTenantError,
+    SearchAttributeError,
+)
+from tests.command import Command, clean_environment, one_line
+
+COMMANDS = ("demo", "server", "worker", "health", "search-attributes")
+WORKFLOW = """
+from temporalio import workflow
+
+@workflow.defn(name="Greeting")
+class {name}:
+    @workflow.run
+    async def run(self) -> None: ...
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    return Command(tmp_path)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A port that takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.settimeout(20)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener
+
+
+@pytest.fixture
+def taken_port(listener: socket.socket) -> int:
+    port: int = listener.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Give the root logger its handlers back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line that bad input gets."""
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    line = one_line(result.stderr)
+    assert line.startswith("orkestra: ")
+    return line
+
+
+def test_an_unknown_key_in_the_file_is_refused_by_name(command: Command) -> None:
+    command.write("orkestra.toml", '[temporal]\nadress = "localhost:7233"\n')
+
+    line = refused(command.run("health"))
+
+    assert "temporal.adress" in line
+    assert "orkestra.toml" in line
+
+
+def test_an_unknown_key_in_the_environment_is_refused_by_name(command: Command) -> None:
+    line = refused(command.run("health", ORKESTRA_TENANCY__MOOD="required"))
+
+    assert "tenancy.mood" in line
+
+
+def test_a_configuration_file_that_does_not_exist_is_refused(command: Command) -> None:
+    for arguments in (["--config", "no.toml", "health"], ["health", "--config", "no.toml"]):
+        assert "'no.toml' does not exist" in refused(command.run(*arguments))
+
+
+def test_the_file_of_config_is_read(command: Command) -> None:
+    command.write("other.toml", '[tenancy]\nmode = "sometimes"\n')
+
+    line = refused(command.run("health", "--config", "other.toml"))
+
+    assert "'sometimes'" in line
+    assert "other.toml" in line
+
+
+def test_an_address_without_a_port_is_refused(command: Command) -> None:
+    line = refused(command.run("health", TEMPORAL_ADDRESS="localhost"))
+
+    assert "'localhost'" in line
+    assert "host:port" in line
+
+
+def test_an_unreadable_certificate_is_refused(command: Command) -> None:
+    line = refused(
+        command.run("health", TEMPORAL_TLS="true", TEMPORAL_TLS_SERVER_CA_CERT_PATH="/no/ca.pem")
+    )
+
+    assert "/no/ca.pem" in line
+
+
+def test_a_module_that_does_not_exist_is_refused(command: Command) -> None:
+    line = refused(command.run("worker", "no_such_module", "--task-queue", "queue"))
+
+    assert "'no_such_module' does not exist" in line
+
+
+def test_a_module_that_cannot_be_imported_is_refused_with_its_error(command: Command) -> None:
+    command.write("broken.py", "raise KeyError('first line\\nsecond line')\n")
+
+    line = refused(command.run("worker", "broken", "--task-queue", "queue"))
+
+    assert "'broken'" in line
+    assert "KeyError" in line
+
+
+def test_a_module_without_workflows_is_refused(command: Command) -> None:
+    command.write("barren.py", "")
+
+    line = refused(command.run("worker", "barren", "--task-queue", "queue"))
+
+    assert "'barren' defines no workflow and no activity" in line
+
+
+def test_two_workflows_of_one_name_are_refused_also_from_two_modules(command: Command) -> None:
+    command.write("one.py", WORKFLOW.format(name="Hello"))
+    command.write("two.py", WORKFLOW.format(name="Hallo"))
+
+    line = refused(command.run("worker", "one", "two", "--task-queue", "queue"))
+
+    assert "two workflows are named 'Greeting': one.Hello and two.Hallo" in line
+
+
+def test_an_empty_task_queue_is_refused(command: Command) -> None:
+    command.write("one.py", WORKFLOW.format(name="Hello"))
+
+    assert "empty" in refused(command.run("worker", "one", "--task-queue", ""))
+
+
+def test_a_port_in_use_is_refused(command: Command, taken_port: int) -> None:
+    line = refused(command.run("server", "--port", str(taken_port)))
+    ui_line = refused(command.run("server", "--port", "0", "--ui-port", str(taken_port)))
+
+    assert f"--port {taken_port} cannot be used" in line
+    assert f"--ui-port {taken_port} cannot be used" in ui_line
+
+
+def test_a_database_that_cannot_be_made_is_refused(command: Command) -> None:
+    line = refused(command.run("server", "--port", "0", "--db", "no/such/folder/file.db"))
+
+    assert "folder does not exist" in line or "directory does not exist" in line
+
+
+def test_contradicting_options_of_the_server_are_refused(command: Command) -> None:
+    line = refused(command.run("server", "--headless", "--ui-port", "9999"))
+
+    assert "--headless" in line
+
+
+def test_a_malformed_search_attribute_is_refused_before_connecting(command: Command) -> None:
+    line = refused(command.run("search-attributes", "ensure", "--name", "tenant id"))
+
+    assert "'tenant id'" in line
+
+
+def test_a_missing_extra_is_refused_with_the_command_that_installs_it(command: Command) -> None:
+    code = (
+        "import sys; sys.modules['typer'] = None; sys.argv = ['orkestra', 'health'];"
+        " from orkestra.cli import main; main()"
+    )
+
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_environment(command.directory),
+        capture_output=True,
+        text=True,
+        timeout=45,
+        check=False,
+    )
+
+    assert 'pip install "orkestra-core[cli]"' in refused(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["healt"], "no such command 'healt'"),
+        (["health", "--queue", "x"], "No such option: --queue"),
+        (["health", "now"], "unexpected extra argument"),
+        (["health", "--timeout", "soon"], "'soon' is no positive duration"),
+        (["health", "--timeout", "0"], "'0' is no positive duration"),
+        (["health", "--timeout"], "--timeout"),
+        (["health", "--task-queue", ""], "'' is empty"),
+        (["health", "--namespace", " "], "' ' is empty"),
+        (["server", "--namespace", ""], "'' is empty"),
+        (["search-attributes", "ensure", "--name", ""], "'' is empty"),
+        (["worker"], "MODULE"),
+        (["worker", "one"], "--task-queue"),
+        (["server", "--port", "many"], "--port"),
+        (["server", "--port", "65536"], "--port"),
+        (["search-attributes"], "Missing command"),
+        (["search-attributes", "delete"], "delete"),
+        (["--colour", "health"], "--colour"),
+    ],
+)
+def test_a_usage_error_is_one_line_without_a_box(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str], own_logging: None
+) -> None:
+    assert run(arguments) == 2
+
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert expected in one_line(printed.err)
+
+
+def test_help_comes_through_the_real_command_without_control_characters(command: Command) -> None:
+    result = command.run("--help", TERM="xterm-256color")
+
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert all(name in result.stdout for name in COMMANDS)
+    assert "\x1b" not in result.stdout
+
+
+def test_nothing_at_all_prints_the_help(
+    capsys: pytest.CaptureFixture[str], own_logging: None
+) -> None:
+    assert run([]) == 0
+    assert "orkestra demo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "search-attributes ensure"])
+def test_the_help_of_each_command_has_an_example(
+    name: str, capsys: pytest.CaptureFixture[str], own_logging: None
+) -> None:
+    assert run([*name.split(), "--help"]) == 0
+
+    printed = capsys.readouterr().out
+    assert "\\b" not in printed
+    assert f"\n    orkestra {name}" in printed
+
+
+def test_version_names_ours_and_the_sdks(command: Command) -> None:
+    result = command.run("--version")
+
+    assert result.returncode == 0
+    line = one_line(result.stdout)
+    assert line.startswith("orkestra 0.")
+    assert "temporalio 1." in line
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(
+    capsys: pytest.CaptureFixture[str], own_logging: None
+) -> None:
+    for arguments in (["--debug", "health"], ["health", "--debug"]):
+        assert run([*arguments, "--config", "/no/such.toml"]) == 2
+        printed = capsys.readouterr().err
+        assert "Traceback" in printed
+        assert printed.splitlines()[-1].startswith("orkestra: ")
+
+
+def test_no_server_is_one_line_and_a_failure(command: Command) -> None:
+    with socket.socket() as freed:
+        freed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{freed.getsockname()[1]}"
+
+    result = command.run(
+        "search-attributes", "ensure", "--timeout", "500ms", TEMPORAL_ADDRESS=address
+    )
+
+    assert result.returncode == 1
+    assert address in one_line(result.stderr)
+
+
+def test_interrupting_a_command_that_waits_exits_with_130(
+    command: Command, listener: socket.socket, taken_port: int
+) -> None:
+    address = f"127.0.0.1:{taken_port}"
+    with (
+        command.start("search-attributes", "ensure", TEMPORAL_ADDRESS=address) as process,
+        listener.accept()[0],
+    ):
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    assert output == ""
+    assert "Traceback" not in errors
+
+
+def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(command: Command) -> None:
+    with command.start("--help") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        process.wait(timeout=20)
+
+    assert process.returncode == 1
+    assert errors == ""
+
+
+def test_control_characters_in_what_was_typed_are_escaped(command: Command) -> None:
+    line = refused(command.run("worker", "evil\x1b[31m\r\n", "--task-queue", "queue"))
+
+    assert line.isprintable()
+    assert r"\x1b" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain: ü → 木", "plain: ü → 木"),
+        ("two\nlines", "two lines"),
+        ("red \x1b[31m", r"red \x1b[31m"),
+        ("tab\tbell\x07\r", r"tab\tbell\x07\r"),
+        ("right to left \u202e", r"right to left \u202e"),
+        ("\ud800", r"\ud800"),
+    ],
+)
+def test_text_is_made_plain(text: str, shown: str) -> None:
+    assert plain(text) == shown
+    assert plain(text).isprintable()
+
+
+def test_log_records_keep_to_one_line(
+    capsys: pytest.CaptureFixture[str], own_logging: None
+) -> None:
+    log_to_stderr(logging.INFO)
+
+    logging.getLogger("test").info("started %s", "wf\n2026 ERROR forged \x1b[2J")
+
+    assert r"started wf 2026 ERROR forged \x1b[2J" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("5", 5), ("0.5", 0.5), ("5s", 5), ("500ms", 0.5), ("2m", 120)]
+)
+def test_durations_are_read_as_in_the_configuration(text: str, seconds: float) -> None:
+    assert parse_duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "-1s", "soon", "5 parsecs", "nan", "inf", "1e400"])
+def test_what_is_no_positive_duration_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="no positive duration"):
+        parse_duration(text)
+
+
+def test_only_paragraphs_with_indented_lines_keep_their_lines() -> None:
+    def documented() -> None:
+        """First.
+
+        Some text that
+        may be wrapped.
+
+        Examples:
+          orkestra one
+          orkestra two
+        """
+
+    assert help_of(documented) == (
+        "First.\n\nSome text that\nmay be wrapped.\n\n\bExamples:\n  orkestra one\n  orkestra two"
+    ).replace("\b", "\b\n")
+
+
+def _connection_failure(reason: ConnectionFailureReason) -> ConnectionFailedError:
+    return ConnectionFailedError(
+        f"failed: {reason}", reason=reason, address="a:1", attempts=1, elapsed=timedelta()
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InvalidTenantError("tenant 'X' is malformed"), 2, "tenant 'X' is malformed"),
+        (SearchAttributeError("has type Text"), 2, "has type Text"),
+        (DevServerError("it ended"), 1, "it ended"),
+        (_connection_failure(ConnectionFailureReason.BAD_ADDRESS), 2, "failed: bad_address"),
+        (_connection_failure(ConnectionFailureReason.REFUSED), 1, "failed: refused"),
+        (TimeoutError("not in time"), 1, "not in time"),
+        (PermissionError(13, "Permission denied", "/x"), 1, "[Errno 13] Permission denied: '/x'"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ValueError("odd"), 1, "ValueError: odd (--debug shows where it came from)"),
+    ],
+)
+def test_an_error_is_one_line_and_its_exit_code(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(error, debug=False) == code
+    assert one_line(capsys.readouterr().err) == f"orkestra: {line}"
