@@ -7,6 +7,8 @@ from datetime import timedelta
 from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
 
+from orkestra import current_tenant
+
 
 @activity.defn
 async def obeys(seconds: float) -> str:
@@ -42,3 +44,9 @@ class Slow:
             retry_policy=RetryPolicy(maximum_attempts=1),
             result_type=str,
         )
+
+
+@activity.defn
+def whose(seconds: float) -> str:
+    time.sleep(seconds)
+    return str(current_tenant())
