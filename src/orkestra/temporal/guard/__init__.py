@@ -1,0 +1,10 @@
+"""The gate that every RPC of a tenant's client passes.
+
+Interceptors write the tenant into calls; the gate verifies requests, field by field, whoever made
+them. Its table lists what is permitted, and everything else is refused.
+"""
+
+from orkestra.temporal.guard.client import GuardedServiceClient
+from orkestra.temporal.guard.grants import SHARED_QUEUES, Grants, NexusTask, SharedQueues
+
+__all__ = ["SHARED_QUEUES", "Grants", "GuardedServiceClient", "NexusTask", "SharedQueues"]

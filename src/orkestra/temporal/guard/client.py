@@ -1,0 +1,272 @@
+"""The service client that stands between a client and the connection."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any, Final, NoReturn, TypeVar
+
+from google.protobuf.message import Message
+from temporalio.bridge.client import Client as CoreClient
+from temporalio.service import (
+    ConnectConfig,
+    ServiceClient,
+    _BridgeServiceClient,  # pyright: ignore[reportPrivateUsage] - the class that Worker asks for
+)
+
+from orkestra.config import TenancySettings
+from orkestra.errors import ForbiddenOperationError, TenantMismatchError, TenantRequiredError
+from orkestra.temporal.guard.bounds import Bounds
+from orkestra.temporal.guard.gate import admit, plain_metadata, refuse, row_of
+from orkestra.temporal.guard.grants import SHARED_QUEUES, Grants
+from orkestra.temporal.guard.shape import Allowed, Denied
+from orkestra.tenancy import ALL_TENANTS, AllTenants, check_tenant_id, current_tenant
+
+_Response = TypeVar("_Response", bound=Message)
+_REMEMBERED_TENANTS: Final = 256
+_NO_METADATA: Final[Mapping[str, str | bytes]] = MappingProxyType({})
+
+
+class GuardedServiceClient(ServiceClient):
+    """Checks every RPC of a client, however it is made, before the connection gets it.
+
+    The interceptors write the tenant into requests and scope their IDs; this verifies it, for
+    requests too that were made without them. An RPC or a set field that the table of
+    `orkestra.temporal.guard.table` has no rule for is refused.
+
+    The acting tenant is the bound one, else that of the running code. `ALL_TENANTS` opens the
+    gate, except where the code already acts for a tenant.
+
+    Args:
+        inner: The service client to send with.
+        tenant: The tenant that the client is bound to, None or `ALL_TENANTS`.
+        namespace: The only namespace that requests may name.
+        settings: Names and mode.
+        grants: Which queues, weight and priority a tenant has; None grants every queue.
+
+    Raises:
+        InvalidTenantError: The tenant is malformed.
+    """
+
+    def __init__(
+        self,
+        inner: ServiceClient,
+        *,
+        tenant: str | AllTenants | None,
+        namespace: str,
+        settings: TenancySettings,
+        grants: Grants = SHARED_QUEUES,
+    ) -> None:
+        super().__init__(_PublicConfig(inner.config))
+        if tenant is not None and tenant is not ALL_TENANTS:
+            tenant = check_tenant_id(tenant)
+        self._inner = inner
+        self._tenant = tenant
+        self._namespace = namespace
+        self._settings = settings
+        self._grants = grants
+        self._bounds: dict[str, Bounds] = {}
+
+    @property
+    def inner(self) -> ServiceClient:
+        """The unguarded service client, for the life cycle of the connection only.
+
+        Raises:
+            ForbiddenOperationError: The client is bound, or the running code acts for a tenant.
+        """
+        self._refuse_to_tenants("inner")
+        return self._inner
+
+    @property
+    def connection(self) -> Any:
+        """The connection of the inner service client, where it has one.
+
+        Raises:
+            ForbiddenOperationError: The client is bound, or the running code acts for a tenant.
+        """
+        self._refuse_to_tenants("connection")
+        return self._inner.connection  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType] - AttributeError is the answer
+
+    @property
+    def worker_service_client(self) -> _BridgeServiceClient:
+        """What the SDK's `Worker` polls with; its RPCs are guarded, too.
+
+        Raises:
+            ForbiddenOperationError: The client is bound, or the running code acts for a tenant:
+                a worker would take the tasks of others.
+        """
+        self._refuse_to_tenants("worker_service_client")
+        return _GuardedWorkerClient(self, self._inner.worker_service_client)
+
+    def update_rpc_metadata(self, metadata: Mapping[str, str | bytes]) -> NoReturn:
+        """Refused: the connection and its metadata are shared with other clients.
+
+        Raises:
+            ForbiddenOperationError: Always.
+        """
+        del metadata
+        _refuse_change("rpc_metadata")
+
+    def update_api_key(self, api_key: str | None) -> NoReturn:
+        """Refused: the connection and its credentials are shared with other clients.
+
+        Raises:
+            ForbiddenOperationError: Always.
+        """
+        del api_key
+        _refuse_change("api_key")
+
+    async def _rpc_call(
+        self,
+        rpc: str,
+        req: Message,
+        resp_type: type[_Response],
+        *,
+        service: str,
+        retry: bool,
+        metadata: Mapping[str, str | bytes],
+        timeout: timedelta | None,
+    ) -> _Response:
+        """See base class.
+
+        Raises:
+            TenantError: The call is refused; nothing has been sent.
+        """
+        row = row_of(service, rpc)
+        tenant = self._acting_tenant(rpc, row)
+        own_metadata = plain_metadata(rpc, tenant, metadata)
+        bounds = None if tenant is None else self._bounds_of(tenant)
+        if bounds is not None:
+            if isinstance(row, Denied):
+                refuse(rpc, tenant, row.reason)
+            req = admit(rpc, row, req, bounds)
+        response = await self._inner._rpc_call(  # noqa: SLF001 - the one way through which the SDK sends
+            rpc,
+            req,
+            resp_type,
+            service=service,
+            retry=retry,
+            metadata=own_metadata,
+            timeout=timeout,
+        )
+        if bounds is not None and isinstance(row, Allowed) and row.response is not None:
+            row.response(response, bounds)
+        return response
+
+    def _acting_tenant(self, rpc: str, row: Allowed | Denied) -> str | None:
+        """Whose bounds hold: empty for calls that need no tenant, None where none hold."""
+        running = current_tenant()
+        bound = self._tenant
+        if isinstance(bound, AllTenants):
+            return running
+        if bound is not None:
+            if running is not None and running != bound:
+                msg = f"{rpc}: the client is bound to {bound!r}, this code acts for {running!r}"
+                raise TenantMismatchError(msg)
+            return bound
+        if running is not None or self._settings.mode != "required":
+            return running
+        if isinstance(row, Allowed) and not row.needs_tenant:
+            return ""
+        msg = (
+            f"{rpc} needs a tenant: use a client made with tenant=..., or tenant_scope(...);"
+            " operators use tenant=ALL_TENANTS"
+        )
+        raise TenantRequiredError(msg)
+
+    def _bounds_of(self, tenant: str) -> Bounds:
+        bounds = self._bounds.get(tenant)
+        if bounds is None:
+            if len(self._bounds) >= _REMEMBERED_TENANTS:
+                self._bounds.clear()
+            bounds = self._bounds[tenant] = Bounds(
+                tenant,
+                namespace=self._namespace,
+                settings=self._settings,
+                grants=self._grants,
+            )
+        return bounds
+
+    def _refuse_to_tenants(self, what: str) -> None:
+        bound = self._tenant
+        tenant = current_tenant() if bound is None or isinstance(bound, AllTenants) else bound
+        if tenant is not None:
+            msg = (
+                f"{what} is refused to tenant {tenant!r}: workers and connections serve all"
+                " tenants, use a client without tenant, outside of tenant_scope()"
+            )
+            raise ForbiddenOperationError(msg)
+
+
+class _GuardedWorkerClient(_BridgeServiceClient):
+    """Looks like the SDK's own service client to `Worker`; RPCs made on it are guarded.
+
+    The core polls by itself, with the client that it finds here.
+    """
+
+    def __init__(self, guarded: GuardedServiceClient, worker_client: _BridgeServiceClient) -> None:
+        # Not the parent's own, which would prepare a connection of its own.
+        ServiceClient.__init__(self, guarded.config)
+        self._guarded = guarded
+        self._worker_client = worker_client
+        self._runtime = worker_client._runtime  # noqa: SLF001 - Worker reads it
+
+    @property
+    def _bridge_client(self) -> CoreClient | None:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride] - an attribute would keep the socket
+        return self._worker_client._bridge_client  # noqa: SLF001 - Worker reads it
+
+    def update_rpc_metadata(self, metadata: Mapping[str, str | bytes]) -> NoReturn:
+        """See base class."""
+        self._guarded.update_rpc_metadata(metadata)
+
+    def update_api_key(self, api_key: str | None) -> NoReturn:
+        """See base class."""
+        self._guarded.update_api_key(api_key)
+
+    async def _rpc_call(
+        self,
+        rpc: str,
+        req: Message,
+        resp_type: type[_Response],
+        *,
+        service: str,
+        retry: bool,
+        metadata: Mapping[str, str | bytes],
+        timeout: timedelta | None,
+    ) -> _Response:
+        """See base class."""
+        return await self._guarded._rpc_call(  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - one object in two shapes
+            rpc,
+            req,
+            resp_type,
+            service=service,
+            retry=retry,
+            metadata=metadata,
+            timeout=timeout,
+        )
+
+
+class _PublicConfig(ConnectConfig):
+    """How a connection is configured, without its credentials, and not to be changed."""
+
+    def __init__(self, config: ConnectConfig) -> None:
+        super().__init__(
+            config.target_host,
+            identity=config.identity,
+            lazy=config.lazy,
+            runtime=config.runtime,
+            rpc_metadata=_NO_METADATA,
+        )
+        vars(self)["_is_made"] = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if vars(self).get("_is_made"):
+            _refuse_change(name)
+        super().__setattr__(name, value)
+
+
+def _refuse_change(what: str) -> NoReturn:
+    msg = (
+        f"{what} cannot be changed on this client: its connection is shared with other tenants'"
+        " clients, set it in the configuration"
+    )
+    raise ForbiddenOperationError(msg)
