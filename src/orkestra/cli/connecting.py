@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from temporalio.client import Client
 
+from orkestra.cli.output import log_core_to_python
 from orkestra.config import TemporalSettings
 from orkestra.temporal.connection import open_connection
 
@@ -32,6 +33,7 @@ async def operator_client(
     limited = settings.model_copy(
         update={"connect_deadline": patience, "verify_namespace": verify_namespace}
     )
+    log_core_to_python()
     connection = await open_connection(limited, namespace=namespace)
     try:
         yield Client(connection.service_client, namespace=namespace)

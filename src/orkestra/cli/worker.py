@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from orkestra.cli.options import ConfigFile, Namespace, load_config, parse_name
-from orkestra.cli.output import log_to_stderr
+from orkestra.cli.output import log_core_to_python, log_to_stderr
 from orkestra.config import OrkestraConfig
 from orkestra.temporal.discovery import discover
 from orkestra.temporal.lifecycle import run_worker
@@ -43,8 +43,9 @@ def worker(
     """
     settings = load_config(context, config)
     sys.path.insert(0, str(Path.cwd()))
-    # What goes wrong until it runs is told in one line, and tries to connect are warnings.
-    log_to_stderr(logging.WARNING)
+    log_core_to_python()
+    # What goes wrong until it runs is told in one line, but for the tries to connect.
+    logging.getLogger("orkestra").setLevel(logging.WARNING)
     return asyncio.run(_run(settings, modules, task_queue, namespace))
 
 
@@ -61,6 +62,7 @@ async def _run(
         activities=[activity for each in found for activity in each.activities],
         namespace=namespace,
     )
+    logging.getLogger("orkestra").setLevel(logging.NOTSET)
     log_to_stderr(logging.INFO)
     where = (task_queue, made.client.namespace, temporal.address)
     _logger.info("Polling task queue %r in namespace %r at %s", *where)
