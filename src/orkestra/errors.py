@@ -10,6 +10,7 @@ OrkestraError
 ├── WorkersRunningError           close() while workers still run on the connection
 ├── SearchAttributeError          the tenant search attribute is missing or has another type
 ├── DevServerError                the embedded server did not start
+├── DirectoryUnavailableError     the tenant directory gave no answer
 ├── InvalidTraceAttributeError    a user, session, tag or metadata of a trace is malformed
 └── TenantError                   refused before anything was sent
     ├── TenantRequiredError
@@ -23,7 +24,8 @@ OrkestraError
 ```
 
 Workers refuse work with `temporalio.exceptions.ApplicationError`, because only that ends a
-workflow; its `type` is one of `TENANT_REQUIRED` and `TENANT_MISMATCH`.
+workflow; its `type` is one of `TENANT_REQUIRED`, `TENANT_MISMATCH`, `TENANT_UNKNOWN` and
+`TENANT_SUSPENDED`.
 """
 
 from datetime import timedelta
@@ -35,6 +37,16 @@ TENANT_REQUIRED: Final = "TenantRequired"
 
 TENANT_MISMATCH: Final = "TenantMismatch"
 """`ApplicationError.type` of work whose header, memo, attribute and ID disagree."""
+
+TENANT_UNKNOWN: Final = "TenantUnknown"
+"""`ApplicationError.type` of work of a tenant that the directory does not know."""
+
+TENANT_SUSPENDED: Final = "TenantSuspended"
+"""`ApplicationError.type` of work that was started for a suspended tenant."""
+
+TENANT_UNDECIDED: Final = "TenantUndecided"
+"""`ApplicationError.type` of work that is tried again later or elsewhere: the directory gave no
+answer, or the worker serves other tenants."""
 
 
 class OrkestraError(Exception):
@@ -137,6 +149,10 @@ class SearchAttributeError(OrkestraError):
 
 class DevServerError(OrkestraError):
     """The embedded Temporal server did not start or did not answer."""
+
+
+class DirectoryUnavailableError(OrkestraError):
+    """The tenant directory gave no answer in time, and none that was young enough is remembered."""
 
 
 class InvalidTraceAttributeError(OrkestraError, ValueError):

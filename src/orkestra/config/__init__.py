@@ -7,6 +7,7 @@ from orkestra.config.settings import (
     SandboxSettings,
     TemporalSettings,
     TenancySettings,
+    TenantSettings,
     TlsSettings,
     WorkerSettings,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "SandboxSettings",
     "TemporalSettings",
     "TenancySettings",
+    "TenantSettings",
     "TlsSettings",
     "WorkerSettings",
 ]

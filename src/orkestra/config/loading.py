@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -12,6 +12,7 @@ from orkestra.config.settings import (
     LangfuseSettings,
     TemporalSettings,
     TenancySettings,
+    TenantSettings,
     WorkerSettings,
 )
 from orkestra.config.sources import Source, read_sources
@@ -30,6 +31,8 @@ class OrkestraConfig(BaseModel):
         tenancy: How the tenant is carried and enforced.
         langfuse: Tracing; off where there are no keys.
         worker: How workers run and stop.
+        tenants: The directory of tenants, by ID; where there is none, every well-formed tenant is
+            known, active and in the shared namespace and queues.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -38,6 +41,7 @@ class OrkestraConfig(BaseModel):
     tenancy: TenancySettings = TenancySettings()
     langfuse: LangfuseSettings = LangfuseSettings()
     worker: WorkerSettings = WorkerSettings()
+    tenants: Mapping[str, TenantSettings] = Field(default_factory=dict)
 
     @classmethod
     def load(cls, file: Path | str | None = None) -> Self:

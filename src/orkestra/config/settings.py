@@ -132,6 +132,9 @@ class TenancySettings(_Section):
         search_attribute: Keyword search attribute that shows the tenant to people and queries.
         memo: Also write the tenant into the memo, under the header's name.
         fairness: Use the tenant as the fairness key of workflow and activity tasks.
+        workflow_ids: `scoped` puts the tenant before every ID on the server, `acme:order-42`;
+            `global` leaves IDs as they are given and looks up whose they are instead, which costs
+            one or two more requests for each call that finds a workflow by its ID.
     """
 
     mode: Literal["required", "optional", "off"] = "required"
@@ -139,6 +142,28 @@ class TenancySettings(_Section):
     search_attribute: str = Field(default="tenantId", pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     memo: bool = False
     fairness: bool = True
+    workflow_ids: Literal["scoped", "global"] = "scoped"
+
+
+class TenantSettings(_Section):
+    """One tenant of the directory, `[tenants.<id>]` in `orkestra.toml`.
+
+    Attributes:
+        status: A `suspended` tenant starts nothing; what runs goes on.
+        namespace: A namespace of its own; None means `temporal.namespace`.
+        task_queues: Queues of its own, by the name that the code uses: `{orders = "acme-orders"}`
+            sends what is started on `orders` to `acme-orders`.
+        fairness_weight: Its share of a queue beside the others', 0.001 to 1000; None means 1.
+        most_urgent_priority: The smallest priority key that it may use, 1 to 5; 3 is normal.
+        encryption_key: Reference of the key that encrypts its payloads.
+    """
+
+    status: Literal["active", "suspended"] = "active"
+    namespace: str | None = Field(default=None, min_length=1)
+    task_queues: Mapping[str, str] = Field(default_factory=dict)
+    fairness_weight: float | None = Field(default=None, ge=0.001, le=1000)
+    most_urgent_priority: int = Field(default=3, ge=1, le=5)
+    encryption_key: str | None = None
 
 
 class LangfuseSettings(_Section):

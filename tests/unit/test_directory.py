@@ -1,0 +1,392 @@
+"""The directory: what it admits, what it remembers, and what it does when its source is away."""
+
+import asyncio
+import threading
+from datetime import timedelta
+from functools import partial
+
+import pytest
+
+from orkestra.config import OrkestraConfig, TenantSettings
+from orkestra.directory import (
+    CachedTenantDirectory,
+    CallableTenantDirectory,
+    OpenTenantDirectory,
+    Place,
+    Placements,
+    StaticTenantDirectory,
+    TenantRecord,
+    TenantStatus,
+)
+from orkestra.errors import (
+    ConfigurationError,
+    DirectoryUnavailableError,
+    InvalidTenantError,
+    TenantMismatchError,
+    TenantSuspendedError,
+    UnknownTenantError,
+)
+
+SECOND = timedelta(seconds=1)
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, by: timedelta) -> None:
+        self.now += by.total_seconds()
+
+
+class Source:
+    """A directory that counts its questions, and can be slow, wrong or away."""
+
+    def __init__(self, *records: TenantRecord) -> None:
+        self.records = {record.tenant: record for record in records}
+        self.questions = 0
+        self.delay = 0.0
+        self.error: Exception | None = None
+
+    async def find(self, tenant: str) -> TenantRecord | None:
+        self.questions += 1
+        await asyncio.sleep(self.delay)
+        if self.error is not None:
+            raise self.error
+        return self.records.get(tenant)
+
+    async def dedicated(self) -> list[TenantRecord]:
+        return [record for record in self.records.values() if record.is_dedicated]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source(TenantRecord("acme"))
+
+
+@pytest.fixture
+def cached(source, clock) -> CachedTenantDirectory:
+    return CachedTenantDirectory(
+        source,
+        ttl=10 * SECOND,
+        stale_for=60 * SECOND,
+        deadline=SECOND / 10,
+        max_entries=100,
+        clock=clock,
+    )
+
+
+async def test_the_file_says_where_tenants_belong(tmp_path):
+    file = tmp_path / "orkestra.toml"
+    file.write_text("""
+[tenants.acme]
+namespace = "acme"
+fairness_weight = 2
+most_urgent_priority = 1
+
+[tenants.beta]
+status = "suspended"
+task_queues = { orders = "beta-orders" }
+""")
+    directory = StaticTenantDirectory.from_settings(OrkestraConfig.load(file).tenants)
+    assert await directory.find("acme") == TenantRecord(
+        "acme", namespace="acme", fairness_weight=2.0, most_urgent_priority=1
+    )
+    beta = await directory.find("beta")
+    assert beta is not None
+    assert beta.status is TenantStatus.SUSPENDED
+    assert beta.task_queues == {"orders": "beta-orders"}
+    assert await directory.find("gamma") is None
+    assert [record.tenant for record in await directory.dedicated()] == ["acme", "beta"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('[tenants.acme]\nstatus = "paused"', r"tenants\.acme\.status = 'paused'"),
+        ("[tenants.acme]\nfairness_weight = 0", r"tenants\.acme\.fairness_weight = 0"),
+        ("[tenants.acme]\nmost_urgent_priority = 6", r"most_urgent_priority = 6"),
+        ('[tenants.acme]\nqueue = "x"', r"tenants\.acme\.queue = 'x' .* unknown key"),
+    ],
+)
+def test_a_wrong_setting_of_a_tenant_is_named(tmp_path, text, complaint):
+    file = tmp_path / "orkestra.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=complaint):
+        OrkestraConfig.load(file)
+
+
+def test_a_malformed_tenant_of_the_file_is_named():
+    with pytest.raises(ConfigurationError, match=r"tenants\.Acme: tenant 'Acme' is malformed"):
+        StaticTenantDirectory.from_settings({"Acme": TenantSettings()})
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"fairness_weight": 1001.0}, "fairness_weight 1001.0"),
+        ({"most_urgent_priority": 0}, "most_urgent_priority 0"),
+        ({"task_queues": {"orders": ""}}, "may be empty"),
+        ({"task_queues": {"a": "b", "b": "c"}}, "'b' is its own and mapped to another"),
+    ],
+)
+def test_a_record_out_of_range_is_refused(options, complaint):
+    with pytest.raises(ConfigurationError, match=complaint):
+        TenantRecord("acme", **options)
+    with pytest.raises(InvalidTenantError):
+        TenantRecord("Not A Tenant")
+
+
+def test_two_records_of_one_tenant_are_refused():
+    with pytest.raises(ConfigurationError, match="two records"):
+        StaticTenantDirectory([TenantRecord("acme"), TenantRecord("acme", namespace="x")])
+
+
+async def test_functions_of_every_kind_are_a_directory():
+    async def find_async(tenant: str) -> TenantRecord | None:
+        return TenantRecord(tenant)
+
+    threads: list[str] = []
+
+    def find(tenant: str) -> TenantRecord | None:
+        threads.append(threading.current_thread().name)
+        return None if tenant == "beta" else TenantRecord(tenant, namespace="own")
+
+    assert await CallableTenantDirectory(find_async).find("acme") == TenantRecord("acme")
+    assert await CallableTenantDirectory(find_async).dedicated() == ()
+    assert await CallableTenantDirectory(partial(find_async)).find("acme") == TenantRecord("acme")
+    sync = CallableTenantDirectory(find, dedicated=lambda: [TenantRecord("acme", namespace="own")])
+    assert await sync.find("acme") == TenantRecord("acme", namespace="own")
+    assert await sync.find("beta") is None
+    assert len(await sync.dedicated()) == 1
+    assert threading.current_thread().name not in threads
+
+
+async def test_a_thousand_who_ask_at_once_are_one_question(cached, source):
+    source.delay = 0.01
+    found = await asyncio.gather(*(cached.find("acme") for _ in range(1000)))
+    assert found == [TenantRecord("acme")] * 1000
+    assert source.questions == 1
+
+
+async def test_one_who_gives_up_does_not_take_the_answer_from_the_others(cached, source):
+    source.delay = 0.03
+    first, second = (
+        asyncio.create_task(cached.find("acme")),
+        asyncio.create_task(cached.find("acme")),
+    )
+    await asyncio.sleep(0.01)
+    first.cancel()
+    assert await second == TenantRecord("acme")
+    assert source.questions == 1
+
+
+async def test_a_change_takes_effect_within_the_time_to_live(cached, source, clock):
+    assert (await cached.find("acme")).is_active
+    source.records["acme"] = TenantRecord("acme", status=TenantStatus.SUSPENDED)
+    clock.advance(9 * SECOND)
+    assert (await cached.find("acme")).is_active
+    clock.advance(SECOND)
+    assert not (await cached.find("acme")).is_active
+
+
+async def test_that_a_tenant_is_unknown_is_remembered_briefly(cached, source, clock):
+    assert await cached.find("new") is None
+    assert await cached.find("new") is None
+    assert source.questions == 1
+    source.records["new"] = TenantRecord("new")
+    clock.advance(5 * SECOND)
+    assert await cached.find("new") == TenantRecord("new")
+
+
+async def test_a_source_that_is_away_is_bridged_for_a_bounded_time_then_starts_fail(
+    cached, source, clock, caplog
+):
+    await cached.find("acme")
+    source.error = OSError("database is away")
+    clock.advance(11 * SECOND)
+    assert await cached.find("acme") == TenantRecord("acme")
+    assert "database is away" in caplog.text
+    asked = source.questions
+    assert await cached.find("acme") == TenantRecord("acme")
+    assert source.questions == asked, "a source that just failed is left alone for a moment"
+    clock.advance(59 * SECOND)
+    with pytest.raises(DirectoryUnavailableError, match="OSError: database is away"):
+        await cached.find("acme")
+    source.error = None
+    assert await cached.find("acme") == TenantRecord("acme")
+
+
+async def test_a_tenant_never_seen_is_not_unknown_while_the_source_is_away(cached, source, clock):
+    assert await cached.find("new") is None
+    clock.advance(6 * SECOND)
+    source.error = OSError("away")
+    for tenant in ("new", "never-asked-for"):
+        with pytest.raises(DirectoryUnavailableError):
+            await cached.find(tenant)
+
+
+async def test_a_source_that_hangs_is_given_up_at_the_deadline(cached, source):
+    source.delay = 30
+    with pytest.raises(DirectoryUnavailableError, match=r"no answer within 0\.1 s"):
+        await asyncio.wait_for(cached.find("acme"), 2)
+
+
+async def test_a_record_of_another_tenant_is_no_answer(cached, source):
+    source.records["beta"] = TenantRecord("acme")
+    with pytest.raises(DirectoryUnavailableError, match="compare IDs exactly"):
+        await cached.find("beta")
+
+
+async def test_a_flood_of_made_up_tenants_keeps_memory_flat_and_known_ones_known(cached, source):
+    await cached.find("acme")
+    for number in range(5000):
+        assert await cached.find(f"made-up-{number}") is None
+    assert len(cached) == 101
+    asked = source.questions
+    assert await cached.find("acme") == TenantRecord("acme")
+    assert source.questions == asked
+
+
+async def test_known_tenants_are_bounded_too(source, clock):
+    cached = CachedTenantDirectory(OpenTenantDirectory(), max_entries=10, clock=clock)
+    for number in range(100):
+        await cached.find(f"t{number}")
+    assert len(cached) == 10
+
+
+def test_a_directory_answers_on_one_event_loop_after_another(cached):
+    for _ in range(2):
+        assert asyncio.run(cached.find("acme")) == TenantRecord("acme")
+
+
+ACME = TenantRecord("acme", task_queues={"orders": "acme-orders"})
+BETA = TenantRecord("beta", namespace="beta-space")
+GOLD = [TenantRecord(name, task_queues={"orders": "gold"}) for name in ("gold-1", "gold-2")]
+PLAIN = TenantRecord("plain")
+
+
+@pytest.fixture
+def placements() -> Placements:
+    directory = StaticTenantDirectory([ACME, BETA, PLAIN, *GOLD])
+    return Placements(directory, shared_namespace="default")
+
+
+async def test_a_queue_means_the_tenants_own_a_shared_one_or_is_refused(placements):
+    acme, plain = await placements.of("acme"), await placements.of("plain")
+    assert acme.queue("orders") == acme.queue("acme-orders") == "acme-orders"
+    assert acme.queue("reports") == "reports"
+    assert plain.queue("orders") == "orders"
+    assert (await placements.of("gold-1")).queue("orders") == "gold"
+    for queue in ("acme-orders", "gold"):
+        with pytest.raises(TenantMismatchError, match=queue):
+            plain.queue(queue)
+
+
+async def test_work_that_starts_in_a_place_that_is_not_its_tenants_has_a_problem(placements):
+    acme, beta, plain = [await placements.of(name) for name in ("acme", "beta", "plain")]
+    assert acme.problem("default", "acme-orders", is_start=True) is None
+    assert "maps queue 'orders'" in str(acme.problem("default", "orders", is_start=True))
+    assert "not this tenant's" in str(acme.problem("beta-space", "orders", is_start=True))
+    assert beta.problem("beta-space", "orders", is_start=True) is None
+    assert "places this tenant in" in str(beta.problem("default", "orders", is_start=True))
+    assert "not this tenant's" in str(plain.problem("default", "gold", is_start=True))
+    assert "places this tenant in" in str(plain.problem("staging", "orders", is_start=True))
+
+
+async def test_what_was_started_before_a_tenant_moved_may_go_on_in_a_shared_place(placements):
+    acme, beta = await placements.of("acme"), await placements.of("beta")
+    assert acme.problem("default", "orders", is_start=False) is None
+    assert beta.problem("default", "orders", is_start=False) is None
+    assert acme.problem("beta-space", "orders", is_start=False) is not None
+    assert beta.problem("default", "acme-orders", is_start=False) is not None
+
+
+async def test_unknown_and_suspended_tenants_are_told_apart(placements):
+    with pytest.raises(UnknownTenantError, match="'nobody'"):
+        await placements.of("nobody")
+    suspended = StaticTenantDirectory([TenantRecord("late", status=TenantStatus.SUSPENDED)])
+    with pytest.raises(TenantSuspendedError, match="'late' is suspended"):
+        (await Placements(suspended).of("late")).require_active()
+
+
+async def test_an_open_directory_places_tenants_wherever_they_are():
+    placements = Placements(shared_namespace="default")
+    acme = placements.remembered("acme")
+    assert acme is not None
+    assert acme == await placements.of("acme")
+    acme.require_active()
+    acme.require_namespace("anything")
+    assert acme.queue("anything") == "anything"
+    assert acme.problem("anything", "at all", is_start=True) is None
+
+
+async def test_what_is_remembered_needs_no_question(placements):
+    assert placements.remembered("acme") is None
+    asked = await placements.of("acme")
+    assert placements.remembered("acme") == asked
+    with pytest.raises(UnknownTenantError):
+        await placements.of("nobody")
+    with pytest.raises(UnknownTenantError):
+        placements.remembered("nobody")
+
+
+async def test_every_place_of_a_queue_is_listed_with_its_owners(placements):
+    assert (
+        await placements.served("orders", namespace="default")
+        == [
+            Place("default", "orders"),
+            Place("beta-space", "orders", frozenset({"beta"})),
+            Place("default", "acme-orders", frozenset({"acme"})),
+            Place("default", "gold", frozenset({"gold-1", "gold-2"})),
+        ]
+        or await placements.served("orders", namespace="default") == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("tenants", "namespace", "queue", "complaint"),
+    [
+        (["plain"], "default", "orders", "is shared"),
+        (["gold-1"], "default", "gold", "is also for .'gold-2'."),
+        (["acme", "gold-1", "gold-2"], "default", "gold", "is not for .'acme'."),
+    ],
+)
+async def test_a_worker_of_some_tenants_needs_a_place_that_is_theirs_alone(
+    placements, tenants, namespace, queue, complaint
+):
+    with pytest.raises(ConfigurationError, match=complaint):
+        await placements.require_exclusive(tenants, namespace=namespace, task_queue=queue)
+
+
+async def test_a_place_of_some_tenants_may_have_a_worker_of_theirs(placements):
+    await placements.require_exclusive(["acme"], namespace="default", task_queue="acme-orders")
+    await placements.require_exclusive(["beta"], namespace="beta-space", task_queue="anything")
+    everyone = ["gold-1", "gold-2"]
+    await placements.require_exclusive(everyone, namespace="default", task_queue="gold")
+    with pytest.raises(UnknownTenantError):
+        await placements.require_exclusive(["x"], namespace="default", task_queue="gold")
+
+
+async def test_a_place_that_is_given_but_not_listed_is_not_taken_for_kept():
+    forgetful = CallableTenantDirectory(lambda tenant: TenantRecord(tenant, namespace="own"))
+    with pytest.raises(DirectoryUnavailableError, match="does not list it"):
+        await Placements(forgetful, shared_namespace="default").of("acme")
+    listed: list[TenantRecord] = []
+    late = CallableTenantDirectory(
+        lambda tenant: TenantRecord(tenant, namespace="own"), dedicated=lambda: listed
+    )
+    placements = Placements(late, shared_namespace="default")
+    with pytest.raises(DirectoryUnavailableError):
+        await placements.of("acme")
+    listed.append(TenantRecord("acme", namespace="own"))
+    assert (await placements.of("acme")).namespace == "own"
