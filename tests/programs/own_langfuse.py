@@ -1,6 +1,6 @@
-"""An application that made its own Langfuse client before Orkestra: `own_langfuse.py ADDRESS QUEUE`.
+"""An application with a Langfuse client of its own: `own_langfuse.py ADDRESS QUEUE`.
 
-The client, with the keys of the environment, takes the process's OpenTelemetry as its own.
+The client is made first, with the keys of the environment, and takes the process's OpenTelemetry.
 """
 
 import asyncio

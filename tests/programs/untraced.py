@@ -1,4 +1,4 @@
-"""Runs a workflow with tracing off and says what tracing left behind: `untraced.py ADDRESS QUEUE`."""
+"""Runs a workflow without tracing and says what of it is there: `untraced.py ADDRESS QUEUE HOW`."""
 
 import asyncio
 import json

@@ -7,6 +7,7 @@ way as the activity's span. Sinks of one public key share a pipeline, as the SDK
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from langfuse import LangfuseOtelSpanAttributes as Names
@@ -106,17 +107,21 @@ class Pipeline:
         self._provider.force_flush(int(left * 1000))
         return self._sender.drain(deadline)
 
-    def release(self) -> None:
-        """Shut down, if this was the last sink; may wait for the SDK as long as it likes."""
+    def release(self) -> Callable[[], None]:
+        """Shut down, if this was the last sink.
+
+        Returns:
+            To be called when nobody waits any more: ends the SDK's threads, which takes as long as
+            the SDK likes.
+        """
         with sdk.registry_lock():
             self.users -= 1
             if self.users:
-                return
+                return _nothing
             if self._client is not None:
                 sdk.forget_client(self.public_key, self._client)
         self._provider.shutdown()
-        if self._client is not None:
-            self._client.shutdown()
+        return _nothing if self._client is None else self._client.shutdown
 
     def _join_sdk(self, present: Any, masker: Masker) -> Any:
         """Put the SDK's processor on our provider, and the SDK's client too if it is ours."""
@@ -151,6 +156,10 @@ def open_pipeline(settings: LangfuseSettings) -> Pipeline:
             pipeline.public_key,
         )
     return pipeline
+
+
+def _nothing() -> None:
+    """There is nothing left to end."""
 
 
 def _resource(settings: LangfuseSettings) -> Resource:

@@ -130,12 +130,14 @@ class Writer:
     def _answer(self, pipeline: "Pipeline | None", request: _Request) -> None:
         is_wanted = request.done.set_running_or_notify_cancel()
         is_sent = pipeline is None
+        end_sdk = None
         try:
             if pipeline is not None:
                 is_sent = pipeline.flush(request.deadline)
-                if request.is_last:
-                    pipeline.release()
+                end_sdk = pipeline.release() if request.is_last else None
         except Exception:
             _logger.exception("Flushing spans failed")
         if is_wanted:
             request.done.set_result(is_sent)
+        if end_sdk is not None:
+            end_sdk()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeGuard
 
 from orkestra.errors import InvalidTraceAttributeError
 
@@ -124,7 +124,7 @@ def trace_attributes(
 def _check_text(name: str, value: object) -> None:
     if value is None:
         return
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ATTRIBUTE_LENGTH:
+    if not is_text(value):
         shown = repr(value)[:MAX_ATTRIBUTE_LENGTH]
         msg = f"{name} {shown} must be text of 1 to {MAX_ATTRIBUTE_LENGTH} characters"
         raise InvalidTraceAttributeError(msg)
@@ -158,11 +158,24 @@ def _checked_metadata(metadata: Mapping[str, MetadataValue]) -> dict[str, Metada
     return dict(metadata)
 
 
-def is_metadata(value: object) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether Langfuse keeps the value as an attribute of a trace."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ATTRIBUTE_LENGTH:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_metadata(value: object) -> TypeGuard[MetadataValue]:
     """Whether Langfuse keeps the value as metadata of a trace."""
     if not isinstance(value, MetadataValue):
         return False
     try:
-        return len(json.dumps(value, allow_nan=False, ensure_ascii=False)) <= MAX_ATTRIBUTE_LENGTH
+        written = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        written.encode()
     except ValueError:
         return False
+    return len(written) <= MAX_ATTRIBUTE_LENGTH

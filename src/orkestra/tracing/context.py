@@ -9,15 +9,14 @@ import base64
 import binascii
 import json
 from dataclasses import dataclass, field
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self, TypeGuard, cast
 
 from orkestra.tracing.attributes import (
-    MAX_ATTRIBUTE_LENGTH,
     RESERVED_METADATA,
     RESERVED_TAG_PREFIX,
-    MetadataValue,
     TraceAttributes,
     is_metadata,
+    is_text,
 )
 
 _TRACE_ID_BYTES: Final = 16
@@ -99,27 +98,28 @@ def _written(attributes: TraceAttributes) -> dict[str, Any]:
 
 def _read(content: object) -> TraceAttributes:
     """Keep what `trace_attributes()` would have let through."""
-    if not isinstance(content, dict):
+    values = _mapping(content)
+    tags, metadata = values.get("g", []), _mapping(values.get("m", {}))
+    if not isinstance(tags, list):
         raise TypeError
-    values = cast("dict[str, Any]", content)
-    tags = [tag for tag in values.get("g", ()) if _is_text(tag) and not _is_reserved(tag)]
-    metadata: dict[str, MetadataValue] = {
-        key: value
-        for key, value in values.get("m", {}).items()
-        if _is_text(key) and key.lower() not in RESERVED_METADATA and is_metadata(value)
-    }
     user, session = values.get("u"), values.get("s")
     return TraceAttributes(
-        user_id=user if _is_text(user) else None,
-        session_id=session if _is_text(session) else None,
-        tags=tuple(tags),
-        metadata=metadata,
+        user_id=user if is_text(user) else None,
+        session_id=session if is_text(session) else None,
+        tags=tuple(tag for tag in cast("list[object]", tags) if _is_free(tag)),
+        metadata={
+            key: value
+            for key, value in metadata.items()
+            if is_text(key) and key.lower() not in RESERVED_METADATA and is_metadata(value)
+        },
     )
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= MAX_ATTRIBUTE_LENGTH
+def _mapping(content: object) -> dict[str, object]:
+    if not isinstance(content, dict):
+        raise TypeError
+    return cast("dict[str, object]", content)
 
 
-def _is_reserved(tag: str) -> bool:
-    return tag.lower().startswith(RESERVED_TAG_PREFIX)
+def _is_free(tag: object) -> TypeGuard[str]:
+    return is_text(tag) and not tag.lower().startswith(RESERVED_TAG_PREFIX)

@@ -1,0 +1,182 @@
+"""Langfuse down, busy, frozen or refusing, masks that fail: workflows must not notice."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError
+
+from orkestra.langfuse import Loss
+from orkestra.testing import Behaviour, LangfuseReceiver
+from orkestra.tracing import trace_attributes
+from tests.names import Fresh
+from tests.tracing import SECONDS, Traced
+from tests.workflows.observed import Observe
+from tests.workflows.traced import Answer, Fail, Flaky, Ticket
+
+DEADLINE = timedelta(seconds=1)
+BRIEFLY = timedelta(milliseconds=200)
+SECRET = "sk-canary-1234567890"
+
+
+@pytest.fixture
+def receiver(fresh: Fresh) -> Iterator[LangfuseReceiver]:
+    with LangfuseReceiver(public_key=f"pk-lf-{fresh.suffix}") as made:
+        yield made
+
+
+@pytest.fixture
+async def traced(
+    raw_client: Client, fresh: Fresh, receiver: LangfuseReceiver
+) -> AsyncIterator[Traced]:
+    made = Traced(raw_client, fresh, receiver, flush_timeout=BRIEFLY)
+    yield made
+    await made.sink.close(DEADLINE)
+
+
+async def flush_took(traced: Traced) -> tuple[bool, float]:
+    began = time.monotonic()
+    sent = await traced.plugin.flush(DEADLINE)
+    return sent, time.monotonic() - began
+
+
+@pytest.mark.parametrize("behaviour", [b for b in Behaviour if b is not Behaviour.ACCEPT])
+async def test_an_outage_is_not_noticed_and_its_spans_come_later(traced, behaviour):
+    with traced.receiver.behaving(behaviour):
+        async with traced.worker():
+            assert await traced.result(Flaky.run, 1) == 1
+            sent, took = await flush_took(traced)
+        assert not sent
+        assert took < 1.5
+        assert traced.receiver.spans == []
+    spans = await asyncio.to_thread(traced.receiver.wait_for, lambda spans: len(spans) == 2, 15.0)
+    assert {span.name for span in spans} == {"workflow:Flaky", "activity:look_up"}
+    assert not traced.sink.lost
+
+
+async def test_closing_during_an_outage_ends_in_time_and_counts_what_was_lost(traced, caplog):
+    with traced.receiver.behaving(Behaviour.HANG):
+        async with traced.worker():
+            assert await traced.result(Flaky.run, 2) == 2
+        began = time.monotonic()
+        assert not await traced.sink.close(DEADLINE)
+        assert time.monotonic() - began < 2.5
+        deadline = time.monotonic() + 5
+        while not traced.sink.lost and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread counts
+            await asyncio.sleep(0.05)
+    assert traced.sink.lost == {Loss.UNSENT: 3}
+    assert len([r for r in caplog.records if "Spans are lost" in r.message]) == 1
+
+
+async def test_a_wrong_key_is_counted_and_logged_once(raw_client, fresh, receiver, caplog):
+    traced = Traced(raw_client, fresh, receiver, secret_key="sk-wrong")
+    async with traced.worker():
+        for number in range(3):
+            assert await traced.result(Flaky.run, 1, id=f"{number}-{fresh.suffix}") == 1
+            await traced.plugin.flush(SECONDS)
+    assert await traced.sink.close(SECONDS)
+
+    assert traced.sink.lost == {Loss.REJECTED: 6}
+    logged = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(logged) == 1
+    assert "401" in logged[0].getMessage()
+    assert "sk-wrong" not in caplog.text
+
+
+async def test_what_comes_faster_than_langfuse_takes_it_is_counted(raw_client, fresh, receiver):
+    traced = Traced(raw_client, fresh, receiver, queue_size=4, flush_timeout=BRIEFLY)
+    with receiver.behaving(Behaviour.UNAVAILABLE):
+        async with traced.worker():
+            for number in range(4):
+                assert await traced.result(Flaky.run, 1, id=f"{number}-{fresh.suffix}") == 1
+                await traced.plugin.flush()
+    await traced.plugin.flush(SECONDS)
+    assert traced.sink.lost == {Loss.QUEUE_FULL: 4}
+    assert len(receiver.spans) == 4
+    await traced.close()
+
+
+def redact(*, data: object) -> object:
+    """A mask that only knows texts, as many do."""
+    return data.replace(SECRET, "***") if isinstance(data, str) else data
+
+
+def by_key(*, data: object) -> object:
+    """A mask that goes by keys."""
+    if isinstance(data, dict):
+        return {key: "***" if key == "text" else by_key(data=item) for key, item in data.items()}
+    return [by_key(data=item) for item in data] if isinstance(data, list) else data
+
+
+async def test_a_secret_is_nowhere_in_what_leaves(raw_client, fresh, receiver):
+    traced = Traced(raw_client, fresh, receiver, mask=redact)
+    with trace_attributes(
+        user_id=SECRET, session_id=SECRET, tags=[f"tag-{SECRET}"], metadata={"note": SECRET}
+    ):
+        async with traced.worker():
+            await traced.result(Fail.run, SECRET)
+            observing = traced.fresh.workflow_id("observing")
+            await traced.result(Observe.run, ["observing"], SECRET, id=observing)
+            failing = traced.fresh.workflow_id("failing")
+            with pytest.raises(WorkflowFailureError):
+                await traced.result(Fail.run, "activity", SECRET, id=failing)
+            inside = traced.fresh.workflow_id("inside")
+            handle = await traced.start(Observe.run, ["failing_inside"], SECRET, id=inside)
+            while not any(span.name == "try ***" for span in receiver.spans):
+                await asyncio.sleep(0.05)
+                await traced.plugin.flush(SECONDS)
+            await handle.terminate()
+    spans = await traced.spans()
+    await traced.close()
+
+    assert len(spans) > 8
+    for body in receiver.bodies:
+        assert SECRET.encode() not in body
+        assert SECRET[3:].encode() not in body
+    [root] = [span for span in spans if span.output == "***"]
+    assert root.input == ["***"]
+    assert "tag-***" in root.tags
+    [refused] = [span for span in spans if span.name == "activity:refuse"]
+    assert refused.status_message == "ValueError: ***"
+
+
+async def test_a_mask_may_go_by_keys(raw_client, fresh, receiver):
+    traced = Traced(raw_client, fresh, receiver, mask=by_key)
+    async with traced.worker():
+        handle = await traced.start(
+            Answer.run, Ticket(1, SECRET), start_signal="poke", start_signal_args=["now"]
+        )
+        await handle.execute_update(Answer.reply, "yes")
+        await handle.result()
+    root = await traced.trace()
+    await traced.close()
+    assert root.span.input == [{"number": 1, "text": "***"}]
+    assert root.span.output == "draft of 1: yes"
+    assert SECRET.encode() not in b"".join(receiver.bodies)
+
+
+async def test_a_mask_that_raises_hides_everything_and_fails_nothing(raw_client, fresh, receiver):
+    def broken(*, data: object) -> object:
+        raise ZeroDivisionError(data)
+
+    traced = Traced(raw_client, fresh, receiver, mask=broken)
+    async with traced.worker():
+        assert await traced.result(Fail.run, SECRET) == SECRET
+        assert await traced.result(
+            Observe.run, ["observing"], SECRET, id=traced.fresh.workflow_id("observe")
+        ) == ["42"]
+    spans = await traced.spans()
+    await traced.close()
+
+    assert {span.name for span in spans} == {"<hidden: the mask failed>"}
+    assert all(SECRET.encode() not in body for body in receiver.bodies)
+
+
+async def test_values_that_cannot_be_written_fail_nothing(traced):
+    async with traced.worker():
+        assert await traced.result(Fail.run, "lone surrogate \ud800") == "lone surrogate \ud800"
+    spans = await traced.spans()
+    assert [span.output for span in spans] == ["lone surrogate ?"]

@@ -1,0 +1,123 @@
+"""What tracing must leave alone: replay, workflows of others, and processes that do without."""
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from temporalio.client import Client
+from temporalio.worker import Replayer, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from orkestra.devserver import DevServer
+from orkestra.langfuse import LangfuseSink
+from orkestra.temporal.interceptors.tracing import TracingInterceptor
+from orkestra.testing import LangfuseReceiver
+from tests.names import Fresh
+from tests.tracing import SECONDS, Traced
+from tests.workflows.traced import ACTIVITIES, WORKFLOWS, Answer, Flaky, Ticket
+
+RUNNER = SandboxedWorkflowRunner(
+    restrictions=SandboxRestrictions.default.with_passthrough_modules("orkestra")
+)
+
+
+@pytest.fixture
+def receiver(fresh: Fresh) -> Iterator[LangfuseReceiver]:
+    with LangfuseReceiver(public_key=f"pk-lf-{fresh.suffix}") as made:
+        yield made
+
+
+@pytest.fixture
+async def traced(
+    raw_client: Client, fresh: Fresh, receiver: LangfuseReceiver
+) -> AsyncIterator[Traced]:
+    made = Traced(raw_client, fresh, receiver)
+    yield made
+    await made.close()
+
+
+async def test_a_history_replays_alike_with_and_without_tracing_and_sends_nothing(traced):
+    async with traced.worker():
+        handle = await traced.start(
+            Answer.run, Ticket(1, "hi"), start_signal="poke", start_signal_args=["now"]
+        )
+        await handle.execute_update(Answer.reply, "yes")
+        await handle.result()
+    await traced.spans()
+    traced.receiver.clear()
+    history = await handle.fetch_history()
+
+    for options in (
+        {"interceptors": [TracingInterceptor(traced.sink)], "workflow_runner": RUNNER},
+        {"plugins": [traced.plugin]},
+        {},
+    ):
+        replayed = await Replayer(workflows=WORKFLOWS, **options).replay_workflow(history)
+        assert replayed.replay_failure is None
+    assert await traced.spans() == []
+
+
+async def test_a_history_without_tracing_replays_with_it(traced, raw_client):
+    async with Worker(
+        raw_client, task_queue=traced.queue, workflows=WORKFLOWS, activities=ACTIVITIES[:3]
+    ):
+        handle = await raw_client.start_workflow(
+            Flaky.run, args=[2], id=traced.fresh.workflow_id(), task_queue=traced.queue
+        )
+        await handle.result()
+    history = await handle.fetch_history()
+
+    interceptors = [TracingInterceptor(traced.sink)]
+    replayer = Replayer(workflows=WORKFLOWS, interceptors=interceptors, workflow_runner=RUNNER)
+    assert (await replayer.replay_workflow(history)).replay_failure is None
+    assert await traced.spans() == []
+
+
+async def test_the_interceptor_works_without_the_plugin_and_without_tenants(
+    raw_client, fresh, receiver
+):
+    sink = LangfuseSink(receiver.settings())
+    client = Client(raw_client.service_client, interceptors=[TracingInterceptor(sink)])
+    queue = fresh.task_queue()
+    async with Worker(
+        client,
+        task_queue=queue,
+        workflows=WORKFLOWS,
+        activities=ACTIVITIES[1:2],
+        workflow_runner=RUNNER,
+    ):
+        workflow_id = fresh.workflow_id()
+        await client.execute_workflow(Flaky.run, args=[1], id=workflow_id, task_queue=queue)
+    assert await sink.close(SECONDS)
+
+    [[root]] = receiver.traces().values()
+    assert root.outline() == "workflow:Flaky\n  activity:look_up"
+    assert root.span.tags == ()
+    assert "tenant_id" not in root.span.trace_metadata
+    assert root.span.session_id == workflow_id
+
+
+async def test_a_sink_that_is_never_used_imports_and_starts_nothing(fresh, receiver):
+    before = threading.active_count()
+    sink = LangfuseSink(receiver.settings())
+    assert await sink.flush(SECONDS)
+    assert await sink.close(SECONDS)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("how", ["off", "unset"])
+async def test_off_means_that_nothing_of_langfuse_is_there(dev_server: DevServer, fresh, how):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.programs.untraced",
+        dev_server.address,
+        fresh.task_queue(),
+        how,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), 40)
+    assert json.loads(said) == {"result": 1, "modules": [], "threads": [], "header": False}

@@ -1,0 +1,138 @@
+"""The stand-in for Langfuse answers as the real one does."""
+
+import base64
+import gzip
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from orkestra.testing import Behaviour, LangfuseReceiver, ReceivedSpan, traces_of
+
+
+@pytest.fixture
+def receiver() -> Iterator[LangfuseReceiver]:
+    with LangfuseReceiver() as made:
+        yield made
+
+
+def body() -> bytes:
+    request = ExportTraceServiceRequest()
+    span = request.resource_spans.add().scope_spans.add().spans.add()
+    span.trace_id, span.span_id, span.name = b"t" * 16, b"s" * 8, "hello"
+    span.start_time_unix_nano, span.end_time_unix_nano = 1_000, 3_000
+    tags = span.attributes.add(key="langfuse.trace.tags").value.array_value
+    tags.values.add(string_value="a")
+    span.attributes.add(key="langfuse.observation.output").value.string_value = '{"x": 1}'
+    span.attributes.add(key="langfuse.observation.metadata.k").value.string_value = '"v"'
+    return request.SerializeToString()
+
+
+def post(
+    receiver: LangfuseReceiver,
+    content: bytes | None,
+    *,
+    key: str = "pk-lf-test:sk-lf-test",
+    kind: str = "application/x-protobuf",
+    encoding: str | None = None,
+    path: str = "/api/public/otel/v1/traces",
+) -> tuple[int, bytes]:
+    headers = {
+        "Authorization": "Basic " + base64.b64encode(key.encode()).decode(),
+        "Content-Type": kind,
+        **({"Content-Encoding": encoding} if encoding else {}),
+    }
+    request = urllib.request.Request(receiver.url + path, data=content, headers=headers)  # noqa: S310 - loopback
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def test_spans_are_accepted_plain_and_compressed_and_answered_in_json(receiver):
+    assert post(receiver, body()) == (200, b"{}")
+    assert post(receiver, gzip.compress(body()), encoding="gzip") == (200, b"{}")
+    assert post(receiver, b"") == (200, b"{}")
+    first, second = receiver.spans
+    assert first == second
+    assert first.trace_id == (b"t" * 16).hex()
+    assert first.tags == ("a",)
+    assert first.output == {"x": 1}
+    assert first.metadata == {"k": "v"}
+    assert first.duration.total_seconds() == 2e-6
+    assert receiver.bodies[0] == receiver.bodies[1]
+
+
+@pytest.mark.parametrize(
+    ("status", "wrong"),
+    [
+        (401, {"key": "pk-lf-test:other"}),
+        (400, {"content": b"\xff\xffnot protobuf"}),
+        (400, {"content": b"not gzip", "encoding": "gzip"}),
+        (400, {"kind": "text/plain"}),
+        (404, {"path": "/elsewhere"}),
+    ],
+)
+def test_wrong_requests_get_the_status_that_langfuse_gives(receiver, status, wrong):
+    options = dict(wrong)
+    assert post(receiver, options.pop("content", body()), **options)[0] == status
+    assert receiver.spans == []
+
+
+def test_reading_is_not_allowed(receiver):
+    assert post(receiver, None)[0] == 405
+
+
+def test_it_can_be_down_busy_and_back_on_the_same_port(receiver):
+    url = receiver.url
+    with receiver.behaving(Behaviour.UNAVAILABLE):
+        assert post(receiver, body())[0] == 503
+    with receiver.behaving(Behaviour.REFUSE), pytest.raises(urllib.error.URLError):
+        post(receiver, body())
+    assert receiver.url == url
+    assert post(receiver, body())[0] == 200
+
+
+def test_waiting_for_spans_that_do_not_come_says_what_did(receiver):
+    post(receiver, body())
+    assert len(receiver.wait_for(lambda spans: len(spans) == 1)) == 1
+    with pytest.raises(TimeoutError, match="hello"):
+        receiver.wait_for(lambda spans: len(spans) > 1, timeout=0.05)
+    receiver.clear()
+    assert receiver.spans == []
+
+
+def span(name: str, parent: str | None, start: int) -> ReceivedSpan:
+    return ReceivedSpan(
+        trace_id="t",
+        span_id=name,
+        parent_id=parent,
+        name=name,
+        start_ns=start,
+        end_ns=start + 1,
+        attributes={},
+    )
+
+
+def test_spans_become_trees_in_the_order_in_which_they_began():
+    spans = [span("c", "a", 3), span("b", "a", 2), span("d", "b", 4), span("a", None, 1)]
+    [root] = traces_of(spans)["t"]
+    assert root.outline() == "a\n  b\n    d\n  c"
+    assert [found.span.name for found in root.find("d")] == ["d"]
+
+
+def test_a_span_whose_parent_is_missing_is_a_root_too():
+    roots = traces_of([span("a", None, 1), span("b", "lost", 2)])["t"]
+    assert [root.span.name for root in roots] == ["a", "b"]
+
+
+def test_settings_send_to_the_receiver(receiver):
+    settings = receiver.settings(environment="test")
+    assert settings.is_on
+    assert settings.base_url == receiver.url
+    assert json.dumps(settings.environment) == '"test"'

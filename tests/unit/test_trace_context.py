@@ -1,0 +1,122 @@
+"""The trace header, and the attributes that callers may set."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from temporalio.api.common.v1 import Payload
+
+from orkestra.errors import InvalidTraceAttributeError
+from orkestra.temporal.interceptors.tracing import TRACE_HEADER
+from orkestra.temporal.interceptors.tracing.header import read_header, write_header
+from orkestra.tracing import (
+    TraceAttributes,
+    TraceContext,
+    current_trace_attributes,
+    fitting,
+    trace_attributes,
+)
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
+FREE_TAGS = TEXTS.filter(lambda tag: not tag.lower().startswith("tenant:"))
+VALUES = TEXTS | st.booleans() | st.integers(-(2**50), 2**50) | st.floats(-1e9, 1e9)
+CONTEXTS = st.builds(
+    lambda trace, span, attributes: TraceContext(
+        trace_id=trace and trace.hex(), span_id=trace and span and span.hex(), attributes=attributes
+    ),
+    st.none() | st.binary(min_size=16, max_size=16).filter(any),
+    st.none() | st.binary(min_size=8, max_size=8).filter(any),
+    st.builds(
+        TraceAttributes,
+        user_id=st.none() | TEXTS,
+        session_id=st.none() | TEXTS,
+        tags=st.lists(FREE_TAGS, max_size=4).map(tuple),
+        metadata=st.dictionaries(TEXTS.map("k-".__add__), VALUES, max_size=4),
+    ),
+)
+
+
+@given(CONTEXTS)
+def test_a_context_is_read_as_it_was_written(context):
+    assert TraceContext.decode(context.encode()) == context
+
+
+@given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
+def test_whatever_a_header_says_it_raises_nothing(data):
+    read = read_header({TRACE_HEADER: Payload(data=data)})
+    assert isinstance(read, TraceContext)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    )
+)
+def test_json_that_is_not_ours_raises_nothing(value):
+    for content in (value, ["", "", value], ["", "", {"u": value, "g": value, "m": value}]):
+        decoded = TraceContext.decode(json.dumps(content).encode())
+        assert decoded is None or TraceContext.decode(decoded.encode()) == decoded
+
+
+def test_a_forged_header_cannot_set_what_is_reserved():
+    content = ["", "", {"g": ["tenant:beta", "vip"], "m": {"tenant_id": "beta", "plan": "gold"}}]
+    decoded = TraceContext.decode(json.dumps(content).encode())
+    assert decoded is not None
+    assert decoded.attributes == TraceAttributes(tags=("vip",), metadata={"plan": "gold"})
+
+
+def test_ids_alone_are_compact_and_others_headers_stay():
+    context = TraceContext(trace_id="0" * 31 + "1", span_id="0" * 15 + "2")
+    headers = write_header({"other": Payload(data=b"x")}, context)
+    assert set(headers) == {"other", TRACE_HEADER}
+    assert len(headers[TRACE_HEADER].data) == 40
+    assert set(write_header(headers, None)) == {"other"}
+
+
+def test_scopes_nest_and_end():
+    with trace_attributes(user_id="ada", tags=["a"], metadata={"x": 1}):
+        with trace_attributes(
+            session_id="s", tags=["b", "a"], metadata={"x": 2, "y": True}
+        ) as both:
+            assert current_trace_attributes() == both
+            assert both == TraceAttributes(
+                user_id="ada", session_id="s", tags=("a", "b"), metadata={"x": 2, "y": True}
+            )
+        assert current_trace_attributes().session_id is None
+    assert not current_trace_attributes()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"user_id": ""},
+        {"user_id": "x" * 201},
+        {"user_id": "\ud800"},
+        {"session_id": 7},
+        {"tags": "one"},
+        {"tags": ["tenant:beta"]},
+        {"tags": ["Tenant:beta"]},
+        {"tags": [""]},
+        {"metadata": {"tenant_id": "beta"}},
+        {"metadata": {"Workflow_Id": "x"}},
+        {"metadata": {"x": ["list"]}},
+        {"metadata": {"x": float("nan")}},
+        {"metadata": {"x": "y" * 199}},
+        {"metadata": {"x": "\ud800"}},
+        {"metadata": {"": "y"}},
+    ],
+)
+def test_attributes_that_langfuse_would_drop_or_that_are_ours_are_refused(wrong):
+    with pytest.raises(InvalidTraceAttributeError), trace_attributes(**wrong):
+        pytest.fail("the scope was entered")
+    assert not current_trace_attributes()
+
+
+@given(st.text(max_size=300))
+def test_fitting_values_stay_and_others_remain_distinct(value):
+    fitted = fitting(value)
+    assert len(fitted) <= 200
+    assert (fitted == value) == (len(value) <= 200)
+    assert fitting(value + "x" * 200) != fitting(value + "y" * 200)
