@@ -344,10 +344,10 @@ async def test_the_worker_runs_the_workflows_of_modules_and_drains_on_sigterm(
 
     assert greeting == "Hello Ada"
     assert health.returncode == 0, health.stdout
-    assert "1 worker polls" in health.stdout
+    assert "1 worker polled" in health.stdout
     assert code == 0, errors
     assert output == ""
-    assert f"Polling task queue '{queue}' in namespace 'default'" in errors
+    assert f"Starting on task queue '{queue}' in namespace 'default'" in errors
     assert "Traceback" not in errors
     assert any(event.HasField("activity_task_completed_event_attributes") for event in events)
 

@@ -155,7 +155,7 @@ async def test_workers_on_the_task_queue_are_seen(raw_client: Client, fresh: Fre
     assert report
     assert named(report, "workflow_pollers").ok
     assert named(report, "activity_pollers").ok
-    assert "1 worker polls" in named(report, "activity_pollers").detail
+    assert "1 worker polled" in named(report, "activity_pollers").detail
 
 
 async def test_a_queue_with_work_of_one_kind_only_is_healthy(

@@ -22,7 +22,7 @@ from orkestra.cli.options import (
 from orkestra.cli.output import plain, write_json
 from orkestra.config import OrkestraConfig
 from orkestra.errors import ConnectionFailedError
-from orkestra.temporal.health import HealthCheck, HealthReport, check_temporal_health
+from orkestra.temporal.health import HealthReport, check_temporal_health
 
 _TIMEOUT: Final = timedelta(seconds=5)
 _AT_LEAST: Final = timedelta(milliseconds=100)
@@ -99,13 +99,9 @@ async def _examine(
 def _show(report: HealthReport) -> None:
     console = Console(highlight=False, soft_wrap=True)
     verdict = "healthy" if report else "unhealthy"
-    style = _MARKS[report.healthy][1]
     where = plain(f" {report.address}, namespace {report.namespace!r}")
-    console.print(Text(verdict, style) + Text(where))
+    console.print(Text.assemble((verdict, _MARKS[report.healthy][1]), where))
     for check in report.checks:
-        console.print(_line(check))
-
-
-def _line(check: HealthCheck) -> Text:
-    mark, style = _MARKS[check.ok]
-    return Text(f"{mark:<5}", style) + Text(f"{check.name:<17} {plain(check.detail)}")
+        mark, style = _MARKS[check.ok]
+        finding = f"{check.name:<17} {plain(check.detail)}"
+        console.print(Text.assemble((f"{mark:<5}", style), finding))

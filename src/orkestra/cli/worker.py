@@ -65,5 +65,5 @@ async def _run(
     logging.getLogger("orkestra").setLevel(logging.NOTSET)
     log_to_stderr(logging.INFO)
     where = (task_queue, made.client.namespace, temporal.address)
-    _logger.info("Polling task queue %r in namespace %r at %s", *where)
+    _logger.info("Starting on task queue %r in namespace %r at %s", *where)
     return await run_worker(made)

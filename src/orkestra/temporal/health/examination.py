@@ -251,8 +251,8 @@ def _age(poller: PollerInfo) -> float:
 def _say_pollers(task_queue: str, ages: Sequence[float]) -> str:
     if not ages:
         return f"no worker has polled {task_queue!r} for this in the last {_LIVE_POLLER:g} s"
-    count = f"{len(ages)} workers poll" if len(ages) > 1 else "1 worker polls"
-    return f"{count} {task_queue!r}, last {min(ages):.1f} s ago"
+    workers = f"{len(ages)} workers" if len(ages) > 1 else "1 worker"
+    return f"{workers} polled {task_queue!r}, last {min(ages):.1f} s ago"
 
 
 def _trouble(error: RPCError) -> _TroubleError:
