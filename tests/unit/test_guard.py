@@ -1,0 +1,360 @@
+"""The gate: its table against the SDK, whom a call acts for, and what clients share."""
+
+import inspect
+from typing import Any
+
+import pytest
+import temporalio.bridge.services_generated as stubs
+from temporalio.api.common.v1 import Payload, WorkflowExecution
+from temporalio.api.workflow.v1 import WorkflowExecutionInfo
+from temporalio.api.workflowservice import v1 as api
+from temporalio.client import Client
+from temporalio.service import _BridgeServiceClient
+from temporalio.worker import Worker
+
+from orkestra.config import TenancySettings
+from orkestra.errors import (
+    ForbiddenOperationError,
+    InvalidTenantError,
+    TenantMismatchError,
+    TenantRequiredError,
+)
+from orkestra.temporal.guard.checker import messages_in
+from orkestra.temporal.guard.shape import Allowed, Denied
+from orkestra.temporal.guard.table import RPCS, SERVICES, SHAPES
+from orkestra.tenancy import ALL_TENANTS, AllTenants, tenant_scope
+from tests.guarding import (
+    ALLOWED,
+    NAMESPACE,
+    TENANT,
+    Wire,
+    call,
+    filled,
+    filled_describe,
+    filled_query,
+    guarded,
+    payload,
+)
+
+DENIED = {name: row for name, row in RPCS.items() if isinstance(row, Denied)}
+STUBS = {
+    cls(None)._service: cls
+    for name, cls in vars(stubs).items()
+    if name.endswith("Service") and isinstance(cls, type)
+}
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+class TestTable:
+    def test_it_decides_on_every_service_and_rpc_of_the_sdk_and_on_no_other(self):
+        assert set(SERVICES) == set(STUBS)
+        for service, rows in SERVICES.items():
+            of_sdk = {
+                name for name, _ in inspect.getmembers(STUBS[service], inspect.iscoroutinefunction)
+            }
+            if not isinstance(rows, Denied):
+                assert set(rows) == of_sdk, f"decide on these RPCs of service {service!r}"
+
+    @pytest.mark.parametrize("rpc", ALLOWED)
+    def test_an_allowed_rpc_takes_the_request_that_its_stub_takes(self, rpc):
+        annotation = inspect.signature(getattr(stubs.WorkflowService, rpc)).parameters["req"]
+        assert annotation.annotation.rpartition(".")[2] == ALLOWED[rpc].request.__name__
+
+    def test_every_message_that_a_permitted_request_can_hold_has_a_shape(self):
+        rows = [rows for rows in SERVICES.values() if not isinstance(rows, Denied)]
+        waiting = [
+            row.request.DESCRIPTOR.full_name
+            for service in rows
+            for row in service.values()
+            if isinstance(row, Allowed)
+        ]
+        reached: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name not in reached:
+                reached.add(name)
+                assert name in SHAPES, f"decide on the fields of {name}"
+                waiting += [message.full_name for message in messages_in(SHAPES[name])]
+        assert reached == set(SHAPES)
+
+    @pytest.mark.parametrize("name", SHAPES)
+    def test_every_field_of_a_message_is_decided_on_once(self, name):
+        shape = SHAPES[name]
+        assert sorted(shape.decided) == sorted(f.name for f in shape.message.DESCRIPTOR.fields)
+
+    def test_what_needs_no_tenant_has_no_field_that_names_work(self):
+        free = {row.request.__name__ for row in ALLOWED.values() if not row.needs_tenant}
+        assert free == {"DescribeNamespaceRequest", "GetClusterInfoRequest", "GetSystemInfoRequest"}
+
+    def test_every_reason_ends_a_sentence(self):
+        reasons = [
+            row.reason for row in (*RPCS.values(), *SERVICES.values()) if type(row) is Denied
+        ]
+        reasons += [reason for shape in SHAPES.values() for reason in shape.never.values()]
+        assert all(reason and not reason.endswith(".") for reason in reasons)
+
+
+class TestDeniedCalls:
+    @pytest.mark.parametrize("rpc", DENIED)
+    async def test_they_are_refused_with_the_reason(self, wire, rpc):
+        request = inspect.signature(getattr(stubs.WorkflowService, rpc)).parameters["req"]
+        kind = getattr(api, request.annotation.rpartition(".")[2])
+        with pytest.raises(ForbiddenOperationError) as caught:
+            await call(guarded(wire), rpc, kind())
+        assert str(caught.value) == f"{rpc} is refused to tenant 'acme': {DENIED[rpc].reason}"
+        assert not wire.sent
+
+    @pytest.mark.parametrize("service", ["operator", "cloud", "test"])
+    async def test_other_services_are_refused_whole(self, wire, service):
+        client = guarded(wire)
+        stub = getattr(client, f"{service}_service")
+        for name, method in inspect.getmembers(stub, inspect.iscoroutinefunction):
+            with pytest.raises(ForbiddenOperationError, match=name):
+                await method(None)
+        assert not wire.sent
+
+    @pytest.mark.parametrize(("service", "rpc"), [("workflow", "become_admin"), ("root", "check")])
+    async def test_calls_that_the_table_does_not_know_are_refused(self, wire, service, rpc):
+        with pytest.raises(ForbiddenOperationError, match="newer than this Orkestra"):
+            await guarded(wire)._rpc_call(
+                rpc, Payload(), Payload, service=service, retry=True, metadata={}, timeout=None
+            )
+        assert not wire.sent
+
+
+class TestActingTenant:
+    async def test_a_bound_client_acts_for_its_tenant_in_its_scope_and_outside_any(self, wire):
+        request = filled(api.DescribeWorkflowExecutionRequest)
+        await call(guarded(wire), "describe_workflow_execution", request)
+        with tenant_scope(TENANT):
+            await call(guarded(wire), "describe_workflow_execution", request)
+        assert len(wire.sent) == 2
+
+    @pytest.mark.parametrize("rpc", ["describe_workflow_execution", "get_system_info"])
+    async def test_a_bound_client_refuses_code_that_acts_for_another(self, wire, rpc):
+        with tenant_scope("beta"), pytest.raises(TenantMismatchError, match="bound to 'acme'"):
+            await call(guarded(wire), rpc, filled(ALLOWED[rpc].request))
+        assert not wire.sent
+
+    async def test_an_unbound_client_acts_for_the_scope_it_is_used_in(self, wire):
+        client = guarded(wire, None)
+        request = filled(api.DescribeWorkflowExecutionRequest)
+        with tenant_scope(TENANT):
+            await call(client, "describe_workflow_execution", request)
+        with tenant_scope("beta"), pytest.raises(ForbiddenOperationError, match="'beta:'"):
+            await call(client, "describe_workflow_execution", request)
+        assert len(wire.sent) == 1
+
+    @pytest.mark.parametrize("rpc", ["describe_workflow_execution", "list_namespaces"])
+    async def test_an_unbound_client_needs_a_tenant(self, wire, rpc):
+        with pytest.raises(TenantRequiredError, match=f"{rpc} needs a tenant"):
+            await call(guarded(wire, None), rpc, Payload())
+        assert not wire.sent
+
+    async def test_what_concerns_no_tenant_needs_none(self, wire):
+        client = guarded(wire, None)
+        await call(client, "get_system_info", api.GetSystemInfoRequest())
+        await call(client, "describe_namespace", api.DescribeNamespaceRequest(namespace=NAMESPACE))
+        await client.check_health()
+        assert len(wire.sent) == 3
+        with pytest.raises(ForbiddenOperationError, match="a client without tenant: namespace"):
+            await call(
+                client, "describe_namespace", api.DescribeNamespaceRequest(namespace="second")
+            )
+
+    async def test_in_optional_mode_what_has_no_tenant_passes_as_it_is(self, wire):
+        client = guarded(wire, None, settings=TenancySettings(mode="optional"))
+        request = api.ListNamespacesRequest()
+        await call(client, "list_namespaces", request)
+        assert wire.sent == [request]
+        with tenant_scope(TENANT), pytest.raises(ForbiddenOperationError):
+            await call(client, "list_namespaces", request)
+
+    async def test_all_tenants_open_the_gate_except_within_a_tenant(self, wire):
+        client = guarded(wire, ALL_TENANTS)
+        request = api.ListNamespacesRequest()
+        await call(client, "list_namespaces", request)
+        with tenant_scope(TENANT), pytest.raises(ForbiddenOperationError):
+            await call(client, "list_namespaces", request)
+        assert wire.sent == [request]
+
+    @pytest.mark.parametrize("tenant", ["ALL_TENANTS", "*", "", AllTenants(), "temporal-sys"])
+    def test_nothing_but_the_object_itself_opens_it(self, wire, tenant):
+        with pytest.raises(InvalidTenantError):
+            guarded(wire, tenant)
+
+    async def test_many_tenants_in_turn_do_not_grow_it(self, wire):
+        client = guarded(wire, None)
+        for number in range(1000):
+            with tenant_scope(f"tenant-{number}"), pytest.raises(ForbiddenOperationError):
+                await call(client, "describe_workflow_execution", filled_describe())
+        assert len(client._bounds) <= 256
+
+
+class TestSharedThings:
+    def test_metadata_and_api_key_cannot_be_changed_for_all(self, wire):
+        client = Client(guarded(wire))
+        with pytest.raises(ForbiddenOperationError, match="rpc_metadata"):
+            client.rpc_metadata = {"authorization": "mine"}
+        with pytest.raises(ForbiddenOperationError, match="api_key"):
+            client.api_key = "mine"
+        assert wire.config.api_key == "secret"
+
+    def test_credentials_cannot_be_read_from_it(self, wire):
+        client = Client(guarded(wire))
+        assert client.api_key is None
+        assert dict(client.rpc_metadata) == {}
+        assert "secret" not in repr(client.service_client.config)
+        assert client.identity == wire.config.identity
+
+    @pytest.mark.parametrize("tenant", [TENANT, None, ALL_TENANTS])
+    @pytest.mark.parametrize(
+        "key",
+        [
+            *("authorization", "Authorization", "authorization-extras", "temporal-namespace"),
+            *("TEMPORAL-NAMESPACE", "caller-type", "xdc-redirection", "x-forwarded-for"),
+        ],
+    )
+    async def test_a_call_cannot_say_who_calls_or_from_where(self, wire, tenant, key):
+        client = guarded(wire, tenant)
+        with pytest.raises(ForbiddenOperationError, match="metadata"):
+            await call(
+                client, "get_system_info", api.GetSystemInfoRequest(), metadata={key: "secret"}
+            )
+        assert not wire.sent
+
+    async def test_other_metadata_of_a_call_passes(self, wire):
+        metadata = {"traceparent": "00-1", "x-request-bin": b"1"}
+        client = guarded(wire)
+        await call(client, "get_system_info", api.GetSystemInfoRequest(), metadata=metadata)
+        assert wire.metadata == [metadata]
+
+    async def test_metadata_that_changes_its_mind_is_read_once(self, wire):
+        class Fickle(dict[str, str]):
+            def items(self) -> Any:
+                return {}.items()
+
+            def __bool__(self) -> bool:
+                return False
+
+            def __len__(self) -> int:
+                return 0
+
+        class Key(str):
+            __slots__ = ()
+
+            def lower(self) -> str:
+                return "harmless"
+
+            def startswith(self, *_: Any) -> bool:
+                return False
+
+        with pytest.raises(ForbiddenOperationError):
+            await call(
+                guarded(wire),
+                "get_system_info",
+                api.GetSystemInfoRequest(),
+                metadata=Fickle({Key("authorization"): "mine"}),
+            )
+        assert not wire.sent
+
+    @pytest.mark.parametrize("name", ["inner", "connection", "worker_service_client"])
+    def test_a_tenant_does_not_get_behind_it(self, wire, name):
+        with pytest.raises(ForbiddenOperationError, match=f"{name} is refused to tenant 'acme'"):
+            getattr(guarded(wire), name)
+        for tenant in (None, ALL_TENANTS):
+            client = guarded(wire, tenant)
+            with tenant_scope(TENANT), pytest.raises(ForbiddenOperationError, match="acme"):
+                getattr(client, name)
+
+    def test_the_life_cycle_gets_behind_an_unbound_one(self, wire):
+        client = guarded(wire, None)
+        assert client.inner is wire
+        assert client.connection == "the connection"
+
+    async def test_a_worker_of_a_bound_client_is_refused_before_it_polls(self, wire):
+        with pytest.raises(ForbiddenOperationError, match="worker_service_client"):
+            Worker(Client(guarded(wire)), task_queue="q", activities=[_activity])
+
+    @pytest.mark.parametrize("tenant", [None, ALL_TENANTS])
+    async def test_the_worker_client_of_an_unbound_one_is_guarded(self, wire, tenant):
+        client = guarded(wire, tenant).worker_service_client
+        assert isinstance(client, _BridgeServiceClient)
+        with tenant_scope(TENANT), pytest.raises(ForbiddenOperationError):
+            await call(client, "list_namespaces", api.ListNamespacesRequest())
+        with pytest.raises(ForbiddenOperationError):
+            client.update_api_key("mine")
+        with pytest.raises(ForbiddenOperationError):
+            client.update_rpc_metadata({})
+        with tenant_scope(TENANT):
+            await call(client.worker_service_client, "query_workflow", filled_query())
+        assert len(wire.sent) == 1
+
+
+def _activity() -> None: ...
+
+
+class TestResponses:
+    def row(self, workflow_id: str, tenant: str | None = TENANT) -> WorkflowExecutionInfo:
+        info = WorkflowExecutionInfo(execution=WorkflowExecution(workflow_id=workflow_id))
+        if tenant is not None:
+            info.search_attributes.indexed_fields["tenantId"].CopyFrom(payload(tenant))
+        return info
+
+    async def test_rows_of_others_are_left_out_and_reported(self, wire, caplog):
+        wire.response = api.ListWorkflowExecutionsResponse(
+            executions=[
+                self.row("beta:1"),
+                self.row("acme:1"),
+                self.row("Acme:2"),
+                self.row("acme:3", "beta"),
+                self.row("acme:4", None),
+                self.row("acme:5"),
+                self.row("unscoped"),
+            ]
+        )
+        request = api.ListWorkflowExecutionsRequest(namespace=NAMESPACE)
+        response = await call(guarded(wire), "list_workflow_executions", request)
+        assert [r.execution.workflow_id for r in response.executions] == ["acme:1", "acme:5"]
+        assert "5 row(s)" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("rpc", "response"),
+        [
+            ("list_schedules", api.ListSchedulesResponse()),
+            ("list_activity_executions", api.ListActivityExecutionsResponse()),
+        ],
+    )
+    async def test_so_are_rows_of_other_lists(self, wire, rpc, response):
+        rows = response.schedules if rpc == "list_schedules" else response.executions
+        name = "schedule_id" if rpc == "list_schedules" else "activity_id"
+        for owner in ("acme", "beta"):
+            row = rows.add(**{name: f"{owner}:1"})
+            row.search_attributes.indexed_fields["tenantId"].CopyFrom(payload(owner))
+        wire.response = response
+        found = await call(guarded(wire), rpc, ALLOWED[rpc].request(namespace=NAMESPACE))
+        rows = found.schedules if rpc == "list_schedules" else found.executions
+        assert [getattr(row, name) for row in rows] == ["acme:1"]
+
+    async def test_a_namespace_shows_no_owner_and_no_attributes_of_others(self, wire):
+        response = api.DescribeNamespaceResponse()
+        response.namespace_info.name = NAMESPACE
+        response.namespace_info.owner_email = "owner@example.org"
+        response.namespace_info.data["secret"] = "x"
+        response.namespace_info.capabilities.async_update = True
+        response.config.custom_search_attribute_aliases["Keyword01"] = "beta"
+        response.config.workflow_execution_retention_ttl.seconds = 60
+        wire.response = response
+        found = await call(
+            guarded(wire), "describe_namespace", api.DescribeNamespaceRequest(namespace=NAMESPACE)
+        )
+        assert found.namespace_info.name == NAMESPACE
+        assert found.namespace_info.capabilities.async_update
+        assert found.config.workflow_execution_retention_ttl.seconds == 60
+        assert not found.namespace_info.owner_email
+        assert not found.namespace_info.data
+        assert not found.config.custom_search_attribute_aliases
