@@ -208,15 +208,10 @@ def test_health_of_an_unhealthy_namespace_says_why_and_is_1(
     variables = {**variables, "TEMPORAL_ADDRESS": dev_server.address}
 
     result = command.run("health", *arguments, **variables)
-    as_json = command.run("health", "--json", *arguments, **variables)
 
-    assert result.returncode == as_json.returncode == 1
+    assert result.returncode == 1
     assert result.stdout.startswith("unhealthy ")
     assert problem in result.stdout
-    report = json.loads(as_json.stdout)
-    assert report["healthy"] is False
-    assert report["reachable"] is True
-    assert any(problem in check["detail"] for check in report["checks"])
 
 
 def test_health_without_a_server_is_a_report_within_the_time_out(command: Command) -> None:

@@ -84,26 +84,6 @@ def test_an_unknown_key_in_the_file_is_refused_by_name(command: Command) -> None
     assert "orkestra.toml" in line
 
 
-def test_an_unknown_key_in_the_environment_is_refused_by_name(command: Command) -> None:
-    line = refused(command.run("health", ORKESTRA_TENANCY__MOOD="required"))
-
-    assert "tenancy.mood" in line
-
-
-def test_a_configuration_file_that_does_not_exist_is_refused(command: Command) -> None:
-    for arguments in (["--config", "no.toml", "health"], ["health", "--config", "no.toml"]):
-        assert "'no.toml' does not exist" in refused(command.run(*arguments))
-
-
-def test_the_file_of_config_is_read(command: Command) -> None:
-    command.write("other.toml", '[tenancy]\nmode = "sometimes"\n')
-
-    line = refused(command.run("health", "--config", "other.toml"))
-
-    assert "'sometimes'" in line
-    assert "other.toml" in line
-
-
 def test_an_address_without_a_port_is_refused(command: Command) -> None:
     line = refused(command.run("health", TEMPORAL_ADDRESS="localhost"))
 
@@ -171,18 +151,6 @@ def test_a_database_that_cannot_be_made_is_refused(command: Command) -> None:
     assert "folder does not exist" in line or "directory does not exist" in line
 
 
-def test_contradicting_options_of_the_server_are_refused(command: Command) -> None:
-    line = refused(command.run("server", "--headless", "--ui-port", "9999"))
-
-    assert "--headless" in line
-
-
-def test_a_malformed_search_attribute_is_refused_before_connecting(command: Command) -> None:
-    line = refused(command.run("search-attributes", "ensure", "--name", "tenant id"))
-
-    assert "'tenant id'" in line
-
-
 def test_a_missing_extra_is_refused_with_the_command_that_installs_it(command: Command) -> None:
     code = (
         "import sys; sys.modules['typer'] = None; sys.argv = ['orkestra', 'health'];"
@@ -231,6 +199,47 @@ def test_a_usage_error_is_one_line_without_a_box(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert expected in one_line(printed.err)
+
+
+def test_an_unknown_key_in_the_environment_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own_logging: None
+) -> None:
+    monkeypatch.setenv("ORKESTRA_TENANCY__MOOD", "required")
+
+    assert run(["health"]) == 2
+    assert "tenancy.mood" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_configuration_file_may_be_named_before_or_behind_the_command(
+    before: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], own_logging: None
+) -> None:
+    file = tmp_path / "other.toml"
+    option = ["--config", str(file)]
+    arguments = [*option, "health"] if before else ["health", *option]
+
+    assert run(arguments) == 2
+    assert "does not exist" in one_line(capsys.readouterr().err)
+    file.write_text('[tenancy]\nmode = "sometimes"\n')
+    assert run(arguments) == 2
+    assert "'sometimes'" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["server", "--headless", "--ui-port", "9999"], "--headless"),
+        (["search-attributes", "ensure", "--name", "tenant id"], "'tenant id' is malformed"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    arguments: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    own_logging: None,
+) -> None:
+    assert run(arguments) == 2
+    assert expected in one_line(capsys.readouterr().err)
 
 
 def test_help_comes_through_the_real_command_without_control_characters(command: Command) -> None:
