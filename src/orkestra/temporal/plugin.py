@@ -3,7 +3,7 @@
 import atexit
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from functools import cache
@@ -14,11 +14,12 @@ from temporalio.service import ConnectConfig, ServiceClient
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from orkestra.config import OrkestraConfig
+from orkestra.directory import Placements, StaticTenantDirectory, TenantDirectory
 from orkestra.errors import ConfigurationError, ForbiddenOperationError
 from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.interceptors.tenant import TenantInterceptor, TenantWorkerInterceptor
 from orkestra.temporal.interceptors.tracing import TracingInterceptor
-from orkestra.temporal.runner import hooked
+from orkestra.temporal.runner import HookFactory, hooked
 from orkestra.temporal.sandbox import sandbox_runner
 from orkestra.temporal.threads import ActivityThreads
 from orkestra.tenancy import AllTenants, check_tenant_id
@@ -42,7 +43,11 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
     """
 
     def __init__(
-        self, config: OrkestraConfig | None = None, *, tenant: str | AllTenants | None = None
+        self,
+        config: OrkestraConfig | None = None,
+        *,
+        tenant: str | AllTenants | None = None,
+        directory: TenantDirectory | None = None,
     ) -> None:
         """Configure the plugin; nothing is opened yet.
 
@@ -50,12 +55,17 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             config: The configuration; None means the defaults.
             tenant: The tenant that the client is bound to; None means that each call acts for
                 `current_tenant()`; `ALL_TENANTS` makes an operator's client.
+            directory: Knows the tenants; None means those of the configuration, or, where it
+                names none, that every well-formed tenant is known.
 
         Raises:
             InvalidTenantError: The tenant is malformed.
+            ConfigurationError: The tenants of the configuration are malformed or contradict.
         """
         _settle_at_exit()
         self.config = config or OrkestraConfig()
+        self.placements = _placements(self.config, directory)
+        self._limit: frozenset[str] | None = None
         self._sink = _sink(self.config)
         self._worker_interceptors = self._make_worker_interceptors()
         self._bind(tenant)
@@ -70,11 +80,25 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             InvalidTenantError: The tenant is malformed.
         """
         bound = object.__new__(type(self))
-        bound.config = self.config
-        bound._sink = self._sink
-        bound._worker_interceptors = self._worker_interceptors
+        vars(bound).update(vars(self))
         bound._bind(tenant)
         return bound
+
+    def limited_to(self, tenants: Collection[str]) -> "OrkestraPlugin":
+        """A plugin whose workers serve some tenants only, and shares everything else with this one.
+
+        Args:
+            tenants: The tenants to serve. Only for queues that are theirs alone: the work of
+                others that comes all the same fails its task, and is tried again elsewhere.
+
+        Raises:
+            InvalidTenantError: A tenant is malformed.
+        """
+        limited = object.__new__(type(self))
+        vars(limited).update(vars(self))
+        limited._limit = frozenset(check_tenant_id(tenant) for tenant in tenants)
+        limited._worker_interceptors = limited._make_worker_interceptors()
+        return limited
 
     @property
     def tenant(self) -> str | AllTenants | None:
@@ -99,7 +123,14 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         theirs = [i for i in config.get("interceptors", ()) if not _is_ours(i)]
         ours: list[client.Interceptor] = []
         if self.config.tenancy.mode != "off":
-            ours.append(TenantInterceptor(self.config.tenancy, tenant=self._tenant))
+            ours.append(
+                TenantInterceptor(
+                    self.config.tenancy,
+                    tenant=self._tenant,
+                    placements=self.placements,
+                    namespace=config["namespace"],
+                )
+            )
         config["interceptors"] = [*self._client_interceptors(), *theirs, *ours]
         return config
 
@@ -120,7 +151,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             msg = f"a client of {self._tenant!r} cannot make a worker: use a client without tenant"
             raise ForbiddenOperationError(msg)
         self._add_to_worker(config)
-        self._wrap_runners(config)
+        self._wrap_runners(config, [each.run_hook for each in self._tenancy()])
         return config
 
     async def run_worker(
@@ -148,7 +179,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         given = config["interceptors"] if "interceptors" in config else ()
         theirs = [interceptor for interceptor in given if not _is_ours(interceptor)]
         config["interceptors"] = [*self._worker_interceptors, *theirs]
-        self._wrap_runners(config)
+        self._wrap_runners(config, [each.replay_hook for each in self._tenancy()])
         return config
 
     def run_replayer(
@@ -163,10 +194,14 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """See base class."""
         return next(replayer, histories)
 
-    def _wrap_runners(self, config: worker.WorkerConfig | worker.ReplayerConfig) -> None:
-        hooks = [
-            i.run_hook for i in self._worker_interceptors if isinstance(i, TenantWorkerInterceptor)
-        ]
+    def _tenancy(self) -> list[TenantWorkerInterceptor]:
+        return [i for i in self._worker_interceptors if isinstance(i, TenantWorkerInterceptor)]
+
+    def _wrap_runners(
+        self,
+        config: worker.WorkerConfig | worker.ReplayerConfig,
+        hooks: Sequence[HookFactory],
+    ) -> None:
         if "workflow_runner" in config:
             runner = config["workflow_runner"]
             if isinstance(runner, SandboxedWorkflowRunner):
@@ -191,7 +226,11 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """Tenant first: it decides whether tracing may look at the arguments at all."""
         made: list[_OurInterceptor] = []
         if self.config.tenancy.mode != "off":
-            made.append(TenantWorkerInterceptor(self.config.tenancy))
+            made.append(
+                TenantWorkerInterceptor(
+                    self.config.tenancy, placements=self.placements, tenants=self._limit
+                )
+            )
         if self._sink is not None:
             identity = self.config.temporal.identity
             made.append(TracingInterceptor(self._sink, identity=identity))
@@ -232,6 +271,12 @@ def _settle_at_exit() -> None:
     this pause before the end, alternating with the others, in none of 50.
     """
     atexit.register(time.sleep, 0.05)
+
+
+def _placements(config: OrkestraConfig, directory: TenantDirectory | None) -> Placements:
+    if directory is None and config.tenants:
+        directory = StaticTenantDirectory.from_settings(config.tenants)
+    return Placements(directory, shared_namespace=config.temporal.namespace)
 
 
 def _sink(config: OrkestraConfig) -> TraceSink | None:

@@ -21,8 +21,13 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 class RunHook(Protocol):
     """Sees the activations of one run, on the workflow's thread, outside the sandbox."""
 
-    def before(self, activation: WorkflowActivation) -> None:
-        """Called before the activation; context variables set here hold for all of it."""
+    def before(self, activation: WorkflowActivation) -> WorkflowActivationCompletion | None:
+        """Called before the activation; context variables set here hold for all of it.
+
+        Returns:
+            What the activation leads to, without the workflow and the hooks further in; None lets
+            it go on.
+        """
 
     def after(self, completion: WorkflowActivationCompletion) -> None:
         """Called with what the activation led to, which it may change."""
@@ -106,10 +111,16 @@ class _HookedInstance(WorkflowInstance):
         return contextvars.copy_context().run(self._activate, act)
 
     def _activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
+        entered: list[RunHook] = []
+        completion: WorkflowActivationCompletion | None = None
         for hook in self._hooks:
-            hook.before(act)
-        completion = self._inner.activate(act)
-        for hook in reversed(self._hooks):
+            entered.append(hook)
+            completion = hook.before(act)
+            if completion is not None:
+                break
+        if completion is None:
+            completion = self._inner.activate(act)
+        for hook in reversed(entered):
             hook.after(completion)
         return completion
 

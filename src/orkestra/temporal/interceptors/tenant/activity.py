@@ -6,25 +6,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
 from orkestra.errors import TENANT_MISMATCH, TENANT_REQUIRED, TenantMismatchError
+from orkestra.temporal.interceptors.tenant.admission import count_misplaced
+from orkestra.temporal.interceptors.tenant.arrivals import Arrivals
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
-from orkestra.temporal.interceptors.tenant.workflow import refusal
+from orkestra.temporal.interceptors.tenant.verdicts import Verdict
 from orkestra.tenancy import act_for
 
 
 class TenantActivityInbound(ActivityInboundInterceptor):
-    """Refuses activities without a tenant, or with one that their workflow's ID contradicts."""
+    """Refuses activities without a tenant, with a contradicted one, or in another's place."""
 
-    def __init__(self, next: ActivityInboundInterceptor, policy: TenantPolicy) -> None:
-        """Check by the policy."""
+    def __init__(
+        self, next: ActivityInboundInterceptor, policy: TenantPolicy, arrivals: Arrivals
+    ) -> None:
+        """Check by the policy and the directory."""
         super().__init__(next)
         self._policy = policy
+        self._arrivals = arrivals
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         """See base class."""
         tenant = self._read(input)
+        await self._check_place(tenant)
         act_for(tenant)
         if tenant is not None and not isinstance(input.executor, ThreadPoolExecutor | None):
             input.fn = _InAnotherProcess(input.fn, tenant)
@@ -37,19 +44,38 @@ class TenantActivityInbound(ActivityInboundInterceptor):
             if tenant is not None:
                 self._policy.check_owner(tenant, info.workflow_id or info.activity_id)
         except TenantMismatchError as error:
-            raise self._refuse(TENANT_MISMATCH, str(error)) from error
+            raise self._refuse(Verdict(TENANT_MISMATCH, str(error))) from error
         if tenant is None and self._policy.is_required:
             problem = f"it was started without header {self._policy.header!r}"
-            raise self._refuse(TENANT_REQUIRED, problem)
+            raise self._refuse(Verdict(TENANT_REQUIRED, problem))
         return tenant
 
-    def _refuse(self, kind: str, problem: str) -> Exception:
+    async def _check_place(self, tenant: str | None) -> None:
+        """Local activities were let in with their workflow, and never leave its worker."""
+        info = activity.info()
+        if info.is_local:
+            return
+        verdict = await self._arrivals.verdict(
+            tenant,
+            namespace=info.namespace,
+            task_queue=info.task_queue,
+            is_start=info.workflow_id is None,
+        )
+        if verdict is None:
+            return
+        if self._arrivals.is_misplaced(tenant):
+            count_misplaced(activity.metric_meter())
+            activity.logger.error("%s", verdict.problem)
+        raise self._refuse(verdict)
+
+    def _refuse(self, verdict: Verdict) -> ApplicationError:
         counter = activity.metric_meter().create_counter(
             "orkestra_refused_activities", "Activities refused for their tenant"
         )
         counter.add(1)
-        activity.logger.warning("Refused activity: %s", problem)
-        return refusal(kind, f"activity refused: {problem}")
+        activity.logger.warning("Refused activity: %s", verdict.problem)
+        message = f"activity refused: {verdict.problem}"
+        return ApplicationError(message, type=verdict.kind, non_retryable=verdict.is_final)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ in `CALLS` are refused to tenants, so that a new one of the SDK is never let thr
 import copy
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from temporalio.client import (
@@ -29,14 +30,60 @@ from temporalio.client import (
     UpdateScheduleInput,
     UpdateWithStartStartWorkflowInput,
 )
-from temporalio.common import TypedSearchAttributes
+from temporalio.common import Priority, TypedSearchAttributes
 
+from orkestra.directory import Placement
 from orkestra.errors import ForbiddenOperationError
-from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
-from orkestra.tenancy import check_id, scope_id
+from orkestra.temporal.interceptors.tenant.policy import Headers, TenantPolicy
+from orkestra.tenancy import check_id
 
-Rule: TypeAlias = Callable[[TenantPolicy, Any, str], None]
-"""Changes the input of a call in place; takes the policy, the input and the tenant."""
+
+@dataclass(frozen=True)
+class Acting:
+    """For whom a call is made.
+
+    Attributes:
+        policy: Names and mode.
+        tenant: The tenant that the call acts for.
+        placement: Where the tenant belongs; only known to calls that start work.
+    """
+
+    policy: TenantPolicy
+    tenant: str
+    placement: Placement | None = None
+
+    def scope(self, user_id: str) -> str:
+        """The ID on the server of what the tenant calls so."""
+        return self.policy.scope(self.tenant, user_id)
+
+    def headers(self, headers: Headers) -> Headers:
+        """The headers with the tenant."""
+        return self.policy.stamp_headers(headers, self.tenant)
+
+    def queue(self, name: str) -> str:
+        """The queue on the server that the queue's name means for the tenant."""
+        return self._place.queue(name)
+
+    def fair(self, priority: Priority) -> Priority:
+        """The priority with the tenant's own key and weight."""
+        record = self._place.record
+        return self.policy.fair(
+            priority,
+            self.tenant,
+            weight=record.fairness_weight,
+            most_urgent=record.most_urgent_priority,
+        )
+
+    @property
+    def _place(self) -> Placement:
+        if self.placement is None:
+            msg = "a rule places work, but its call is not in STARTS"
+            raise AssertionError(msg)
+        return self.placement
+
+
+Rule: TypeAlias = Callable[[Acting, Any], None]
+"""Changes the input of a call in place; takes for whom it is made, and the input."""
 
 _AsyncActivityInput: TypeAlias = (
     HeartbeatAsyncActivityInput
@@ -46,45 +93,40 @@ _AsyncActivityInput: TypeAlias = (
 )
 
 
-def _start(
-    policy: TenantPolicy,
-    call: StartWorkflowInput | UpdateWithStartStartWorkflowInput,
-    tenant: str,
-) -> None:
+def _start(acting: Acting, call: StartWorkflowInput | UpdateWithStartStartWorkflowInput) -> None:
+    policy, tenant = acting.policy, acting.tenant
     check_id(call.id)
-    call.headers = policy.stamp_headers(call.headers, tenant)
+    call.headers = acting.headers(call.headers)
     call.memo = policy.stamp_memo(call.memo, tenant)
     call.search_attributes = policy.stamp_attributes(call.search_attributes, tenant)
-    call.priority = policy.fair(call.priority, tenant)
-    call.id = scope_id(tenant, call.id)
+    call.priority = acting.fair(call.priority)
+    call.task_queue = acting.queue(call.task_queue)
+    call.id = acting.scope(call.id)
 
 
-def _update_with_start(
-    policy: TenantPolicy, call: StartWorkflowUpdateWithStartInput, tenant: str
-) -> None:
-    _start(policy, call.start_workflow_input, tenant)
+def _update_with_start(acting: Acting, call: StartWorkflowUpdateWithStartInput) -> None:
+    _start(acting, call.start_workflow_input)
     update = call.update_workflow_input
-    update.headers = policy.stamp_headers(update.headers, tenant)
+    update.headers = acting.headers(update.headers)
 
 
 def _message(
-    policy: TenantPolicy,
-    call: SignalWorkflowInput | QueryWorkflowInput | StartWorkflowUpdateInput,
-    tenant: str,
+    acting: Acting, call: SignalWorkflowInput | QueryWorkflowInput | StartWorkflowUpdateInput
 ) -> None:
-    call.headers = policy.stamp_headers(call.headers, tenant)
-    call.id = scope_id(tenant, call.id)
+    call.headers = acting.headers(call.headers)
+    call.id = acting.scope(call.id)
 
 
-def _create_schedule(policy: TenantPolicy, call: CreateScheduleInput, tenant: str) -> None:
+def _create_schedule(acting: Acting, call: CreateScheduleInput) -> None:
+    policy, tenant = acting.policy, acting.tenant
     check_id(call.id)
-    call.schedule = _stamped_schedule(policy, call.schedule, tenant)
+    call.schedule = _stamped_schedule(acting, call.schedule)
     call.search_attributes = policy.stamp_attributes(call.search_attributes, tenant)
     call.memo = policy.stamp_memo(call.memo, tenant)
-    call.id = scope_id(tenant, call.id)
+    call.id = acting.scope(call.id)
 
 
-def _update_schedule(policy: TenantPolicy, call: UpdateScheduleInput, tenant: str) -> None:
+def _update_schedule(acting: Acting, call: UpdateScheduleInput) -> None:
     updater = call.updater
 
     async def stamping(described: ScheduleUpdateInput) -> ScheduleUpdate | None:
@@ -94,64 +136,67 @@ def _update_schedule(policy: TenantPolicy, call: UpdateScheduleInput, tenant: st
             return None
         attributes = update.search_attributes
         if attributes is not None:
-            stamped = policy.stamp_attributes(attributes, tenant)
+            stamped = acting.policy.stamp_attributes(attributes, acting.tenant)
             attributes = stamped if isinstance(stamped, TypedSearchAttributes) else attributes
-        return ScheduleUpdate(_stamped_schedule(policy, update.schedule, tenant), attributes)
+        return ScheduleUpdate(_stamped_schedule(acting, update.schedule), attributes)
 
     call.updater = stamping
-    call.id = scope_id(tenant, call.id)
+    call.id = acting.scope(call.id)
 
 
-def _stamped_schedule(policy: TenantPolicy, schedule: Schedule, tenant: str) -> Schedule:
+def _stamped_schedule(acting: Acting, schedule: Schedule) -> Schedule:
     """A copy of the schedule whose action starts workflows of the tenant."""
+    policy, tenant = acting.policy, acting.tenant
     action = schedule.action
     if not isinstance(action, ScheduleActionStartWorkflow):
         msg = f"a schedule's action of {type(action).__name__} is not known: start a workflow"
         raise ForbiddenOperationError(msg)
     stamped = copy.copy(action)
-    stamped.headers = policy.stamp_headers(action.headers or {}, tenant)
+    stamped.headers = acting.headers(action.headers or {})
     stamped.memo = policy.stamp_memo(action.memo, tenant)
     stamped.typed_search_attributes = policy.stamp_typed(action.typed_search_attributes, tenant)
-    stamped.priority = policy.fair(action.priority, tenant)
-    stamped.id = scope_id(tenant, check_id(action.id))
+    stamped.priority = acting.fair(action.priority)
+    stamped.task_queue = acting.queue(action.task_queue)
+    stamped.id = acting.scope(check_id(action.id))
     copied = copy.copy(schedule)
     copied.action = stamped
     return copied
 
 
-def _start_activity(policy: TenantPolicy, call: StartActivityInput, tenant: str) -> None:
+def _start_activity(acting: Acting, call: StartActivityInput) -> None:
     check_id(call.id)
-    call.headers = policy.stamp_headers(call.headers, tenant)
+    call.headers = acting.headers(call.headers)
     attributes = call.search_attributes or TypedSearchAttributes.empty
-    call.search_attributes = policy.stamp_typed(attributes, tenant)
-    call.priority = policy.fair(call.priority, tenant)
-    call.id = scope_id(tenant, call.id)
+    call.search_attributes = acting.policy.stamp_typed(attributes, acting.tenant)
+    call.priority = acting.fair(call.priority)
+    call.task_queue = acting.queue(call.task_queue)
+    call.id = acting.scope(call.id)
 
 
-def _async_activity(_policy: TenantPolicy, call: _AsyncActivityInput, tenant: str) -> None:
+def _async_activity(acting: Acting, call: _AsyncActivityInput) -> None:
     reference = call.id_or_token
     if isinstance(reference, bytes):
         msg = (
-            f"a task token does not say whose it is, and tenant {tenant!r} gave one: complete the"
-            " activity by workflow ID, run ID and activity ID"
+            f"a task token does not say whose it is, and tenant {acting.tenant!r} gave one:"
+            " complete the activity by workflow ID, run ID and activity ID"
         )
         raise ForbiddenOperationError(msg)
-    is_standalone = reference.workflow_id is None
+    workflow_id, activity_id = reference.workflow_id, reference.activity_id
     call.id_or_token = AsyncActivityIDReference(
-        None if reference.workflow_id is None else scope_id(tenant, reference.workflow_id),
+        None if workflow_id is None else acting.scope(workflow_id),
         reference.run_id,
-        scope_id(tenant, reference.activity_id) if is_standalone else reference.activity_id,
+        acting.scope(activity_id) if workflow_id is None else activity_id,
     )
 
 
 def _scope(field: str) -> Rule:
-    def rule(_policy: TenantPolicy, call: Any, tenant: str) -> None:
-        setattr(call, field, scope_id(tenant, getattr(call, field)))
+    def rule(acting: Acting, call: Any) -> None:
+        setattr(call, field, acting.scope(getattr(call, field)))
 
     return rule
 
 
-def _confined(_policy: TenantPolicy, _call: Any, _tenant: str) -> None:
+def _confined(_acting: Acting, _call: Any) -> None:
     """Lists and counts: the guard writes their queries anew, for raw requests too."""
 
 
@@ -191,6 +236,20 @@ CALLS: Final[Mapping[str, Rule]] = {
     "report_cancellation_async_activity": _async_activity,
 }
 """What a tenant's client may call, and how the tenant goes with it."""
+
+STARTS: Final = frozenset(
+    {
+        "start_workflow",
+        "start_update_with_start_workflow",
+        "create_schedule",
+        "update_schedule",
+        "unpause_schedule",
+        "trigger_schedule",
+        "backfill_schedule",
+        "start_activity",
+    }
+)
+"""What leads to new work: the directory is asked first, and a suspended tenant refused."""
 
 REFUSED: Final = frozenset(
     {

@@ -1,78 +1,170 @@
-"""The commands that workflow code can issue without an interceptor seeing them.
+"""What happens around the code of a run: whether it may begin, and the commands that it issues.
 
-An external cancel is scoped here as an external signal is by its interceptor; writing the tenant's
-own search attribute or memo field fails the workflow, because a workflow could otherwise vanish
-from its tenant's lists, or into another's.
+Some commands have no interceptor: an external cancel is scoped here as an external signal is by
+its own; writing the tenant's own search attribute or memo field fails the workflow, because a
+workflow could otherwise vanish from its tenant's lists, or into another's. Those two depend on
+history alone, and are the same under replay.
+
+What depends on the directory (task queues, urgency) is decided here as well, when a command is
+new: the interceptors run inside the sandbox and may not ask. Under replay nothing is asked or
+changed, and the core does not compare these fields with history.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from temporalio.api.common.v1 import Payload
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
-from temporalio.bridge.proto.workflow_commands import WorkflowCommand
+from temporalio.bridge.proto.workflow_commands import (
+    ContinueAsNewWorkflowExecution,
+    ScheduleActivity,
+    StartChildWorkflowExecution,
+    WorkflowCommand,
+)
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.worker import WorkflowInstanceDetails
 
-from orkestra.errors import TENANT_MISMATCH, TenantMismatchError
+from orkestra.directory import Placement, Placements
+from orkestra.errors import (
+    TENANT_MISMATCH,
+    TENANT_UNDECIDED,
+    DirectoryUnavailableError,
+    TenantMismatchError,
+    UnknownTenantError,
+)
+from orkestra.temporal.interceptors.tenant.admission import Admission, Limit
+from orkestra.temporal.interceptors.tenant.asking import Asking
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
+from orkestra.temporal.interceptors.tenant.verdicts import Verdict
 from orkestra.tenancy import act_for, owner_of, scope_id
 
 
 class TenantRunHook:
-    """Sets the tenant for all code of a run, and checks the commands it issues."""
+    """Sets the tenant for all code of a run, lets it begin, and checks the commands it issues.
 
-    def __init__(self, policy: TenantPolicy, details: WorkflowInstanceDetails) -> None:
-        """Read the run's tenant; a run that will be refused has none."""
+    Args:
+        policy: Names and mode.
+        details: What the SDK knows of the run.
+        placements: Where tenants belong; None asks nothing, as for a replayer.
+        tenants: The tenants that the worker serves; None means all.
+    """
+
+    def __init__(
+        self,
+        policy: TenantPolicy,
+        details: WorkflowInstanceDetails,
+        *,
+        placements: Placements | None = None,
+        tenants: Collection[str] | None = None,
+    ) -> None:
         self._policy = policy
         try:
             self._tenant = policy.read_run(details.info)
-        except TenantMismatchError:
+            self._is_refused = False
+        except TenantMismatchError:  # the interceptors refuse it
             self._tenant = None
+            self._is_refused = True
+        self._info = details.info
         self._is_scoped = owner_of(details.info.workflow_id) == self._tenant
+        self._limit = None if tenants is None else Limit(details, tenants)
+        self._asking = None if placements is None else Asking(placements)
+        self._admission = (
+            Admission(details, self._tenant, self._asking)
+            if self._tenant is not None and self._asking is not None
+            else None
+        )
+        self._is_replaying = True
 
-    def before(self, activation: WorkflowActivation) -> None:
-        """Make the tenant current, also for the workflow's constructor."""
-        del activation
+    def before(self, activation: WorkflowActivation) -> WorkflowActivationCompletion | None:
+        """Make the tenant current, also for the workflow's constructor, and let the run begin."""
         act_for(self._tenant)
+        self._is_replaying = activation.is_replaying
+        if any(job.HasField("remove_from_cache") for job in activation.jobs):
+            return None
+        if self._asking is not None:
+            self._asking.start()
+        verdict = None
+        if self._limit is not None and not self._is_left_to_interceptors:
+            verdict = self._limit.verdict(self._tenant)
+        if verdict is None and self._admission is not None:
+            verdict = self._admission.verdict(activation)
+        return None if verdict is None else verdict.completion()
+
+    @property
+    def _is_left_to_interceptors(self) -> bool:
+        """Whether the run fails for good, whichever worker gets it."""
+        return self._is_refused or (self._tenant is None and self._policy.is_required)
 
     def after(self, completion: WorkflowActivationCompletion) -> None:
-        """Scope external cancels, and refuse writing what names the tenant."""
+        """Scope external cancels, place new work, and refuse writing what names the tenant."""
         tenant = self._tenant
         if tenant is None or not completion.HasField("successful"):
             return
-        for command in completion.successful.commands:
-            if command.HasField("request_cancel_external_workflow_execution"):
-                target = command.request_cancel_external_workflow_execution.workflow_execution
-                if self._is_scoped:
-                    target.workflow_id = scope_id(tenant, target.workflow_id)
-            elif (problem := self._problem(command, tenant)) is not None:
-                _fail_instead(completion, problem)
-                return
+        try:
+            for command in completion.successful.commands:
+                self._check(command, tenant)
+        except TenantMismatchError as error:
+            Verdict(TENANT_MISMATCH, str(error)).write(completion)
+        except (DirectoryUnavailableError, UnknownTenantError) as error:
+            Verdict(TENANT_UNDECIDED, f"workflow waits: {error}").write(completion)
 
-    def _problem(self, command: WorkflowCommand, tenant: str) -> str | None:
-        upserted: Mapping[str, Payload]
-        if command.HasField("upsert_workflow_search_attributes"):
-            name = self._policy.attribute.name
-            upserted = command.upsert_workflow_search_attributes.search_attributes.indexed_fields
+    def _check(self, command: WorkflowCommand, tenant: str) -> None:
+        if command.HasField("request_cancel_external_workflow_execution"):
+            target = command.request_cancel_external_workflow_execution.workflow_execution
+            if self._is_scoped:
+                target.workflow_id = scope_id(tenant, target.workflow_id)
+        elif command.HasField("upsert_workflow_search_attributes"):
+            attributes = command.upsert_workflow_search_attributes.search_attributes
+            self._leave_alone(self._policy.attribute.name, attributes.indexed_fields, tenant)
         elif command.HasField("modify_workflow_properties"):
-            name = self._policy.header
-            upserted = command.modify_workflow_properties.upserted_memo.fields
-        else:
-            return None
+            memo = command.modify_workflow_properties.upserted_memo
+            self._leave_alone(self._policy.header, memo.fields, tenant)
+        elif self._asking is not None and not self._is_replaying:
+            self._place(command, tenant, self._asking)
+
+    def _leave_alone(self, name: str, upserted: Mapping[str, Payload], tenant: str) -> None:
         payload = upserted.get(name)
-        if payload is None or payload.data in _spellings(tenant):
-            return None
-        return f"workflow code wrote {name!r}, which names the tenant: leave it alone"
+        if payload is not None and payload.data not in _spellings(tenant):
+            msg = f"workflow code wrote {name!r}, which names the tenant: leave it alone"
+            raise TenantMismatchError(msg)
+
+    def _place(self, command: WorkflowCommand, tenant: str, asking: Asking) -> None:
+        if command.HasField("schedule_activity"):
+            placement = asking.placement(tenant)
+            self._bound_urgency(command.schedule_activity, placement)
+            self._move(command.schedule_activity, placement)
+        elif command.HasField("start_child_workflow_execution"):
+            placement = asking.placement(tenant)
+            self._bound_urgency(command.start_child_workflow_execution, placement)
+            self._move(command.start_child_workflow_execution, placement)
+        elif command.HasField("continue_as_new_workflow_execution"):
+            placement = asking.placement(tenant)
+            self._move(command.continue_as_new_workflow_execution, placement)
+
+    def _bound_urgency(
+        self, command: ScheduleActivity | StartChildWorkflowExecution, placement: Placement
+    ) -> None:
+        asked, allowed = command.priority.priority_key, placement.record.most_urgent_priority
+        if self._policy.settings.fairness and 0 < asked < allowed:
+            command.priority.priority_key = allowed
+
+    def _move(
+        self,
+        command: ScheduleActivity | StartChildWorkflowExecution | ContinueAsNewWorkflowExecution,
+        placement: Placement,
+    ) -> None:
+        """Send the work to the tenant's own queue, which also lets running workflows move there."""
+        here = self._info.task_queue
+        asked = command.task_queue or here
+        try:
+            queue = placement.queue(asked, namespace=self._info.namespace)
+        except TenantMismatchError as error:
+            if asked != here:
+                raise
+            msg = f"the queue that this workflow runs on was given to others: {error}"
+            raise DirectoryUnavailableError(msg) from error
+        if queue != asked:
+            command.task_queue = queue
 
 
 def _spellings(tenant: str) -> tuple[bytes, bytes]:
     return f'"{tenant}"'.encode(), f'["{tenant}"]'.encode()
-
-
-def _fail_instead(completion: WorkflowActivationCompletion, problem: str) -> None:
-    del completion.successful.commands[:]
-    failure = completion.successful.commands.add().fail_workflow_execution.failure
-    failure.message = problem
-    failure.source = "Orkestra"
-    failure.application_failure_info.type = TENANT_MISMATCH
-    failure.application_failure_info.non_retryable = True

@@ -1,9 +1,13 @@
 """The two ends of the tenant interceptor."""
 
+from collections.abc import Collection
+
 from temporalio import client, worker
 
 from orkestra.config import TenancySettings
+from orkestra.directory import Placements
 from orkestra.temporal.interceptors.tenant.activity import TenantActivityInbound
+from orkestra.temporal.interceptors.tenant.arrivals import Arrivals
 from orkestra.temporal.interceptors.tenant.commands import TenantRunHook
 from orkestra.temporal.interceptors.tenant.nexus import TenantNexusInbound
 from orkestra.temporal.interceptors.tenant.outbound import TenantClientOutbound
@@ -24,19 +28,31 @@ class TenantInterceptor(client.Interceptor):
         settings: TenancySettings | None = None,
         *,
         tenant: str | AllTenants | None = None,
+        placements: Placements | None = None,
+        namespace: str | None = None,
     ) -> None:
         """Act for one tenant, for all, or for the tenant of the running code.
 
         Args:
             settings: Names and mode; None means the defaults.
             tenant: The tenant that the client is bound to; None means `current_tenant()`.
+            placements: Asked before each start; None lets every tenant start work, anywhere.
+            namespace: Namespace of the client; None compares it with nothing.
         """
         self.policy = TenantPolicy(settings or TenancySettings())
         self.tenant = tenant
+        self._placements = placements or Placements()
+        self._namespace = namespace
 
     def intercept_client(self, next: client.OutboundInterceptor) -> client.OutboundInterceptor:
         """See base class."""
-        return TenantClientOutbound(next, self.policy, self.tenant)
+        return TenantClientOutbound(
+            next,
+            self.policy,
+            self.tenant,
+            placements=self._placements,
+            namespace=self._namespace,
+        )
 
 
 class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
@@ -46,9 +62,22 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
     before its own, so this one comes first on the worker by being first on the client.
     """
 
-    def __init__(self, settings: TenancySettings | None = None) -> None:
-        """Check by the settings; None means the defaults."""
+    def __init__(
+        self,
+        settings: TenancySettings | None = None,
+        *,
+        placements: Placements | None = None,
+        tenants: Collection[str] | None = None,
+    ) -> None:
+        """Check by the settings and the directory.
+
+        Args:
+            settings: Names and mode; None means the defaults.
+            placements: Asked what is let in, and where; None lets every tenant in, anywhere.
+            tenants: The tenants to serve, where no others may come; None means all.
+        """
         self.policy = TenantPolicy(settings or TenancySettings())
+        self._arrivals = Arrivals(placements or Placements(), tenants)
         self._workflow_class = type(
             "TenantWorkflowInbound", (TenantWorkflowInbound,), {"policy": self.policy}
         )
@@ -57,13 +86,13 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
         self, next: worker.ActivityInboundInterceptor
     ) -> worker.ActivityInboundInterceptor:
         """See base class."""
-        return TenantActivityInbound(next, self.policy)
+        return TenantActivityInbound(next, self.policy, self._arrivals)
 
     def intercept_nexus_operation(
         self, next: worker.NexusOperationInboundInterceptor
     ) -> worker.NexusOperationInboundInterceptor:
         """See base class."""
-        return TenantNexusInbound(next, self.policy)
+        return TenantNexusInbound(next, self.policy, self._arrivals)
 
     def workflow_interceptor_class(
         self, input: worker.WorkflowInterceptorClassInput
@@ -73,4 +102,11 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
 
     def run_hook(self, details: worker.WorkflowInstanceDetails) -> TenantRunHook:
         """Make the hook that sees a run's commands; a factory for the runner's wrapper."""
+        arrivals = self._arrivals
+        return TenantRunHook(
+            self.policy, details, placements=arrivals.placements, tenants=arrivals.tenants
+        )
+
+    def replay_hook(self, details: worker.WorkflowInstanceDetails) -> TenantRunHook:
+        """The same for a replayer, which asks nothing."""
         return TenantRunHook(self.policy, details)

@@ -4,23 +4,31 @@ from typing import Any
 
 import nexusrpc
 import nexusrpc.handler
+from temporalio import nexus
 from temporalio.worker import (
     ExecuteNexusOperationCancelInput,
     ExecuteNexusOperationStartInput,
     NexusOperationInboundInterceptor,
 )
 
+from orkestra.temporal.interceptors.tenant.arrivals import Arrivals
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.tenancy import act_for, is_tenant_id
 
 
 class TenantNexusInbound(NexusOperationInboundInterceptor):
-    """Refuses operations without a tenant; Nexus headers arrive in lower case."""
+    """Refuses operations without a tenant, or in another's place.
 
-    def __init__(self, next: NexusOperationInboundInterceptor, policy: TenantPolicy) -> None:
-        """Check by the policy."""
+    Nexus headers arrive in lower case.
+    """
+
+    def __init__(
+        self, next: NexusOperationInboundInterceptor, policy: TenantPolicy, arrivals: Arrivals
+    ) -> None:
+        """Check by the policy and the directory."""
         super().__init__(next)
         self._policy = policy
+        self._arrivals = arrivals
 
     async def execute_nexus_operation_start(
         self, input: ExecuteNexusOperationStartInput
@@ -28,13 +36,27 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
         nexusrpc.handler.StartOperationResultSync[Any] | nexusrpc.handler.StartOperationResultAsync
     ):
         """See base class."""
-        act_for(self._read(input.ctx))
+        act_for(await self._admit(input.ctx))
         return await super().execute_nexus_operation_start(input)
 
     async def execute_nexus_operation_cancel(self, input: ExecuteNexusOperationCancelInput) -> None:
         """See base class."""
-        act_for(self._read(input.ctx))
+        act_for(await self._admit(input.ctx))
         return await super().execute_nexus_operation_cancel(input)
+
+    async def _admit(self, context: nexusrpc.handler.OperationContext) -> str | None:
+        tenant, info = self._read(context), nexus.info()
+        verdict = await self._arrivals.verdict(
+            tenant, namespace=info.namespace, task_queue=info.task_queue, is_start=False
+        )
+        if verdict is None:
+            return tenant
+        kinds = nexusrpc.HandlerErrorType
+        raise nexusrpc.HandlerError(
+            f"operation {context.operation!r} refused: {verdict.problem}",
+            type=kinds.UNAUTHORIZED if verdict.is_final else kinds.UNAVAILABLE,
+            retryable_override=not verdict.is_final,
+        )
 
     def _read(self, context: nexusrpc.handler.OperationContext) -> str | None:
         name = self._policy.header.lower()

@@ -4,8 +4,16 @@ from typing import Any
 
 from temporalio.client import OutboundInterceptor
 
+from orkestra.directory import Placement, Placements
 from orkestra.errors import ForbiddenOperationError, TenantMismatchError, TenantRequiredError
-from orkestra.temporal.interceptors.tenant.calls import CALLS, REFUSED, Rule, named_id
+from orkestra.temporal.interceptors.tenant.calls import (
+    CALLS,
+    REFUSED,
+    STARTS,
+    Acting,
+    Rule,
+    named_id,
+)
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.tenancy import AllTenants, current_tenant, owner_of
 
@@ -14,12 +22,20 @@ class TenantClientOutbound(OutboundInterceptor):
     """Applies the rule of each call; the methods are made from the table of rules below."""
 
     def __init__(
-        self, next: OutboundInterceptor, policy: TenantPolicy, tenant: str | AllTenants | None
+        self,
+        next: OutboundInterceptor,
+        policy: TenantPolicy,
+        tenant: str | AllTenants | None,
+        *,
+        placements: Placements,
+        namespace: str | None,
     ) -> None:
         """Act for the tenant; None means the tenant of the running code."""
         super().__init__(next)
         self._policy = policy
         self._tenant = tenant
+        self._placements = placements
+        self._namespace = namespace
 
     def acting_tenant(self, call: str, server_id: str | None) -> str | None:
         """The tenant that a call acts for, or None where it may go without one.
@@ -34,7 +50,8 @@ class TenantClientOutbound(OutboundInterceptor):
         """
         running = current_tenant()
         if isinstance(self._tenant, AllTenants):
-            return running or (owner_of(server_id) if server_id else None)
+            named = None if server_id is None or self._policy.has_global_ids else server_id
+            return running or (None if named is None else owner_of(named))
         if self._tenant is not None and running not in (None, self._tenant):
             msg = f"{call}: the client is bound to {self._tenant!r}, this code acts for {running!r}"
             raise TenantMismatchError(msg)
@@ -45,7 +62,7 @@ class TenantClientOutbound(OutboundInterceptor):
         return tenant
 
     def apply(self, call: str, rule: Rule | None, input: Any) -> None:
-        """Write the tenant into the input of a call.
+        """Write the tenant into the input of a call that starts nothing.
 
         Raises:
             TenantError: The call may not be made so, or not by a tenant.
@@ -56,7 +73,28 @@ class TenantClientOutbound(OutboundInterceptor):
         if rule is None:
             msg = f"{call} is not available to tenant {tenant!r}: use a client of ALL_TENANTS"
             raise ForbiddenOperationError(msg)
-        rule(self._policy, input, tenant)
+        rule(Acting(self._policy, tenant), input)
+
+    async def apply_to_start(self, call: str, rule: Rule, input: Any) -> None:
+        """Write the tenant into the input of a call that leads to new work, where it may.
+
+        Raises:
+            TenantError: The call may not be made so, or not by this tenant now.
+            DirectoryUnavailableError: The directory gave no answer.
+        """
+        tenant = self.acting_tenant(call, named_id(input))
+        if tenant is not None:
+            placement = await self._admitted(tenant)
+            rule(Acting(self._policy, tenant, placement), input)
+
+    async def _admitted(self, tenant: str) -> Placement:
+        """Operators are not stopped by a suspension here, but workers refuse what they start."""
+        placement = await self._placements.of(tenant)
+        if not isinstance(self._tenant, AllTenants):
+            placement.require_active()
+        if self._namespace is not None:
+            placement.require_namespace(self._namespace)
+        return placement
 
 
 def _method(call: str, rule: Rule | None) -> Any:
@@ -64,10 +102,24 @@ def _method(call: str, rule: Rule | None) -> Any:
         self.apply(call, rule, input)
         return getattr(self.next, call)(input)
 
+    return method
+
+
+def _starting_method(call: str, rule: Rule) -> Any:
+    async def method(self: TenantClientOutbound, input: Any) -> Any:
+        await self.apply_to_start(call, rule, input)
+        return await getattr(self.next, call)(input)
+
+    return method
+
+
+def _override(call: str) -> Any:
+    is_start = call in STARTS
+    method = _starting_method(call, CALLS[call]) if is_start else _method(call, CALLS.get(call))
     method.__name__ = call
     method.__doc__ = "See base class."
     return method
 
 
 for _call in (*CALLS, *REFUSED):
-    setattr(TenantClientOutbound, _call, _method(_call, CALLS.get(_call)))
+    setattr(TenantClientOutbound, _call, _override(_call))

@@ -7,7 +7,7 @@ turn `TenantMismatchError` into what their side of the call needs.
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
@@ -21,13 +21,10 @@ from temporalio.common import (
 
 from orkestra.config import TenancySettings
 from orkestra.errors import TenantMismatchError
-from orkestra.tenancy import is_tenant_id, owner_of
+from orkestra.tenancy import is_tenant_id, owner_of, scope_id
 
 Headers = Mapping[str, Payload]
 """Temporal headers as the SDK has them."""
-
-_NORMAL_PRIORITY: Final = 3
-"""The server's default priority key; smaller numbers go first and are not for tenants to take."""
 
 
 class TenantPolicy:
@@ -115,8 +112,10 @@ class TenantPolicy:
     def stamp_typed(self, attributes: TypedSearchAttributes, tenant: str) -> TypedSearchAttributes:
         """The typed search attributes with the tenant."""
         name = self.attribute.name
-        self._check_attribute([pair.value for pair in attributes if pair.key.name == name], tenant)
-        return attributes.updated(SearchAttributePair(self.attribute, tenant))
+        given: Any = attributes  # its pairs are untyped in the SDK
+        self._check_attribute([pair.value for pair in given if pair.key.name == name], tenant)
+        stamped: TypedSearchAttributes = given.updated(SearchAttributePair(self.attribute, tenant))
+        return stamped
 
     def _check_attribute(self, present: list[Any], tenant: str) -> None:
         if present not in ([], [tenant]):
@@ -124,34 +123,54 @@ class TenantPolicy:
             raise _contradiction(where, present[0], tenant)
 
     def fair(
-        self, priority: Priority, tenant: str, *, inherited: Priority | None = None
+        self, priority: Priority, tenant: str, *, weight: float | None, most_urgent: int
     ) -> Priority:
-        """The priority with the tenant as fairness key and no more urgency than normal.
+        """The priority of what a client starts: the tenant as fairness key, its own weight.
 
         Args:
             priority: What the caller set.
             tenant: The fairness key to be.
-            inherited: Priority of the workflow that schedules the work, whose fields the server
-                fills in where `priority` has none; None for work that no workflow schedules.
+            weight: The tenant's share; None means 1.
+            most_urgent: The smallest priority key that the tenant may use.
         """
         if not self.settings.fairness:
             return priority
         key = priority.priority_key
-        urgency = None if key is None else max(key, _NORMAL_PRIORITY)
-        is_inherited = inherited is not None and inherited.fairness_key == tenant
-        if is_inherited and priority.fairness_key is None and priority.fairness_weight is None:
-            return (
-                priority if urgency == key else dataclasses.replace(priority, priority_key=urgency)
-            )
-        return Priority(priority_key=urgency, fairness_key=tenant)
+        urgency = None if key is None else max(key, most_urgent)
+        return Priority(priority_key=urgency, fairness_key=tenant, fairness_weight=weight)
+
+    def fair_inside(self, priority: Priority, tenant: str, inherited: Priority) -> Priority:
+        """The priority of what a workflow starts, whose urgency is bounded with its command.
+
+        Args:
+            priority: What workflow code set.
+            tenant: The fairness key to be.
+            inherited: The workflow's own, whose fields the server fills in where `priority` has
+                none: the weight, too, which came from the directory.
+        """
+        is_inherited = inherited.fairness_key == tenant
+        is_untouched = priority.fairness_key is None and priority.fairness_weight is None
+        if not self.settings.fairness or (is_inherited and is_untouched):
+            return priority
+        weight = inherited.fairness_weight if is_inherited else None
+        return dataclasses.replace(priority, fairness_key=tenant, fairness_weight=weight)
+
+    def scope(self, tenant: str, user_id: str) -> str:
+        """The ID on the server of what the tenant calls `user_id`."""
+        return user_id if self.has_global_ids else scope_id(tenant, user_id)
+
+    @property
+    def has_global_ids(self) -> bool:
+        """Whether IDs are as they were given, and say nothing of whose they are."""
+        return self.settings.workflow_ids == "global"
 
     def check_owner(self, tenant: str, server_id: str) -> None:
-        """Refuse an ID whose prefix names another tenant.
+        """Refuse an ID whose prefix names another tenant; global IDs name none.
 
         Raises:
             TenantMismatchError: It does.
         """
-        owner = owner_of(server_id)
+        owner = None if self.has_global_ids else owner_of(server_id)
         if owner is not None and owner != tenant:
             raise _contradiction("ID", owner, tenant)
 

@@ -236,7 +236,7 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
         tenant = self._tenancy.tenant
         if tenant is not None:
             inherited = workflow.info().priority
-            call.priority = self._tenancy.policy.fair(call.priority, tenant, inherited=inherited)
+            call.priority = self._tenancy.policy.fair_inside(call.priority, tenant, inherited)
 
     def _attributes(self, attributes: Any, tenant: str) -> Any:
         try:
