@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -180,3 +181,34 @@ async def test_values_that_cannot_be_written_fail_nothing(traced):
         assert await traced.result(Fail.run, "lone surrogate \ud800") == "lone surrogate \ud800"
     spans = await traced.spans()
     assert [span.output for span in spans] == ["lone surrogate ?"]
+
+
+ENDS_WITHOUT_FLUSH = """
+import sys
+from orkestra.config import LangfuseSettings
+from orkestra.langfuse import LangfuseSink
+from orkestra.tracing import *
+
+span = Span(
+    trace_id="1" * 32, span_id="2" * 16, parent_id=None, kind=SpanKind.WORKFLOW, name="workflow:X",
+    start_ns=1, run_id="r", tenant=None, attributes=TraceAttributes(), metadata={},
+)
+settings = LangfuseSettings(
+    public_key="pk-lf-test", secret_key="sk-lf-test", base_url=sys.argv[1], flush_timeout="2s"
+)
+LangfuseSink(settings).emit(SpanRecord(span=span, outcome=Outcome(), end_ns=2))
+"""
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour.ACCEPT, Behaviour.HANG])
+async def test_an_interpreter_that_ends_sends_what_it_can_and_does_not_wait_longer(behaviour):
+    with LangfuseReceiver() as receiver, receiver.behaving(behaviour):
+        began = time.monotonic()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", ENDS_WITHOUT_FLUSH, receiver.url
+        )
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+        took = time.monotonic() - began
+        names = [span.name for span in receiver.spans]
+    assert names == (["workflow:X"] if behaviour is Behaviour.ACCEPT else [])
+    assert took < 10

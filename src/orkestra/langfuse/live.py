@@ -43,12 +43,14 @@ class CurrentSpan:
         self._started, under = pipeline.start(span, name, attributes)
         mark(self._started, Origin(span.tenant))
         with ExitStack() as entering:
-            inside = trace.set_span_in_context(self._started, under)
-            inside = baggage.set_baggage(sdk.TRACE_ID_BAGGAGE, span.trace_id, inside)
-            entering.callback(context.detach, context.attach(inside))
+            outside = baggage.set_baggage(sdk.TRACE_ID_BAGGAGE, span.trace_id, under)
+            entering.callback(context.detach, context.attach(outside))
             entering.enter_context(sdk.client_in_context(pipeline.public_key))
             if is_sampled:
+                # Entered outside the span, which has these attributes already.
                 entering.enter_context(_propagated(describer, span))
+            inside = trace.set_span_in_context(self._started)
+            entering.callback(context.detach, context.attach(inside))
             self._stack = entering.pop_all()
 
     def end(self, outcome: Outcome) -> None:
