@@ -17,6 +17,7 @@ from temporalio.client import Client
 from temporalio.service import RPCStatusCode
 from temporalio.worker import Worker
 
+from orkestra.config import TemporalSettings
 from orkestra.devserver import DevServer
 from orkestra.errors import (
     ConfigurationError,
@@ -24,6 +25,7 @@ from orkestra.errors import (
     ConnectionFailureReason,
     ForbiddenOperationError,
 )
+from orkestra.temporal.connection import open_connection
 from orkestra.temporal.health import HealthCheck, HealthReport, check_temporal_health
 from tests.gate import gated, refuse, status
 from tests.names import Fresh
@@ -238,6 +240,17 @@ async def _polled_until_healthy(client: Client) -> HealthReport:
         if report or time.monotonic() > deadline:
             return report
         await asyncio.sleep(0.05)
+
+
+async def test_a_connection_that_was_closed_is_reported_as_such(dev_server: DevServer) -> None:
+    connection = await open_connection(TemporalSettings(address=dev_server.address))
+    client = Client(connection.service_client)
+    await connection.close()
+
+    report = await check_temporal_health(client)
+
+    assert not report.reachable
+    assert "is closed" in named(report, "connection").detail
 
 
 async def test_cancelling_the_check_cancels_it(silent_port: int) -> None:

@@ -1,21 +1,36 @@
-"""The operator's client of the commands: no tenancy, no tracing, and closed at their end."""
+"""How commands connect."""
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from temporalio.client import Client
+from temporalio.runtime import (
+    LogForwardingConfig,
+    LoggingConfig,
+    Runtime,
+    TelemetryConfig,
+    TelemetryFilter,
+)
 
-from orkestra.cli.output import log_core_to_python
 from orkestra.config import TemporalSettings
 from orkestra.temporal.connection import open_connection
+
+
+def log_core_to_python() -> None:
+    """Send what the SDK's core logs the way of all records; by itself it writes to stdout."""
+    forwarding = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
+    filters = TelemetryFilter(core_level="WARN", other_level="ERROR")
+    telemetry = TelemetryConfig(logging=LoggingConfig(filter=filters, forwarding=forwarding))
+    Runtime.set_default(Runtime(telemetry=telemetry), error_if_already_set=False)
 
 
 @asynccontextmanager
 async def operator_client(
     settings: TemporalSettings, *, namespace: str, deadline: timedelta, verify_namespace: bool
 ) -> AsyncGenerator[Client]:
-    """Connect as the settings say, but not for longer than the deadline.
+    """Connect without tenancy and tracing, as the settings say, and close at the end.
 
     Args:
         settings: Where the service is.

@@ -10,13 +10,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import typer
-from temporalio.runtime import (
-    LogForwardingConfig,
-    LoggingConfig,
-    Runtime,
-    TelemetryConfig,
-    TelemetryFilter,
-)
 
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -53,14 +46,6 @@ def log_to_stderr(level: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_PlainFormatter(_LOG_FORMAT))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-
-
-def log_core_to_python() -> None:
-    """Send what the SDK's core logs the way of all records; by itself it writes to stdout."""
-    forwarding = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
-    filters = TelemetryFilter(core_level="WARN", other_level="ERROR")
-    telemetry = TelemetryConfig(logging=LoggingConfig(filter=filters, forwarding=forwarding))
-    Runtime.set_default(Runtime(telemetry=telemetry), error_if_already_set=False)
 
 
 class _PlainFormatter(logging.Formatter):

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from orkestra.cli.connecting import log_core_to_python
 from orkestra.cli.options import AsJson, ConfigFile, load_config, parse_name
 from orkestra.cli.output import write_json, write_line
 from orkestra.config import OrkestraConfig
@@ -61,6 +62,7 @@ def server(
     settings = load_config(context, config)
     namespaces = [settings.temporal.namespace, *(namespace or ())]
     embedded = _make(settings, namespaces, port, ui_port, db, headless=headless)
+    log_core_to_python()
     asyncio.run(_serve(embedded, as_json=as_json))
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Final
 
 import typer
 
+from orkestra.cli.connecting import log_core_to_python
 from orkestra.cli.options import ConfigFile, Namespace, load_config, parse_name
-from orkestra.cli.output import log_core_to_python, log_to_stderr
+from orkestra.cli.output import log_to_stderr
 from orkestra.config import OrkestraConfig
 from orkestra.temporal.discovery import discover
 from orkestra.temporal.lifecycle import run_worker
