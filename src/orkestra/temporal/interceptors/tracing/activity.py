@@ -47,7 +47,7 @@ class TracingActivityInbound(ActivityInboundInterceptor):
         """See base class."""
         sink = self._sink_for(current_tenant())
         span = self._span_or_none(input, sink.limits)
-        live = span and await sink.enter(span)
+        live = None if span is None else await sink.enter(span)
         if live is None:
             return await super().execute_activity(input)
         try:
