@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
+from nexusrpc.handler import StartOperationContext
 from temporalio.api.common.v1 import Link
+from temporalio.nexus._link_conversion import (  # what the SDK puts into requests itself
+    nexus_link_to_temporal_link,
+)
 
 NORMAL_PRIORITY: Final = 3
 """The server's default priority key; smaller numbers go first."""
@@ -27,6 +31,20 @@ class NexusTask:
     callback_url: str
     callback_headers: Mapping[str, str]
     links: tuple[Link, ...] = ()
+
+    @classmethod
+    def of(cls, context: StartOperationContext) -> Self:
+        """Copy what a start operation arrived with.
+
+        Args:
+            context: The context that the handler is about to get.
+        """
+        links = map(nexus_link_to_temporal_link, context.inbound_links)
+        return cls(
+            callback_url=context.callback_url or "",
+            callback_headers=dict(context.callback_headers),
+            links=tuple(link for link in links if link is not None),
+        )
 
 
 class Grants(Protocol):
