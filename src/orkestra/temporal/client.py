@@ -77,7 +77,8 @@ async def create_temporal_client(
     Args:
         config: The configuration; None loads it as `OrkestraConfig.load()` does. With a manager,
             the manager's is used.
-        namespace: None means `temporal.namespace`.
+        namespace: None means the tenant's own where the directory gives it one, else
+            `temporal.namespace`.
         tenant: The tenant that the client is bound to; None means that each call acts for
             `current_tenant()`; `ALL_TENANTS` makes an operator's client.
         manager: Shares its connection with other clients; without one the connection lives as
@@ -93,6 +94,9 @@ async def create_temporal_client(
         ConnectionFailedError: The service could not be reached within `connect_deadline`.
         ConfigurationError: The configuration is wrong.
         InvalidTenantError: The tenant is malformed.
+        UnknownTenantError: The directory does not know the tenant.
+        TenantMismatchError: The directory places the tenant in another namespace.
+        DirectoryUnavailableError: The directory gave no answer.
     """
     if manager is None:
         manager = TemporalConnectionManager(config or OrkestraConfig.load())
@@ -150,19 +154,23 @@ async def start_workflow(  # type: ignore[misc]  # mypy: *args of any type take 
         client: Any client of Orkestra's, bound to a tenant or not.
         workflow: The workflow's run method, or its name.
         args: Arguments of the run method.
-        task_queue: Queue of the workers that serve it.
+        task_queue: Queue of the workers that serve it; the directory may send a tenant's work to
+            a queue of its own instead.
         workflow_id: The tenant's own ID of 1 to 900 bytes; None makes one.
         memo: Notes shown in lists.
         search_attributes: Typed, or plain values whose type says the attribute's: text is a
             Keyword, a sequence of texts a KeywordList.
-        tenant: The tenant, where the client is not bound and the code is in no scope.
+        tenant: The tenant, where the client is not bound and the code is in no scope. Where the
+            directory gives it a namespace of its own, the workflow is started there.
         options: Every other option of `Client.start_workflow`.
 
     Returns:
         The handle; its `id` is the ID on the server, with the tenant's prefix.
 
     Raises:
-        TenantError: There is no tenant, it is malformed, or another is already acted for.
+        TenantError: There is no tenant, it is malformed, unknown or suspended, or another is
+            already acted for.
+        DirectoryUnavailableError: The directory gave no answer.
         ConfigurationError: The task queue is empty.
         SearchAttributeError: A plain search attribute has a type that Temporal has not.
 
@@ -178,7 +186,7 @@ async def start_workflow(  # type: ignore[misc]  # mypy: *args of any type take 
     if workflow_id is not None:
         check_id(workflow_id)
     if tenant is not None:
-        client = _bound(client, tenant)
+        client = await _bound(client, tenant)
     return await client.start_workflow(
         workflow,
         args=args,
@@ -190,22 +198,39 @@ async def start_workflow(  # type: ignore[misc]  # mypy: *args of any type take 
     )
 
 
-def _bound(client: Client, tenant: str) -> Client:
+async def _bound(client: Client, tenant: str) -> Client:
     """The client bound to the tenant, so that the handle it gives stays the tenant's for good."""
+    plugin = plugin_of(client)
+    if plugin.tenant == tenant:
+        return client
+    if isinstance(plugin.tenant, str):
+        msg = f"the client is bound to {plugin.tenant!r} and cannot act for {tenant!r}"
+        raise TenantMismatchError(msg)
+    bound = plugin.for_tenant(tenant)
+    placement = await plugin.placements.of(tenant)
+    return with_plugin(client, bound, namespace=placement.namespace or client.namespace)
+
+
+def plugin_of(client: Client) -> OrkestraPlugin:
+    """The client's plugin of ours.
+
+    Raises:
+        ConfigurationError: It has none.
+    """
+    plugins = client.config()["plugins"]
+    found = next((plugin for plugin in plugins if isinstance(plugin, OrkestraPlugin)), None)
+    if found is None:
+        msg = "the client has no OrkestraPlugin: use create_temporal_client(), or add the plugin"
+        raise ConfigurationError(msg)
+    return found
+
+
+def with_plugin(client: Client, plugin: OrkestraPlugin, *, namespace: str) -> Client:
+    """The same client with another plugin of ours in place of the one it has."""
     config = client.config()
-    plugins = list(config["plugins"])
-    for index, plugin in enumerate(plugins):
-        if isinstance(plugin, OrkestraPlugin):
-            if plugin.tenant == tenant:
-                return client
-            if isinstance(plugin.tenant, str):
-                msg = f"the client is bound to {plugin.tenant!r} and cannot act for {tenant!r}"
-                raise TenantMismatchError(msg)
-            plugins[index] = plugin.for_tenant(tenant)
-            config["plugins"] = plugins
-            return Client(**config)
-    msg = "the client has no OrkestraPlugin: use create_temporal_client(), or add the plugin"
-    raise ConfigurationError(msg)
+    config["plugins"] = [plugin if isinstance(p, OrkestraPlugin) else p for p in config["plugins"]]
+    config["namespace"] = namespace
+    return Client(**config)
 
 
 def _typed(

@@ -12,6 +12,7 @@ from temporalio.converter import DataConverter
 from temporalio.runtime import Runtime
 
 from orkestra.config import OrkestraConfig
+from orkestra.directory import Placements, TenantDirectory
 from orkestra.errors import ConfigurationError, ConnectionClosedError
 from orkestra.temporal.connection import (
     Connection,
@@ -36,6 +37,8 @@ class TemporalConnectionManager:
         interceptors: Interceptors of every client.
         data_converter: Converter for arguments and results.
         runtime: Runtime of the SDK's core; None means its default one.
+        directory: Knows the tenants; None means those of the configuration, or, where it names
+            none, that every well-formed tenant is known.
 
     Example:
         ```python
@@ -53,19 +56,25 @@ class TemporalConnectionManager:
         interceptors: Sequence[Interceptor] = (),
         data_converter: DataConverter = DataConverter.default,
         runtime: Runtime | None = None,
+        directory: TenantDirectory | None = None,
     ) -> None:
         self.config = config or OrkestraConfig.load()
         self._plugins = tuple(plugins)
         self._interceptors = tuple(interceptors)
         self._data_converter = data_converter
         self._runtime = runtime
-        self._plugin = OrkestraPlugin(self.config)
+        self._plugin = OrkestraPlugin(self.config, directory=directory)
         self._shared: Connection | None = None
         self._dedicated: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._openings = SingleFlight[Connection]()
         self._checks = SingleFlight[None]()
         self._verified: set[str] = set()
         self._is_closed = False
+
+    @property
+    def placements(self) -> Placements:
+        """Where tenants belong, as the directory says."""
+        return self._plugin.placements
 
     async def __aenter__(self) -> Self:
         return self
@@ -94,7 +103,8 @@ class TemporalConnectionManager:
         them gets the error, and the next call tries again.
 
         Args:
-            namespace: None means `temporal.namespace`.
+            namespace: None means the tenant's own where the directory gives it one, else
+                `temporal.namespace`.
             tenant: The tenant that the client is bound to; None means that each call acts for
                 `current_tenant()`; `ALL_TENANTS` makes an operator's client.
             dedicated: Open a connection for this client alone; the manager closes it, too.
@@ -112,6 +122,9 @@ class TemporalConnectionManager:
             ConnectionClosedError: The manager is closed, or was used before this process was
                 forked.
             InvalidTenantError: The tenant is malformed.
+            UnknownTenantError: The directory does not know the tenant.
+            TenantMismatchError: The directory places the tenant in another namespace.
+            DirectoryUnavailableError: The directory gave no answer.
             ConfigurationError: The namespace is empty.
         """
         name = self.config.temporal.namespace if namespace is None else namespace
@@ -119,6 +132,10 @@ class TemporalConnectionManager:
             msg = f"namespace {name!r} is empty: give a name, or None for the configured one"
             raise ConfigurationError(msg)
         ours = self._plugin if tenant is None else self._plugin.for_tenant(tenant)
+        if isinstance(tenant, str):
+            placement = await self.placements.of(tenant)
+            name = placement.namespace or name if namespace is None else name
+            placement.require_namespace(name)
         connection = await self._connection(dedicated=dedicated)
         if self.config.temporal.verify_namespace and name not in self._verified:
             await self._checks.join(name, partial(self._verify, connection, name))

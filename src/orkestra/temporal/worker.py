@@ -1,6 +1,6 @@
 """Workers from the configuration."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from temporalio.worker import Interceptor, Worker
 
 from orkestra.config import OrkestraConfig, WorkerSettings
 from orkestra.errors import ConfigurationError, DiscoveryError
+from orkestra.temporal.client import plugin_of, with_plugin
 from orkestra.temporal.discovery import check_unique_names, discover
 from orkestra.temporal.manager import TemporalConnectionManager
 from orkestra.temporal.threads import ActivityThreads
@@ -27,6 +28,7 @@ async def create_worker(
     activities: Sequence[Callable[..., Any]] = (),
     interceptors: Sequence[Interceptor] = (),
     namespace: str | None = None,
+    tenants: Collection[str] | None = None,
     manager: TemporalConnectionManager | None = None,
     data_converter: DataConverter = DataConverter.default,
     **options: Any,
@@ -46,6 +48,9 @@ async def create_worker(
         activities: Activity functions or methods.
         interceptors: More worker interceptors; Orkestra's own come first.
         namespace: None means `temporal.namespace`.
+        tenants: Serve these tenants only, on a queue or in a namespace that the directory gives
+            to them alone; None serves all. The work of others is never run here, but keeps failing
+            its tasks until it gets to a worker that serves them.
         manager: Shares its connection; without one the worker has a connection of its own, which
             `run_worker()` closes.
         data_converter: Converter for arguments and results.
@@ -55,7 +60,8 @@ async def create_worker(
         The worker, which does not poll yet.
 
     Raises:
-        ConfigurationError: The task queue is empty, nothing is registered, or an option is wrong.
+        ConfigurationError: The task queue is empty, nothing is registered, an option is wrong, or
+            `tenants` are given for a queue that others may use.
         DiscoveryError: Workflow code cannot be imported or does not pass the sandbox.
         ConnectionFailedError: The service could not be reached.
 
@@ -79,6 +85,8 @@ async def create_worker(
     if manager is None:
         manager = TemporalConnectionManager(config or OrkestraConfig.load())
     client = await manager.get_client(namespace=namespace, data_converter=data_converter)
+    if tenants is not None:
+        client = await _limited(client, tenants, task_queue)
     settings = _sdk_options(manager.config.worker) | options
     if "activity_executor" not in settings:
         settings["activity_executor"] = _activity_threads(manager.config.worker, settings)
@@ -90,6 +98,63 @@ async def create_worker(
         interceptors=interceptors,
         **settings,
     )
+
+
+async def create_workers(
+    config: OrkestraConfig | None = None,
+    *,
+    task_queue: str,
+    manager: TemporalConnectionManager | None = None,
+    **options: Any,
+) -> list[Worker]:
+    """Make a worker for every place where the directory sends a queue's work.
+
+    That is the shared queue, and the queues and namespaces of tenants that have their own; the
+    workers of those serve nobody else. A tenant that is given a place later is served there by
+    workers that are made later.
+
+    Args:
+        config: The configuration; None loads it as `OrkestraConfig.load()` does. With a manager,
+            the manager's is used.
+        task_queue: The queue as the code has it, that is the shared one.
+        manager: Shares its connection and knows the directory; without one the workers have a
+            connection of their own, which `run_worker()` closes.
+        options: Every other option of `create_worker()`, for each of the workers.
+
+    Returns:
+        The workers, the shared queue's first, ready for `run_worker()`.
+
+    Raises:
+        ConfigurationError: As of `create_worker()`.
+        DirectoryUnavailableError: The directory gave no answer.
+
+    Example:
+        ```python
+        workers = await create_workers(config, task_queue="orders", workflows_path="app.orders")
+        raise SystemExit(await run_worker(*workers))
+        ```
+    """
+    if manager is None:
+        manager = TemporalConnectionManager(config or OrkestraConfig.load())
+    namespace = manager.config.temporal.namespace
+    places = await manager.placements.served(task_queue, namespace=namespace)
+    return [
+        await create_worker(
+            task_queue=place.task_queue,
+            namespace=place.namespace,
+            tenants=place.owners or None,
+            manager=manager,
+            **options,
+        )
+        for place in places
+    ]
+
+
+async def _limited(client: Client, tenants: Collection[str], task_queue: str) -> Client:
+    plugin, namespace = plugin_of(client), client.namespace
+    limited = plugin.limited_to(tenants)
+    await plugin.placements.require_exclusive(tenants, namespace=namespace, task_queue=task_queue)
+    return with_plugin(client, limited, namespace=namespace)
 
 
 def _sdk_options(settings: WorkerSettings) -> dict[str, Any]:

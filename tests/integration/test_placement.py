@@ -1,0 +1,609 @@
+"""Where tenants' work runs: shared and own queues, own namespaces, and no way into another's."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import (
+    ActivityFailureError,
+    Client,
+    Interceptor,
+    OutboundInterceptor,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleBackfill,
+    ScheduleSpec,
+    StartActivityInput,
+    StartWorkflowInput,
+    WithStartWorkflowOperation,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
+from temporalio.common import Priority, WorkflowIDConflictPolicy
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Interceptor as WorkerInterceptor
+from temporalio.worker import (
+    Replayer,
+    UnsandboxedWorkflowRunner,
+    Worker,
+    WorkflowInboundInterceptor,
+    WorkflowOutboundInterceptor,
+)
+
+from orkestra import (
+    ALL_TENANTS,
+    ConfigurationError,
+    OrkestraConfig,
+    OrkestraPlugin,
+    TemporalConnectionManager,
+    TemporalSettings,
+    TenantMismatchError,
+    TenantSuspendedError,
+    UnknownTenantError,
+    WorkerSettings,
+    create_worker,
+    start_workflow,
+    tenant_scope,
+)
+from orkestra.directory import (
+    CachedTenantDirectory,
+    CallableTenantDirectory,
+    StaticTenantDirectory,
+    TenantRecord,
+    TenantStatus,
+)
+from orkestra.temporal.worker import create_workers
+from tests.names import Fresh
+from tests.workflows.placed import ACTIVITIES, WORKFLOWS, Sends, Where, where
+
+SECONDS = timedelta(seconds=20)
+NOW = datetime.now(UTC)
+RECENTLY = timedelta(milliseconds=1)
+
+
+class Town:
+    """Tenants of every placement, a directory that can change or go away, and their clients."""
+
+    def __init__(self, address: str, raw: Client, fresh: Fresh) -> None:
+        self.raw = raw
+        self.fresh = fresh
+        self.config = OrkestraConfig(
+            temporal=TemporalSettings(address=address),
+            worker=WorkerSettings(graceful_shutdown_timeout=timedelta()),
+        )
+        self.queue = fresh.task_queue("orders")
+        self.shared = fresh.tenant("shared")
+        self.own = fresh.tenant("own")
+        self.own_queue = fresh.task_queue("own")
+        self.apart = fresh.tenant("apart")
+        self.late = fresh.tenant("late")
+        self.records = {
+            record.tenant: record
+            for record in (
+                TenantRecord(self.shared),
+                TenantRecord(self.own, task_queues={self.queue: self.own_queue}),
+                TenantRecord(self.apart, namespace="second"),
+                TenantRecord(self.late, status=TenantStatus.SUSPENDED),
+            )
+        }
+        self.questions = 0
+        self.error: Exception | None = None
+        self.directory = CachedTenantDirectory(
+            CallableTenantDirectory(self.find, dedicated=self.dedicated),
+            ttl=RECENTLY,
+            stale_for=timedelta(),
+        )
+
+    async def find(self, tenant: str) -> TenantRecord | None:
+        self.questions += 1
+        if self.error is not None:
+            raise self.error
+        return self.records.get(tenant)
+
+    async def dedicated(self) -> list[TenantRecord]:
+        return [record for record in self.records.values() if record.is_dedicated]
+
+    def client(self, tenant: Any, *interceptors: Interceptor, namespace: str = "default") -> Client:
+        plugin = OrkestraPlugin(self.config, tenant=tenant, directory=self.directory)
+        return Client(
+            self.raw.service_client,
+            namespace=namespace,
+            plugins=[plugin],
+            interceptors=interceptors,
+        )
+
+    def forger(self, tenant: str, *, namespace: str = "default") -> Client:
+        """A client without Orkestra that says it acts for the tenant."""
+        return Client(self.raw.service_client, namespace=namespace, interceptors=[Forging(tenant)])
+
+    def id(self, name: str = "w") -> str:
+        return self.fresh.workflow_id(name)
+
+    @asynccontextmanager
+    async def worker(
+        self, queue: str | None = None, *, namespace: str = "default", **options: Any
+    ) -> AsyncIterator[Worker]:
+        async with Worker(
+            self.client(None, namespace=namespace),
+            task_queue=queue or self.queue,
+            workflows=WORKFLOWS,
+            activities=ACTIVITIES,
+            **options,
+        ) as worker:
+            yield worker
+
+
+class Forging(Interceptor):
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
+        return ForgingOutbound(next, self.tenant)
+
+
+class ForgingOutbound(OutboundInterceptor):
+    def __init__(self, next: OutboundInterceptor, tenant: str) -> None:
+        super().__init__(next)
+        self.headers = header(tenant)
+
+    async def start_workflow(self, input: StartWorkflowInput) -> WorkflowHandle[Any, Any]:
+        input.headers = self.headers
+        return await super().start_workflow(input)
+
+    async def start_activity(self, input: StartActivityInput) -> Any:
+        input.headers = self.headers
+        return await super().start_activity(input)
+
+
+class ForgingWorker(WorkerInterceptor):
+    """Stamps the activities of a worker without Orkestra."""
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+
+    def workflow_interceptor_class(self, input: Any) -> type[WorkflowInboundInterceptor]:
+        headers = header(self.tenant)
+
+        class Outbound(WorkflowOutboundInterceptor):
+            def start_activity(self, input: Any) -> Any:
+                input.headers = headers
+                return super().start_activity(input)
+
+        class Inbound(WorkflowInboundInterceptor):
+            def init(self, outbound: WorkflowOutboundInterceptor) -> None:
+                super().init(Outbound(outbound))
+
+        return Inbound
+
+
+def header(tenant: str) -> dict[str, Payload]:
+    data = json.dumps(tenant).encode()
+    return {"tenantId": Payload(metadata={"encoding": b"json/plain"}, data=data)}
+
+
+@pytest.fixture
+def town(dev_server, raw_client, fresh) -> Town:
+    return Town(dev_server.address, raw_client, fresh)
+
+
+async def failure(handle: WorkflowHandle[Any, Any]) -> tuple[str | None, bool]:
+    with pytest.raises(WorkflowFailureError) as caught:
+        await asyncio.wait_for(handle.result(), 15)
+    cause = caught.value.cause
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    assert isinstance(cause, ApplicationError), repr(cause)
+    return cause.type, cause.non_retryable
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    deadline = asyncio.get_running_loop().time() + 10
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.02)
+
+
+async def test_one_program_serves_every_placement_and_the_starting_code_does_not_change(town):
+    async with (
+        TemporalConnectionManager(town.config, directory=town.directory) as manager,
+        AsyncExitStack() as running,
+    ):
+        workers = await create_workers(
+            task_queue=town.queue, workflows=WORKFLOWS, activities=ACTIVITIES, manager=manager
+        )
+        for worker in workers:
+            await running.enter_async_context(worker)
+        unbound = await manager.get_client()
+
+        async def ran(tenant: str) -> tuple[str, str]:
+            handle = await start_workflow(
+                unbound, Sends.run, "activity", None, task_queue=town.queue, tenant=tenant
+            )
+            assert handle.id.startswith(f"{tenant}:")
+            result = await handle.result()
+            bound = await manager.get_client(tenant=tenant)
+            again = await start_workflow(bound, Where.run, task_queue=town.queue)
+            assert {**result, **await again.result()} == result
+            return result["namespace"], result["queue"]
+
+        assert await asyncio.gather(*map(ran, (town.shared, town.own, town.apart))) == [
+            ("default", town.queue),
+            ("default", town.own_queue),
+            ("second", town.queue),
+        ]
+
+
+async def test_a_bound_client_is_a_client_of_its_tenants_namespace_and_of_no_other(town):
+    async with TemporalConnectionManager(town.config, directory=town.directory) as manager:
+        assert (await manager.get_client(tenant=town.apart)).namespace == "second"
+        assert (await manager.get_client(tenant=town.shared)).namespace == "default"
+        for tenant, namespace in ((town.apart, "default"), (town.shared, "second")):
+            with pytest.raises(TenantMismatchError, match="is placed in namespace"):
+                await manager.get_client(tenant=tenant, namespace=namespace)
+        with pytest.raises(UnknownTenantError, match="'nobody'"):
+            await manager.get_client(tenant="nobody")
+        unbound = await manager.get_client()
+        with tenant_scope(town.apart), pytest.raises(TenantMismatchError, match="'second'"):
+            await unbound.start_workflow(Where.run, id=town.id(), task_queue=town.queue)
+
+
+@pytest.mark.parametrize(
+    ("tenant", "error"), [("late", TenantSuspendedError), ("", UnknownTenantError)]
+)
+async def test_no_kind_of_start_leaves_for_an_unknown_or_a_suspended_tenant(town, tenant, error):
+    client = town.client(town.late if tenant else "nobody")
+    schedule = client.get_schedule_handle("s")
+    start = {"id": town.id(), "task_queue": town.queue}
+    operation = WithStartWorkflowOperation(
+        Sends.run,
+        args=["activity", None],
+        id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+        **start,
+    )
+    plan = Schedule(action=ScheduleActionStartWorkflow(Where.run, **start), spec=ScheduleSpec())
+    attempts = [
+        client.start_workflow(Where.run, **start),
+        client.start_workflow(Sends.run, args=["activity", None], start_signal="go", **start),
+        client.execute_update_with_start_workflow("u", start_workflow_operation=operation),
+        client.create_schedule("s", plan),
+        schedule.update(lambda _: None),
+        schedule.trigger(),
+        schedule.unpause(),
+        schedule.backfill(ScheduleBackfill(NOW - SECONDS, NOW)),
+        client.start_activity(where, start_to_close_timeout=SECONDS, **start),
+    ]
+    for attempt in attempts:
+        with pytest.raises(error):
+            await attempt
+
+
+async def test_what_runs_of_a_suspended_tenant_can_be_signalled_read_and_cancelled(town):
+    client = town.client(town.shared)
+    async with town.worker():
+        handle = await client.start_workflow(
+            Sends.run, args=["activity", None, None, True], id=town.id(), task_queue=town.queue
+        )
+        assert await handle.query(Sends.told) is False
+        town.records[town.shared] = TenantRecord(town.shared, status=TenantStatus.SUSPENDED)
+        assert (await handle.describe()).status is WorkflowExecutionStatus.RUNNING
+        await handle.signal(Sends.go)
+        assert (await handle.result())["queue"] == town.queue
+        assert await handle.query(Sends.told) is True
+
+
+async def test_no_client_call_names_another_tenants_queue(town):
+    client = town.client(town.shared)
+    start = {"id": town.id(), "task_queue": town.own_queue}
+    plan = Schedule(action=ScheduleActionStartWorkflow(Where.run, **start), spec=ScheduleSpec())
+    for attempt in (
+        client.start_workflow(Where.run, **start),
+        client.start_activity(where, start_to_close_timeout=SECONDS, **start),
+        client.create_schedule("s", plan),
+    ):
+        with pytest.raises(TenantMismatchError, match=town.own_queue):
+            await attempt
+
+
+async def test_schedules_and_activities_without_a_workflow_go_to_the_own_queue_too(town):
+    client = town.client(town.own)
+    action = ScheduleActionStartWorkflow(Where.run, id=town.id("w"), task_queue=town.queue)
+    schedule = await client.create_schedule(town.id("s"), Schedule(action, ScheduleSpec()))
+    async with town.worker(town.own_queue):
+        described = await schedule.describe()
+        assert described.schedule.action.task_queue == town.own_queue
+        result = await client.execute_activity(
+            where, id=town.id("a"), task_queue=town.queue, start_to_close_timeout=SECONDS
+        )
+        assert result["queue"] == town.own_queue
+    await schedule.delete()
+
+
+async def test_a_start_as_one_tenant_in_anothers_namespace_is_refused_by_the_worker(town):
+    """A worker of several namespaces must not take a forged tenant at its word."""
+    for tenant in (town.shared, town.own):
+        async with town.worker(namespace="second"):
+            forger = town.forger(tenant, namespace="second")
+            handle = await forger.start_workflow(
+                Where.run, id=f"{tenant}:forged", task_queue=town.queue
+            )
+            assert await failure(handle) == ("TenantMismatch", True)
+
+
+async def test_a_start_past_the_tenants_own_queue_is_refused_by_the_worker(town):
+    async with town.worker():
+        handle = await town.forger(town.own).start_workflow(
+            Where.run, id=f"{town.own}:past", task_queue=town.queue
+        )
+        assert await failure(handle) == ("TenantMismatch", True)
+
+
+@pytest.mark.parametrize(
+    ("tenant", "kind"), [("nobody", "TenantUnknown"), ("late", "TenantSuspended")]
+)
+async def test_a_start_without_our_client_is_refused_by_the_worker_before_any_code_runs(
+    town, tenant, kind, caplog
+):
+    tenant = town.late if tenant == "late" else tenant
+    async with town.worker():
+        handle = await town.forger(tenant).start_workflow(
+            Where.run, id=town.id(f"{tenant}:w"), task_queue=town.queue
+        )
+        assert await failure(handle) == (kind, True)
+    assert "workflow refused" in caplog.text
+
+
+async def test_an_activity_without_a_workflow_is_refused_by_the_worker_likewise(town):
+    forger = town.forger(town.late)
+    async with town.worker():
+        with pytest.raises(ActivityFailureError) as caught:
+            await forger.execute_activity(
+                where, id=f"{town.late}:a", task_queue=town.queue, start_to_close_timeout=SECONDS
+            )
+        cause = caught.value.cause
+        assert isinstance(cause, ApplicationError)
+        assert "is suspended" in cause.message
+        assert (cause.type, cause.non_retryable) == ("TenantSuspended", True)
+
+
+@pytest.mark.parametrize("kind", ["activity", "child", "continue"])
+@pytest.mark.parametrize("cache", [1000, 0])
+async def test_a_workflow_that_names_another_tenants_queue_fails_and_nothing_is_queued_there(
+    town, kind, cache
+):
+    async with town.worker(max_cached_workflows=cache):
+        handle = await town.client(town.shared).start_workflow(
+            Sends.run, args=[kind, town.own_queue], id=town.id(), task_queue=town.queue
+        )
+        assert await failure(handle) == ("TenantMismatch", True)
+    assert not {event.event_type for event in (await handle.fetch_history()).events} & {
+        EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED,
+        EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW,
+    }
+
+
+async def test_an_activity_that_arrives_on_another_tenants_queue_all_the_same_is_refused(town):
+    """From a worker of the bare SDK that forges the header, and without a workflow."""
+    bare = town.fresh.task_queue("bare")
+    forger = town.forger(town.shared)
+    async with (
+        town.worker(town.own_queue),
+        Worker(
+            town.raw,
+            task_queue=bare,
+            workflows=[Sends],
+            workflow_runner=UnsandboxedWorkflowRunner(),
+            interceptors=[ForgingWorker(town.shared)],
+        ),
+    ):
+        workflow = await forger.start_workflow(
+            Sends.run, args=["activity", town.own_queue], id=f"{town.shared}:w", task_queue=bare
+        )
+        assert await failure(workflow) == ("TenantMismatch", True)
+        activity = await forger.start_activity(
+            where, id=f"{town.shared}:a", task_queue=town.own_queue, start_to_close_timeout=SECONDS
+        )
+        with pytest.raises(ActivityFailureError) as caught:
+            await activity.result()
+        assert isinstance(caught.value.cause, ApplicationError)
+        assert caught.value.cause.type == "TenantMismatch"
+
+
+@pytest.mark.parametrize("cache", [1000, 0])
+async def test_inside_a_workflow_a_queues_name_means_the_tenants_own_queue(town, cache):
+    async with town.worker(town.own_queue, max_cached_workflows=cache):
+        client = town.client(town.own)
+        for kind in ("activity", "child", "continue"):
+            handle = await client.start_workflow(
+                Sends.run, args=[kind, town.queue], id=town.id(kind), task_queue=town.queue
+            )
+            assert (await handle.result())["queue"] == town.own_queue
+
+
+@pytest.mark.parametrize("cache", [1000, 0])
+async def test_work_that_runs_when_its_tenant_is_moved_goes_on_and_moves_as_it_goes(town, cache):
+    client = town.client(town.shared)
+    moved_to = town.fresh.task_queue("moved")
+    async with town.worker(max_cached_workflows=cache):
+        handles = [
+            await client.start_workflow(
+                Sends.run, args=[kind, None, None, True], id=town.id(kind), task_queue=town.queue
+            )
+            for kind in ("activity", "continue")
+        ]
+        for handle in handles:
+            assert await handle.query(Sends.told) is False
+        town.records[town.shared] = TenantRecord(town.shared, task_queues={town.queue: moved_to})
+        async with town.worker(moved_to, max_cached_workflows=cache):
+            for handle in handles:
+                await handle.signal(Sends.go)
+                assert (await handle.result())["queue"] == moved_to
+                described = await handle.describe()
+            assert described.task_queue == moved_to
+
+
+async def test_a_history_replays_whatever_the_directory_says_by_now(town):
+    async with town.worker(town.own_queue):
+        handle = await town.client(town.own).start_workflow(
+            Sends.run, args=["activity", town.queue, 1], id=town.id(), task_queue=town.queue
+        )
+        await handle.result()
+    history = await handle.fetch_history()
+    asked = town.questions
+    town.records.clear()
+    plugin = OrkestraPlugin(town.config, directory=town.directory)
+    await Replayer(workflows=WORKFLOWS, plugins=[plugin]).replay_workflow(history)
+    assert town.questions == asked
+
+
+async def test_while_the_directory_is_away_work_waits_and_then_goes_on(town, caplog):
+    client = town.client(town.shared)
+    # Only the first failure of a task is reported; the next tries follow when it times out.
+    start = {"task_queue": town.queue, "task_timeout": timedelta(seconds=1)}
+    async with town.worker():
+        running = await client.start_workflow(
+            Sends.run, args=["activity", None, None, True], id=town.id("r"), **start
+        )
+        assert await running.query(Sends.told) is False
+        town.error = OSError("the accounts database is away")
+        waiting = await town.forger(town.shared).start_workflow(
+            Where.run, id=f"{town.shared}:waits", **start
+        )
+        await until(lambda: "workflow waits" in caplog.text)
+        await running.signal(Sends.go)
+        await asyncio.sleep(0.1)
+        for handle in (running, waiting):
+            assert (
+                await town.raw.get_workflow_handle(handle.id).describe()
+            ).status is WorkflowExecutionStatus.RUNNING
+        town.error = None
+        assert (await waiting.result())["queue"] == town.queue
+        assert (await running.result())["queue"] == town.queue
+
+
+async def test_a_directory_that_hangs_fails_the_task_before_the_sdk_calls_it_a_deadlock(
+    town, caplog
+):
+    release = asyncio.Event()
+
+    async def hang(tenant: str) -> TenantRecord | None:
+        await release.wait()
+        return TenantRecord(tenant)
+
+    town.directory = CachedTenantDirectory(
+        CallableTenantDirectory(hang), deadline=timedelta(seconds=30)
+    )
+    async with town.worker():
+        handle = await town.forger(town.shared).start_workflow(
+            Where.run, id=f"{town.shared}:hangs", task_queue=town.queue
+        )
+        await until(lambda: "did not become known within" in caplog.text)
+        release.set()
+        assert (await handle.result())["queue"] == town.queue
+    assert "deadlock" not in caplog.text
+
+
+async def test_urgency_and_weight_are_what_the_directory_grants(town):
+    town.records[town.shared] = TenantRecord(
+        town.shared, fairness_weight=2.5, most_urgent_priority=2
+    )
+    client = town.client(town.shared)
+    greedy = Priority(priority_key=1, fairness_key="someone", fairness_weight=1000)
+    async with town.worker():
+        for kind in ("activity", "child"):
+            handle = await client.start_workflow(
+                Sends.run,
+                args=[kind, None, 1],
+                id=town.id(kind),
+                task_queue=town.queue,
+                priority=greedy,
+            )
+            result = await handle.result()
+            assert result["urgency"] == 2
+            # The server fills in an activity's from its workflow's, without showing it.
+            assert result["weight"] == (None if kind == "activity" else 2.5)
+            priority = (await handle.describe()).raw_info.priority
+            assert (priority.priority_key, priority.fairness_weight) == (2, 2.5)
+            assert priority.fairness_key == town.shared
+
+
+async def test_a_worker_of_some_tenants_is_refused_on_a_queue_of_others(town):
+    async with TemporalConnectionManager(town.config, directory=town.directory) as manager:
+
+        async def limited(queue: str, *tenants: str) -> Worker:
+            return await create_worker(
+                task_queue=queue, workflows=WORKFLOWS, tenants=tenants, manager=manager
+            )
+
+        with pytest.raises(ConfigurationError, match="is shared"):
+            await limited(town.queue, town.shared)
+        with pytest.raises(ConfigurationError, match="is not for"):
+            await limited(town.own_queue, town.own, town.shared)
+        with pytest.raises(UnknownTenantError):
+            await limited(town.own_queue, "nobody")
+        assert (await limited(town.own_queue, town.own)).task_queue == town.own_queue
+        open_manager = TemporalConnectionManager(town.config)
+        with pytest.raises(ConfigurationError, match="is shared"):
+            await create_worker(
+                task_queue="q", workflows=WORKFLOWS, tenants=["acme"], manager=open_manager
+            )
+        await open_manager.close()
+
+
+async def test_foreign_work_at_a_worker_of_some_tenants_is_left_for_another_worker(town, caplog):
+    """It keeps its attempts for the worker that serves it: here, one that is started later."""
+    async with TemporalConnectionManager(town.config, directory=town.directory) as manager:
+        limited = await create_worker(
+            task_queue=town.own_queue,
+            workflows=WORKFLOWS,
+            activities=ACTIVITIES,
+            tenants=[town.own],
+            manager=manager,
+            graceful_shutdown_timeout=timedelta(),
+        )
+        forger = town.forger(town.shared)
+        start = {"task_queue": town.own_queue}
+        async with limited:
+            workflow = await forger.start_workflow(
+                Where.run, id=f"{town.shared}:w", task_timeout=timedelta(seconds=1), **start
+            )
+            activity = await forger.start_activity(
+                where, id=f"{town.shared}:a", start_to_close_timeout=SECONDS, **start
+            )
+            await until(lambda: caplog.text.count("misconfiguration") >= 2)
+            own = await town.client(town.own).start_workflow(
+                Sends.run, args=["activity", None], id=town.id(), task_queue=town.queue
+            )
+            assert (await own.result())["queue"] == town.own_queue
+        assert (await workflow.describe()).status is WorkflowExecutionStatus.RUNNING
+        town.records[town.own] = TenantRecord(town.own)
+        async with town.worker(town.own_queue):
+            assert (await workflow.result())["queue"] == town.own_queue
+            assert (await activity.result())["queue"] == town.own_queue
+
+
+async def test_an_operator_starts_where_the_tenant_is_placed(town):
+    operator = town.client(ALL_TENANTS)
+    async with town.worker(town.own_queue):
+        handle = await operator.start_workflow(
+            Where.run, id=f"{town.own}:by-hand", task_queue=town.queue
+        )
+        assert (await handle.result())["queue"] == town.own_queue
+
+
+async def test_tenants_of_the_file_are_the_directory(town):
+    config = OrkestraConfig.model_validate(
+        {"temporal": {"address": town.config.temporal.address}, "tenants": {town.shared: {}}}
+    )
+    async with TemporalConnectionManager(config) as manager:
+        assert (await manager.get_client(tenant=town.shared)).namespace == "default"
+        with pytest.raises(UnknownTenantError):
+            await manager.get_client(tenant=town.own)
+    assert StaticTenantDirectory.from_settings(config.tenants) is not None
