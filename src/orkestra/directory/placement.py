@@ -105,12 +105,14 @@ class Placement:
 
         Args:
             name: As the code has it: mapped for the tenant, its own, or shared.
-            namespace: Where the work runs; None means the tenant's namespace.
+            namespace: Where the work runs; None means the tenant's namespace. In another one,
+                where it was started before the tenant was moved, nothing is mapped.
 
         Raises:
             TenantMismatchError: The queue is other tenants'.
         """
-        if (own := self.record.task_queues.get(name)) is not None:
+        is_home = namespace is None or self.namespace in (None, namespace)
+        if is_home and (own := self.record.task_queues.get(name)) is not None:
             return own
         if self._is_foreign(namespace or self.namespace, name):
             msg = f"task queue {name!r} is not one of tenant {self.record.tenant!r}: use its own"
