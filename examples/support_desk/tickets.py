@@ -1,11 +1,13 @@
 """Reading tickets from a JSONL file, one a line, however long the file is."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from orkestra.tenancy import check_id, check_tenant_id
 from support_desk.models import Channel, Ticket
@@ -79,11 +81,22 @@ def _parse(text: bytes, where: str) -> _Line:
     try:
         return _Line.model_validate_json(text)
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        key = "".join(f"{part}: " for part in detail["loc"])
-        reason = detail["msg"].removeprefix("Value error, ")
-        msg = f"{where}: {key}{reason}"
+        msg = f"{where}: {_explain(error.errors(include_url=False)[0])}"
         raise TicketFileError(msg) from error
+
+
+def _explain(detail: ErrorDetails) -> str:
+    key = ".".join(map(str, detail["loc"]))
+    match detail["type"]:
+        case "missing":
+            return f"{key!r} is missing"
+        case "extra_forbidden":
+            return f"{key!r} is not known"
+        case "json_invalid":
+            return re.sub(r" at line \d+ column (\d+)$", r" at column \1", detail["msg"])
+        case _:
+            reason = detail["msg"].removeprefix("Value error, ")
+            return f"{key}: {reason}" if key else reason
 
 
 def _filed(line: _Line) -> FiledTicket:

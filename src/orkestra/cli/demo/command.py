@@ -21,7 +21,8 @@ def demo(
     tickets: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Tickets to work off, one JSON object a line.  [default: ours]"
+            metavar="FILE",
+            help="Tickets, one JSON object a line.  [default: 60 of ours]",
         ),
     ] = None,
     keep: Annotated[
@@ -32,14 +33,13 @@ def demo(
     ] = False,
     as_json: AsJson = False,
 ) -> int:
-    r"""Watch the workflows of three tenants run on a real Temporal server.
+    """Watch the workflows of three tenants run on a real Temporal server.
 
     Starts a Temporal server and a worker just for this, works off a file of support tickets, tries
     three calls that must not work, and draws one ticket's trace. Traces go to Langfuse where
     LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY are set, and nowhere else. Exits with 1 if anything
     is not as it should be.
 
-    \b
     Examples:
       orkestra demo
       orkestra demo --keep

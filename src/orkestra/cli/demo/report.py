@@ -104,12 +104,10 @@ def print_trace(console: Console, stage: Stage, trace_id: str, trace: Trace | No
     """One ticket as a tree."""
     _heading(console, "One ticket, one trace")
     if trace is None:
-        where = f"at {stage.langfuse.base_url}" if stage.langfuse.is_on else "once tracing is on"
-        console.print(Text(f"See it in Langfuse {where}: trace {trace_id}"))
+        url = f"{stage.langfuse.base_url}/trace/{trace_id}"
+        console.print(Text(f"At {url}" if stage.langfuse.is_on else "None, for tracing is off"))
         return
-    console.print(
-        Text(f"The ticket that was attacked, from its start to its end: trace {trace_id}")
-    )
+    console.print(Text(f"The ticket that was attacked, start to end: trace {trace_id}"))
     for root in trace.roots:
         console.print(_indented(_tree(root)))
 

@@ -71,7 +71,7 @@ async def _perform(
     console: Console, stage: Stage, options: Options, *, count: int, began: float
 ) -> Findings:
     report.print_stage(console, stage)
-    traffic = Traffic(stage.manager, stage.worker)
+    traffic = Traffic(stage)
     with show_progress(console, total=count) as on_end:
         await traffic.run(read_tickets(options.tickets), on_end=on_end)
     report.print_tallies(console, traffic.tallies)
@@ -98,11 +98,11 @@ async def _receive(stage: Stage, trace_id: str, *, keep: bool) -> Trace | None:
 
 
 async def _until_told(stage: Stage) -> None:
-    """Leave everything up until Ctrl-C, SIGTERM or the end of the server or the worker."""
+    """Leave everything up until Ctrl-C or SIGTERM."""
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told.set)
-    while not told.is_set() and stage.server.is_running:
-        stage.worker.check()
+    while not told.is_set():
+        stage.check()
         await asyncio.sleep(_LOOK)

@@ -46,6 +46,17 @@ class Stage:
     langfuse: LangfuseSettings
     receiver: "LangfuseReceiver | None"
 
+    def check(self) -> None:
+        """Make sure that server and worker run.
+
+        Raises:
+            DemoError: One of them has ended.
+        """
+        if not self.server.is_running:
+            msg = f"the Temporal server ended; its log ends with:\n{self.server.output}"
+            raise DemoError(msg)
+        self.worker.check()
+
 
 @asynccontextmanager
 async def open_stage(options: Options, *, task_queue: str) -> AsyncGenerator[Stage]:

@@ -11,18 +11,20 @@ from typing import Any, Final
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from orkestra.cli.demo.worker import DemoError, WorkerProcess
+from orkestra.cli.demo.stage import Stage
+from orkestra.cli.demo.worker import DemoError
 from orkestra.temporal.client import create_temporal_client
-from orkestra.temporal.manager import TemporalConnectionManager
 from support_desk.desk import OpenTicket, attend_chat, open_ticket
 from support_desk.models import Resolution
 from support_desk.tickets import FiledTicket
 
-IN_FLIGHT: Final = 32
+IN_FLIGHT: Final = 16
 """Tickets that are worked on at once, however many there are."""
 
 _PATIENCE: Final = 120.0
 """Seconds that a ticket may take beyond the time that it waits for a human."""
+
+_LOOK: Final = 0.5
 
 _BUSINESS_FAILURES: Final = frozenset({"UnknownCustomer"})
 
@@ -87,27 +89,34 @@ class Tally:
 class Traffic:
     """Works tickets off, a bounded number at a time."""
 
-    def __init__(self, manager: TemporalConnectionManager, worker: WorkerProcess) -> None:
+    def __init__(self, stage: Stage) -> None:
         self.tallies: dict[str, Tally] = {}
-        self._manager = manager
-        self._worker = worker
+        self._stage = stage
 
     async def run(self, tickets: Iterator[FiledTicket], *, on_end: Callable[[], None]) -> None:
-        """Work off all tickets; `on_end` is called after each.
+        """Work off all tickets.
+
+        Args:
+            tickets: The tickets; they are read as they are needed.
+            on_end: Called after each.
 
         Raises:
-            DemoError: The worker ended, or a ticket did not.
+            DemoError: The server or the worker has ended, or a ticket did not.
         """
-        async with asyncio.TaskGroup() as group:
-            watch = group.create_task(self._watch())
-            desks = [group.create_task(self._work_off(tickets, on_end)) for _ in range(IN_FLIGHT)]
-            await asyncio.wait(desks)
-            watch.cancel()
+        watching = asyncio.create_task(self._watch())
+        desks = asyncio.gather(*(self._work_off(tickets, on_end) for _ in range(IN_FLIGHT)))
+        try:
+            await asyncio.wait((watching, desks), return_when=asyncio.FIRST_COMPLETED)
+            (watching if watching.done() else desks).result()
+        finally:
+            watching.cancel()
+            desks.cancel()
+            await asyncio.gather(watching, desks, return_exceptions=True)
 
     async def _watch(self) -> None:
         while True:
-            self._worker.check()
-            await asyncio.sleep(0.5)
+            self._stage.check()
+            await asyncio.sleep(_LOOK)
 
     async def _work_off(self, tickets: Iterator[FiledTicket], on_end: Callable[[], None]) -> None:
         for filed in tickets:
@@ -123,7 +132,7 @@ class Traffic:
 
     async def _serve(self, filed: FiledTicket) -> None:
         tally = self.tallies.setdefault(filed.tenant, Tally())
-        client = await create_temporal_client(manager=self._manager, tenant=filed.tenant)
+        client = await create_temporal_client(manager=self._stage.manager, tenant=filed.tenant)
         opened = time.monotonic()
         ticket = await open_ticket(client, filed.ticket)
         tally.started += 1
