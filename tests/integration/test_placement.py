@@ -1,40 +1,26 @@
 """Where tenants' work runs: shared and own queues, own namespaces, and no way into another's."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import (
     ActivityFailureError,
-    Client,
-    Interceptor,
-    OutboundInterceptor,
     Schedule,
     ScheduleActionStartWorkflow,
     ScheduleBackfill,
     ScheduleSpec,
-    StartActivityInput,
-    StartWorkflowInput,
     WithStartWorkflowOperation,
     WorkflowExecutionStatus,
-    WorkflowFailureError,
-    WorkflowHandle,
 )
 from temporalio.common import Priority, WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
-from temporalio.worker import Interceptor as WorkerInterceptor
 from temporalio.worker import (
     Replayer,
     UnsandboxedWorkflowRunner,
     Worker,
-    WorkflowInboundInterceptor,
-    WorkflowOutboundInterceptor,
 )
 
 from orkestra import (
@@ -43,11 +29,9 @@ from orkestra import (
     OrkestraConfig,
     OrkestraPlugin,
     TemporalConnectionManager,
-    TemporalSettings,
     TenantMismatchError,
     TenantSuspendedError,
     UnknownTenantError,
-    WorkerSettings,
     create_worker,
     start_workflow,
     tenant_scope,
@@ -60,154 +44,16 @@ from orkestra.directory import (
     TenantStatus,
 )
 from orkestra.temporal.worker import create_workers
-from tests.names import Fresh
+from tests.town import ForgingWorker, Town, failure, until
 from tests.workflows.placed import ACTIVITIES, WORKFLOWS, Sends, Where, where
 
 SECONDS = timedelta(seconds=20)
 NOW = datetime.now(UTC)
-RECENTLY = timedelta(milliseconds=1)
-
-
-class Town:
-    """Tenants of every placement, a directory that can change or go away, and their clients."""
-
-    def __init__(self, address: str, raw: Client, fresh: Fresh) -> None:
-        self.raw = raw
-        self.fresh = fresh
-        self.config = OrkestraConfig(
-            temporal=TemporalSettings(address=address),
-            worker=WorkerSettings(graceful_shutdown_timeout=timedelta()),
-        )
-        self.queue = fresh.task_queue("orders")
-        self.shared = fresh.tenant("shared")
-        self.own = fresh.tenant("own")
-        self.own_queue = fresh.task_queue("own")
-        self.apart = fresh.tenant("apart")
-        self.late = fresh.tenant("late")
-        self.records = {
-            record.tenant: record
-            for record in (
-                TenantRecord(self.shared),
-                TenantRecord(self.own, task_queues={self.queue: self.own_queue}),
-                TenantRecord(self.apart, namespace="second"),
-                TenantRecord(self.late, status=TenantStatus.SUSPENDED),
-            )
-        }
-        self.questions = 0
-        self.error: Exception | None = None
-        self.directory = CachedTenantDirectory(
-            CallableTenantDirectory(self.find, dedicated=self.dedicated),
-            ttl=RECENTLY,
-            stale_for=timedelta(),
-        )
-
-    async def find(self, tenant: str) -> TenantRecord | None:
-        self.questions += 1
-        if self.error is not None:
-            raise self.error
-        return self.records.get(tenant)
-
-    async def dedicated(self) -> list[TenantRecord]:
-        return [record for record in self.records.values() if record.is_dedicated]
-
-    def client(self, tenant: Any, *interceptors: Interceptor, namespace: str = "default") -> Client:
-        plugin = OrkestraPlugin(self.config, tenant=tenant, directory=self.directory)
-        return Client(
-            self.raw.service_client,
-            namespace=namespace,
-            plugins=[plugin],
-            interceptors=interceptors,
-        )
-
-    def forger(self, tenant: str, *, namespace: str = "default") -> Client:
-        """A client without Orkestra that says it acts for the tenant."""
-        return Client(self.raw.service_client, namespace=namespace, interceptors=[Forging(tenant)])
-
-    def id(self, name: str = "w") -> str:
-        return self.fresh.workflow_id(name)
-
-    @asynccontextmanager
-    async def worker(
-        self, queue: str | None = None, *, namespace: str = "default", **options: Any
-    ) -> AsyncIterator[Worker]:
-        async with Worker(
-            self.client(None, namespace=namespace),
-            task_queue=queue or self.queue,
-            workflows=WORKFLOWS,
-            activities=ACTIVITIES,
-            **options,
-        ) as worker:
-            yield worker
-
-
-class Forging(Interceptor):
-    def __init__(self, tenant: str) -> None:
-        self.tenant = tenant
-
-    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
-        return ForgingOutbound(next, self.tenant)
-
-
-class ForgingOutbound(OutboundInterceptor):
-    def __init__(self, next: OutboundInterceptor, tenant: str) -> None:
-        super().__init__(next)
-        self.headers = header(tenant)
-
-    async def start_workflow(self, input: StartWorkflowInput) -> WorkflowHandle[Any, Any]:
-        input.headers = self.headers
-        return await super().start_workflow(input)
-
-    async def start_activity(self, input: StartActivityInput) -> Any:
-        input.headers = self.headers
-        return await super().start_activity(input)
-
-
-class ForgingWorker(WorkerInterceptor):
-    """Stamps the activities of a worker without Orkestra."""
-
-    def __init__(self, tenant: str) -> None:
-        self.tenant = tenant
-
-    def workflow_interceptor_class(self, input: Any) -> type[WorkflowInboundInterceptor]:
-        headers = header(self.tenant)
-
-        class Outbound(WorkflowOutboundInterceptor):
-            def start_activity(self, input: Any) -> Any:
-                input.headers = headers
-                return super().start_activity(input)
-
-        class Inbound(WorkflowInboundInterceptor):
-            def init(self, outbound: WorkflowOutboundInterceptor) -> None:
-                super().init(Outbound(outbound))
-
-        return Inbound
-
-
-def header(tenant: str) -> dict[str, Payload]:
-    data = json.dumps(tenant).encode()
-    return {"tenantId": Payload(metadata={"encoding": b"json/plain"}, data=data)}
 
 
 @pytest.fixture
 def town(dev_server, raw_client, fresh) -> Town:
     return Town(dev_server.address, raw_client, fresh)
-
-
-async def failure(handle: WorkflowHandle[Any, Any]) -> tuple[str | None, bool]:
-    with pytest.raises(WorkflowFailureError) as caught:
-        await asyncio.wait_for(handle.result(), 15)
-    cause = caught.value.cause
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    assert isinstance(cause, ApplicationError), repr(cause)
-    return cause.type, cause.non_retryable
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    deadline = asyncio.get_running_loop().time() + 10
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.02)
 
 
 async def test_one_program_serves_every_placement_and_the_starting_code_does_not_change(town):

@@ -1,0 +1,209 @@
+"""A suspended tenant starts nothing, by whatever route, and loses nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleHandle,
+    ScheduleIntervalSpec,
+    ScheduleSpec,
+    WorkflowExecutionStatus,
+)
+from temporalio.worker import Worker
+
+from orkestra import ALL_TENANTS, TenantMismatchError, TenantSuspendedError
+from orkestra.directory import CachedTenantDirectory, TenantRecord, TenantStatus
+from orkestra.temporal.suspension import resume_schedules, suspend_schedules
+from orkestra.temporal.unowned import Unowned, find_unowned
+from tests.town import Town, eventually, until
+from tests.workflows.suspended import TICK, WORKFLOWS, Again, Parent, Ticks
+
+
+@pytest.fixture
+async def town(dev_server, raw_client, fresh) -> AsyncIterator[Town]:
+    made = Town(dev_server.address, raw_client, fresh)
+    async with Worker(made.client(None), task_queue=made.queue, workflows=WORKFLOWS):
+        yield made
+
+
+def suspend(town: Town) -> None:
+    town.records[town.shared] = TenantRecord(town.shared, status=TenantStatus.SUSPENDED)
+
+
+def reinstate(town: Town) -> None:
+    town.records[town.shared] = TenantRecord(town.shared)
+
+
+async def hourly(client: Client, town: Town, name: str) -> ScheduleHandle:
+    return await client.create_schedule(
+        town.id(name),
+        Schedule(
+            ScheduleActionStartWorkflow(Ticks.run, id=town.id(name), task_queue=town.queue),
+            ScheduleSpec(intervals=[ScheduleIntervalSpec(timedelta(hours=1))]),
+        ),
+    )
+
+
+async def schedules_of(town: Town) -> list[str]:
+    """What the server's lists show, which lags behind."""
+    found = await town.raw.list_schedules(f"tenantId = '{town.shared}'")
+    return [each.id async for each in found]
+
+
+async def runs(town: Town, workflow_id: str, status: WorkflowExecutionStatus) -> list[str | None]:
+    listed = town.raw.list_workflows(f"WorkflowId = '{workflow_id}'")
+    return [run.run_id async for run in listed if run.status is status]
+
+
+async def test_a_schedule_of_a_suspended_tenant_starts_nothing_that_runs(town):
+    client = town.client(town.shared)
+    schedule = await client.create_schedule(
+        town.id("s"),
+        Schedule(
+            ScheduleActionStartWorkflow(Ticks.run, id=town.id("tick"), task_queue=town.queue),
+            ScheduleSpec(intervals=[ScheduleIntervalSpec(TICK)]),
+        ),
+    )
+    try:
+        suspend(town)
+
+        async def refused() -> bool:
+            actions = (await schedule.describe()).info.recent_actions
+            started = [town.raw.get_workflow_handle(each.action.workflow_id) for each in actions]
+            described = [await each.describe() for each in started]
+            return WorkflowExecutionStatus.FAILED in {each.status for each in described}
+
+        await eventually(refused)
+    finally:
+        await schedule.delete()
+
+
+async def test_suspending_pauses_the_tenants_schedules_and_reinstating_resumes_just_those(town):
+    client, operator = town.client(town.shared), town.client(ALL_TENANTS)
+    running = [await hourly(client, town, f"s{number}") for number in range(2)]
+    by_hand = await hourly(client, town, "by-hand")
+    await by_hand.pause(note="until the audit")
+    of_another = await hourly(town.client(town.own), town, "other")
+
+    async def are_listed() -> bool:
+        return len(await schedules_of(town)) == 3
+
+    await eventually(are_listed)
+
+    suspend(town)
+    assert await suspend_schedules(operator, town.shared) == 2
+    assert await suspend_schedules(operator, town.shared) == 0
+    described = [(await each.describe()).schedule.state for each in (*running, by_hand)]
+    assert [state.paused for state in described] == [True, True, True]
+    assert described[2].note == "until the audit"
+    assert not (await of_another.describe()).schedule.state.paused
+    with pytest.raises(TenantSuspendedError):
+        await resume_schedules(client, town.shared)
+    with pytest.raises(TenantMismatchError):
+        await suspend_schedules(town.client(town.own), town.shared)
+
+    reinstate(town)
+    assert await resume_schedules(operator, town.shared) == 2
+    paused = [(await each.describe()).schedule.state.paused for each in (*running, by_hand)]
+    assert paused == [False, False, True]
+    for schedule in (*running, by_hand, of_another):
+        await schedule.delete()
+
+
+async def test_schedules_are_paused_in_the_tenants_own_namespace(town):
+    client = town.client(town.apart, namespace="second")
+    schedule = await hourly(client, town, "apart")
+    operator = town.client(ALL_TENANTS)
+    await eventually(lambda: suspend_schedules(operator, town.apart))
+    assert (await schedule.describe()).schedule.state.paused
+    await schedule.delete()
+
+
+async def test_each_run_of_a_cron_schedule_is_refused_and_the_schedule_survives(town):
+    client = town.client(town.shared)
+    handle = await client.start_workflow(
+        Ticks.run, id=town.id("cron"), task_queue=town.queue, cron_schedule="@every 1s"
+    )
+    suspend(town)
+    await eventually(lambda: runs(town, handle.id, WorkflowExecutionStatus.FAILED))
+    reinstate(town)
+    await eventually(lambda: runs(town, handle.id, WorkflowExecutionStatus.COMPLETED))
+    await town.raw.get_workflow_handle(handle.id).terminate()
+
+
+async def test_a_continued_run_waits_until_its_tenant_is_active_again(town, caplog):
+    client = town.client(town.shared)
+    handle = await client.start_workflow(
+        Again.run,
+        0,
+        id=town.id("again"),
+        task_queue=town.queue,
+        task_timeout=timedelta(seconds=1),
+    )
+    assert await handle.query(Again.told) is False
+    suspend(town)
+    await handle.signal(Again.go)
+    await until(lambda: "a later run of this workflow waits" in caplog.text)
+    assert (await handle.describe()).status is WorkflowExecutionStatus.RUNNING
+    reinstate(town)
+    assert await handle.result() == 1
+
+
+async def test_a_child_is_refused_and_its_parent_learns_why(town):
+    client = town.client(town.shared)
+    handle = await client.start_workflow(Parent.run, id=town.id("parent"), task_queue=town.queue)
+    assert await handle.query(Parent.told) is False
+    suspend(town)
+    await handle.signal(Parent.go)
+    assert "is suspended" in await handle.result()
+
+
+async def test_suspension_takes_effect_within_the_time_to_live_and_not_before(
+    dev_server, raw_client, fresh
+):
+    town = Town(dev_server.address, raw_client, fresh)
+    town.directory = CachedTenantDirectory(town.directory.source, ttl=timedelta(seconds=0.5))
+    client = town.client(town.shared)
+    start = {"task_queue": town.queue}
+    await client.start_workflow(Ticks.run, id=town.id("before"), **start)
+    suspend(town)
+    await client.start_workflow(Ticks.run, id=town.id("meanwhile"), **start)
+    await asyncio.sleep(0.5)
+    with pytest.raises(TenantSuspendedError):
+        await client.start_workflow(Ticks.run, id=town.id("after"), **start)
+
+
+async def test_what_stands_under_a_tenants_prefix_without_its_attribute_is_found(town):
+    """A tenant named as people name things would own what was there before it: `order:17`."""
+    operator = town.client(ALL_TENANTS)
+    old = f"{town.shared}:17"
+    stranger = f"{town.fresh.tenant('stranger')}:17"
+    handles = [
+        await town.raw.start_workflow(Ticks.run, id=each, task_queue="nobody-polls")
+        for each in (old, stranger)
+    ]
+    kept = await town.client(town.shared).start_workflow(
+        Again.run, 0, id=town.id("kept"), task_queue=town.queue
+    )
+    plan = Schedule(
+        ScheduleActionStartWorkflow(Ticks.run, id="x", task_queue="nobody-polls"), ScheduleSpec()
+    )
+    schedule = await town.raw.create_schedule(f"{town.shared}:daily", plan)
+    expected = [
+        Unowned("workflow", old, town.shared),
+        Unowned("schedule", f"{town.shared}:daily", town.shared),
+    ]
+    for tenants in (None, [town.shared, town.own]):
+
+        async def all_are_found(tenants: list[str] | None = tenants) -> bool:
+            return await find_unowned(operator, tenants=tenants) == expected
+
+        await eventually(all_are_found)
+    for handle in (*handles, kept):
+        await handle.terminate()
+    await schedule.delete()
