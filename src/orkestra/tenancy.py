@@ -66,15 +66,16 @@ def check_tenant_id(value: object) -> str:
             `temporal` (the server's own workflow IDs do).
 
     Returns:
-        The same value.
+        The same value, as a plain `str`: a subclass could compare itself equal to any tenant.
 
     Raises:
         InvalidTenantError: It is anything else.
     """
-    if not is_tenant_id(value):
+    plain = str.__str__(value) if isinstance(value, str) else value
+    if not is_tenant_id(plain):
         msg = f"tenant {value!r} is malformed: {_GRAMMAR}"
         raise InvalidTenantError(msg)
-    return value
+    return plain
 
 
 def current_tenant() -> str | None:
@@ -107,7 +108,7 @@ def tenant_scope(tenant: str) -> Generator[str]:
             await client.start_workflow(Order.run, order, id="order-42", task_queue="orders")
         ```
     """
-    check_tenant_id(tenant)
+    tenant = check_tenant_id(tenant)
     outer = _current.get()
     if outer is not None and outer != tenant:
         msg = f"cannot enter tenant {tenant!r}: this code already acts for {outer!r}"

@@ -195,6 +195,29 @@ class TestActingTenant:
         assert len(client._bounds) <= 256
 
 
+class TestBinding:
+    @pytest.mark.parametrize("tenant", [None, ALL_TENANTS, TENANT])
+    async def test_a_client_gives_a_bound_one_on_the_same_connection(self, wire, tenant):
+        bound = guarded(wire, tenant).for_tenant(TENANT)
+        await call(bound, "describe_workflow_execution", filled_describe())
+        with pytest.raises(ForbiddenOperationError, match="inner"):
+            _ = bound.inner
+        assert len(wire.sent) == 1
+
+    @pytest.mark.parametrize("tenant", [None, ALL_TENANTS, TENANT])
+    def test_it_does_not_lead_from_one_tenant_to_another(self, wire, tenant):
+        client = guarded(wire, tenant)
+        with tenant_scope(TENANT), pytest.raises(TenantMismatchError):
+            client.for_tenant("beta")
+        if tenant == TENANT:
+            with pytest.raises(TenantMismatchError):
+                client.for_tenant("beta")
+
+    def test_it_never_leads_to_all_tenants(self, wire):
+        with pytest.raises(InvalidTenantError):
+            guarded(wire, None).for_tenant(ALL_TENANTS)  # type: ignore[arg-type]
+
+
 class TestSharedThings:
     def test_metadata_and_api_key_cannot_be_changed_for_all(self, wire):
         client = Client(guarded(wire))

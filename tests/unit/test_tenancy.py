@@ -44,6 +44,30 @@ def test_malformed_tenants_are_refused_with_their_value(tenant):
     assert not is_tenant_id(tenant)
 
 
+class Chameleon(str):
+    """Equal to every other string, and never where a reserved prefix is looked for."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    def startswith(self, *_prefixes: object) -> bool:
+        return False
+
+
+def test_a_string_that_equals_every_tenant_does_not_enter_another():
+    with tenant_scope("acme"), pytest.raises(TenantMismatchError), tenant_scope(Chameleon("beta")):
+        pass
+    assert type(check_tenant_id(Chameleon("beta"))) is str
+    with pytest.raises(InvalidTenantError):
+        check_tenant_id(Chameleon("temporal-sys-scheduler"))
+
+
 def test_no_string_is_the_operators_scope():
     assert not is_tenant_id(ALL_TENANTS)
     assert is_tenant_id("all") is True

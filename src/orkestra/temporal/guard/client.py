@@ -34,7 +34,9 @@ class GuardedServiceClient(ServiceClient):
     `orkestra.temporal.guard.table` has no rule for is refused.
 
     The acting tenant is the bound one, else that of the running code. `ALL_TENANTS` opens the
-    gate, except where the code already acts for a tenant.
+    gate, except where the code already acts for a tenant. Give code that a tenant controls a bound
+    client: it can leave its context, in a new thread for instance, where an unbound client asks
+    for a tenant again.
 
     Args:
         inner: The service client to send with.
@@ -65,6 +67,29 @@ class GuardedServiceClient(ServiceClient):
         self._settings = settings
         self._grants = grants
         self._bounds: dict[str, Bounds] = {}
+
+    def for_tenant(self, tenant: str) -> "GuardedServiceClient":
+        """A service client bound to a tenant, on the same connection.
+
+        Args:
+            tenant: The tenant; of a bound client only its own.
+
+        Raises:
+            InvalidTenantError: The tenant is malformed.
+            TenantMismatchError: This client is bound to another tenant, or the code acts for one.
+        """
+        tenant = check_tenant_id(tenant)
+        for other in (self._tenant, current_tenant()):
+            if isinstance(other, str) and other != tenant:
+                msg = f"cannot make a client of tenant {tenant!r}: this code acts for {other!r}"
+                raise TenantMismatchError(msg)
+        return GuardedServiceClient(
+            self._inner,
+            tenant=tenant,
+            namespace=self._namespace,
+            settings=self._settings,
+            grants=self._grants,
+        )
 
     @property
     def inner(self) -> ServiceClient:

@@ -69,7 +69,7 @@ def admit(rpc: str, row: Allowed, request: Message, bounds: Bounds) -> Message:
         try:
             checker.check(copy, bounds)
         except OutOfBoundsError as error:
-            refuse(rpc, bounds.tenant, f"{error.field}: {error.problem}", error)
+            refuse(rpc, bounds.tenant, f"{error.field}: {error.problem}")
     return copy
 
 
@@ -89,9 +89,7 @@ def plain_metadata(
     return copy
 
 
-def refuse(
-    rpc: str, tenant: str | None, problem: str, cause: BaseException | None = None
-) -> NoReturn:
+def refuse(rpc: str, tenant: str | None, problem: str) -> NoReturn:
     """Raise the refusal of a call.
 
     Raises:
@@ -99,7 +97,7 @@ def refuse(
     """
     whose = f"tenant {tenant!r}" if tenant else "a client without tenant"
     msg = f"{rpc} is refused to {whose}: {problem}"
-    raise ForbiddenOperationError(msg) from cause
+    raise ForbiddenOperationError(msg) from None
 
 
 def _unknown_fields(message: Message, path: str = "") -> Iterator[str]:
