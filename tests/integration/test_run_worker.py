@@ -142,7 +142,7 @@ async def test_an_idle_worker_stops_at_once(dev_server, fresh):
 
 async def test_a_missing_namespace_fails_the_worker_at_once_and_says_so(dev_server, fresh):
     async with serving(dev_server.address, fresh.task_queue(), "nowhere") as worker:
-        assert await worker.end() == 1
+        assert await worker.end() == 2
     assert "nowhere" in worker.log
     assert worker.log.count("ERROR") == 1
 
@@ -173,7 +173,7 @@ async def test_a_missing_search_attribute_fails_the_worker_at_once_and_says_so(f
         DevServer(search_attribute="another", ui=False) as server,
         serving(server.address, fresh.task_queue()) as worker,
     ):
-        assert await worker.end() == 1
+        assert await worker.end() == 2
     assert "tenantId" in worker.log
     assert "search-attributes ensure" in worker.log
     assert worker.log.count("ERROR") == 1

@@ -35,7 +35,10 @@ class WorkerExit(IntEnum):
     """Stopped by a signal or by `Worker.shutdown()`, everything in flight came to an end."""
 
     FAILED = 1
-    """A worker failed, or could not start; the cause is in the log."""
+    """A worker failed; the cause is in the log."""
+
+    NOT_STARTED = 2
+    """The namespace is missing, or its search attribute; nothing was polled."""
 
     TIMED_OUT = 124
     """Activities were still running after the grace period and the time to cancel them."""
@@ -70,7 +73,7 @@ async def run_worker(worker: Worker, *more: Worker) -> int:
         for each in workers:
             if problem := await _problem(each, config):
                 _logger.error("Worker of task queue %r not started: %s", each.task_queue, problem)
-                return WorkerExit.FAILED
+                return WorkerExit.NOT_STARTED
         runs = {asyncio.create_task(each.run(), name=each.task_queue): each for each in workers}
         code = WorkerExit.DRAINED
         try:
