@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from orkestra.config.settings import (
     LangfuseSettings,
@@ -15,8 +14,10 @@ from orkestra.config.settings import (
     TenantSettings,
     WorkerSettings,
 )
-from orkestra.config.sources import Source, read_sources
 from orkestra.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from orkestra.config.sources import Source
 
 _SECRET_KEYS: Final = frozenset({"api_key", "secret_key", "data", "grpc_meta"})
 
@@ -62,7 +63,10 @@ class OrkestraConfig(BaseModel):
             ConfigurationError: A file is missing or malformed, a key is unknown or a value is
                 wrong; the message names the key, the value and where it came from.
         """
-        sources = list(read_sources(_Names, None if file is None else Path(file)))
+        # Reading costs an import of a tenth of a second, which clients built in code need not pay.
+        from orkestra.config.sources import read_sources  # noqa: PLC0415
+
+        sources = list(read_sources(OrkestraConfig, None if file is None else Path(file)))
         merged: dict[str, Any] = {}
         for source in sources:
             _merge(merged, source.values)
@@ -73,22 +77,15 @@ class OrkestraConfig(BaseModel):
             raise ConfigurationError("; ".join(lines)) from None
 
 
-class _Names(OrkestraConfig, BaseSettings):
-    """Tells the readers of pydantic-settings the names; never instantiated."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
-
-
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
     for key, value in values.items():
-        present = into.get(key)
-        if isinstance(value, Mapping) and isinstance(present, dict):
-            _merge(present, value)
+        if isinstance(value, Mapping):
+            _merge(into.setdefault(key, {}), cast("Mapping[str, Any]", value))
         else:
-            into[key] = {**value} if isinstance(value, Mapping) else value
+            into[key] = value
 
 
-def _explain(detail: ErrorDetails, sources: Sequence[Source]) -> str:
+def _explain(detail: ErrorDetails, sources: "Sequence[Source]") -> str:
     location = detail["loc"]
     key = ".".join(str(part) for part in location)
     origin = next((source.name for source in reversed(sources) if source.has(location)), "defaults")

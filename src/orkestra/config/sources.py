@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, create_model
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -37,7 +37,7 @@ class Source:
                 return depth > 1
             if key not in value:
                 return False
-            value = value[key]
+            value = cast("Mapping[Any, Any]", value)[key]
         return True
 
 
@@ -56,16 +56,18 @@ class _LangfuseEnvironment(BaseSettings):
     host: str | None = None
 
 
-def read_sources(settings: type[BaseSettings], file: Path | None) -> Iterator[Source]:
+def read_sources(config: type[BaseModel], file: Path | None) -> Iterator[Source]:
     """Read every source in the order in which it applies.
 
     Args:
-        settings: The settings class, which tells the readers the names of the settings.
+        config: The class of the configuration, which tells the readers the names.
         file: The Orkestra file; None means `orkestra.toml` in the working directory, if it exists.
 
     Raises:
         ConfigurationError: A file is missing or cannot be parsed.
     """
+    names = create_model("Settings", __base__=(config, BaseSettings))
+    settings = cast("type[BaseSettings]", names)
     yield Source("temporal.toml", {"temporal": _temporal_profile(from_file=True)})
     yield _orkestra_file(settings, file)
     yield Source("environment (TEMPORAL_*)", {"temporal": _temporal_profile(from_file=False)})
