@@ -1,0 +1,127 @@
+"""The tenancy matrix: every kind of call, five things to show of each, no cell empty.
+
+All cells run at once, each for two tenants at once with the roles exchanged; a test then tells of
+one cell.
+"""
+
+import asyncio
+import inspect
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+from temporalio import client, worker
+from temporalio.client import Client
+
+from orkestra import ForbiddenOperationError
+from orkestra.temporal.guard.shape import Allowed
+from orkestra.temporal.guard.table.rpcs import RPCS
+from orkestra.temporal.interceptors.tenant.calls import CALLS, REFUSED
+from tests.matrix.model import COLUMNS, Check, Impossible
+from tests.matrix.page import PAGE, page
+from tests.matrix.side import Side
+from tests.matrix.stage import Stage, set_up
+from tests.matrix.table import EXEMPT, EXEMPT_RPCS, ROWS
+
+CONCURRENT = 48
+CELLS = [
+    pytest.param((row.kind, column), id=f"{row.kind} - {column}")
+    for row in ROWS
+    for column in COLUMNS
+    if isinstance(row.cell(column), Check)
+]
+
+Outcomes = dict[tuple[str, str], list[BaseException | None]]
+
+
+@pytest.fixture(scope="module")
+async def outcomes(raw_client: Client, request: pytest.FixtureRequest) -> AsyncIterator[Outcomes]:
+    """What came of each cell that has been asked for, for each of the two tenants."""
+    asked = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    wanted = {params["cell"] for params in asked if "cell" in params}
+    gate = asyncio.Semaphore(CONCURRENT)
+
+    async def run(check: Check, side: Side) -> None:
+        async with gate, asyncio.timeout(40):
+            await check.run(side)
+
+    async with set_up(raw_client) as stage:
+        running = {}
+        for row in ROWS:
+            for column in COLUMNS:
+                cell = row.cell(column)
+                if isinstance(cell, Check) and (row.kind, column) in wanted:
+                    sides = stage.sides("replayed" if column == "replay" else "cached")
+                    both = (run(cell, side) for side in sides)
+                    running[row.kind, column] = asyncio.gather(*both, return_exceptions=True)
+        yield {key: await made for key, made in running.items()}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("cell", CELLS)
+def test_cell(outcomes, cell):
+    for outcome in outcomes[cell]:
+        if outcome is not None:
+            raise outcome
+
+
+INTERCEPTORS = {
+    "client": client.OutboundInterceptor,
+    "inbound": worker.WorkflowInboundInterceptor,
+    "outbound": worker.WorkflowOutboundInterceptor,
+    "activity": worker.ActivityInboundInterceptor,
+    "activity_outbound": worker.ActivityOutboundInterceptor,
+    "nexus": worker.NexusOperationInboundInterceptor,
+    "worker": worker.Interceptor,
+}
+
+
+def test_no_cell_is_empty():
+    for row in ROWS:
+        for column in COLUMNS:
+            cell = row.cell(column)
+            text = cell.why if isinstance(cell, Impossible) else cell.shows
+            assert len(text) >= 10, (row.kind, column)
+
+
+def test_no_call_kind_has_two_rows():
+    assert [kind for kind, count in Counter(row.kind for row in ROWS).items() if count > 1] == []
+
+
+def test_every_method_of_the_sdks_interceptors_belongs_to_a_row_or_says_why_not():
+    methods = {
+        f"{prefix}.{name}"
+        for prefix, interceptor in INTERCEPTORS.items()
+        for name, _ in inspect.getmembers(interceptor, inspect.isfunction)
+        if not name.startswith("_")
+    }
+    exempt = {name for names in EXEMPT for name in names.split()}
+    covered = {name for row in ROWS for name in row.calls.split()}
+    assert covered | exempt == methods
+    assert covered & exempt == set()
+
+
+def test_every_rpc_that_the_guard_admits_belongs_to_a_row_or_says_why_not():
+    admitted = {rpc for rpc, row in RPCS.items() if isinstance(row, Allowed)}
+    exempt = {name for names in EXEMPT_RPCS for name in names.split()}
+    covered = {name for row in ROWS for name in row.rpcs.split()}
+    assert covered | exempt == admitted
+    assert covered & exempt == set()
+
+
+def test_every_client_call_with_a_rule_belongs_to_a_row():
+    covered = {name for row in ROWS for name in row.calls.split()}
+    assert {f"client.{name}" for name in CALLS} <= covered
+    assert {f"client.{name}" for name in REFUSED} & covered == set()
+
+
+@pytest.mark.parametrize("call", sorted(REFUSED))
+async def test_calls_without_a_row_are_refused_to_a_tenant(raw_client, call):
+    [side, _] = Stage.without_workers(raw_client).sides("cached")
+    method = getattr(side.client._impl, call)
+    with pytest.raises(ForbiddenOperationError, match=call):
+        await method(object())
+
+
+def test_the_page_of_the_documentation_is_the_matrix():
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m tests.matrix"

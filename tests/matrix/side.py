@@ -1,0 +1,186 @@
+"""What one tenant of a cell has at hand; each cell runs twice at once, with the roles exchanged."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import pytest
+from temporalio.api.common.v1 import Payload
+from temporalio.client import (
+    Client,
+    Interceptor,
+    OutboundInterceptor,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+)
+from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
+from temporalio.service import RPCError
+
+from orkestra import OrkestraPlugin, TenantMismatchError, TenantRequiredError, tenant_scope
+from tests.workflows.everything import Mailbox
+
+TENANT_ID: Final = SearchAttributeKey.for_keyword("tenantId")
+PATIENCE: Final = 20.0
+
+Answer = TypeVar("Answer")
+
+
+def header(tenant: str) -> dict[str, Payload]:
+    """The tenant as it travels."""
+    data = json.dumps(tenant).encode()
+    return {"tenantId": Payload(metadata={"encoding": b"json/plain"}, data=data)}
+
+
+def attribute(tenant: str) -> TypedSearchAttributes:
+    """The tenant as the server lists it."""
+    return TypedSearchAttributes([SearchAttributePair(TENANT_ID, tenant)])
+
+
+class Forging(Interceptor):
+    """Writes a tenant into the headers of every call, as any caller without Orkestra can."""
+
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
+        return _ForgingOutbound(next, self.tenant)
+
+
+class _ForgingOutbound(OutboundInterceptor):
+    def __init__(self, next: OutboundInterceptor, tenant: str) -> None:
+        super().__init__(next)
+        self.headers: Mapping[str, Payload] = header(tenant)
+
+
+def _forge(name: str) -> Callable[..., Any]:
+    def call(self: _ForgingOutbound, input: Any) -> Any:
+        input.headers = self.headers
+        return getattr(self.next, name)(input)
+
+    return call
+
+
+def _forge_with_start(self: _ForgingOutbound, input: Any) -> Any:
+    input.start_workflow_input.headers = self.headers
+    input.update_workflow_input.headers = self.headers
+    return self.next.start_update_with_start_workflow(input)
+
+
+for _name in ("start_workflow", "signal_workflow", "query_workflow", "start_workflow_update"):
+    setattr(_ForgingOutbound, _name, _forge(_name))
+_ForgingOutbound.start_activity = _forge("start_activity")  # type: ignore[method-assign]
+_ForgingOutbound.start_update_with_start_workflow = _forge_with_start  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True, repr=False)
+class Side:
+    """One of two tenants, its rival, and the queues that workers of Orkestra and others poll."""
+
+    raw: Client
+    plugin: OrkestraPlugin
+    tenant: str
+    rival: str
+    queue: str
+    foreign_queue: str
+    endpoint: str
+    suffix: str = field(default_factory=lambda: uuid.uuid4().hex[:10])
+
+    def bound(self, tenant: str | None, *interceptors: Interceptor) -> Client:
+        """A client of the tenant, with interceptors of the user's before ours."""
+        return Client(
+            self.raw.service_client,
+            plugins=[self.plugin.for_tenant(tenant)],
+            interceptors=interceptors,
+        )
+
+    @property
+    def client(self) -> Client:
+        return self.bound(self.tenant)
+
+    @property
+    def rivals_client(self) -> Client:
+        return self.bound(self.rival)
+
+    @property
+    def unbound(self) -> Client:
+        return self.bound(None)
+
+    @property
+    def forging(self) -> Client:
+        """A client without Orkestra that names the rival in its headers."""
+        return Client(self.raw.service_client, interceptors=[Forging(self.rival)])
+
+    def name(self, what: str = "w") -> str:
+        """An ID as the tenant calls it; both sides call theirs alike."""
+        return f"{what}-{self.suffix}"
+
+    def own(self, name: str) -> str:
+        """The same ID as the server has it."""
+        return f"{self.tenant}:{name}"
+
+    def at_server(self, name: str) -> WorkflowHandle[Any, Any]:
+        """What the server has of the tenant's workflow."""
+        return self.raw.get_workflow_handle(self.own(name))
+
+    async def absent(self, server_id: str) -> None:
+        """Assert that there is no workflow of this ID."""
+        with pytest.raises(RPCError, match="not found"):
+            await self.raw.get_workflow_handle(server_id).describe()
+
+    @asynccontextmanager
+    async def mailbox(self, client: Client, name: str) -> AsyncIterator[WorkflowHandle[Any, Any]]:
+        """A workflow that waits for messages; still there, and untouched, at the end."""
+        handle = await client.start_workflow(Mailbox.run, id=name, task_queue=self.queue)
+        try:
+            yield handle
+            status = (await self.raw.get_workflow_handle(handle.id).describe()).status
+            assert status is WorkflowExecutionStatus.RUNNING
+        finally:
+            await self.raw.get_workflow_handle(handle.id).terminate()
+
+
+async def refused_without_tenant(side: Side, call: Callable[[Client], Awaitable[object]]) -> None:
+    """Assert that a client without tenant refuses a call before it is sent."""
+    with pytest.raises(TenantRequiredError, match="needs a tenant"):
+        await call(side.unbound)
+
+
+async def refused_for_two(side: Side, call: Callable[[Client], Awaitable[object]]) -> None:
+    """Assert that a tenant's client refuses to act where the code acts for another."""
+    with tenant_scope(side.rival), pytest.raises(TenantMismatchError, match=side.rival):
+        await call(side.client)
+
+
+async def eventually(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """The first answer that is true, for what the server does in its own time."""
+    async with asyncio.timeout(PATIENCE):
+        while not (answer := await ask()):  # noqa: ASYNC110 - the server tells nobody when it is so
+            await asyncio.sleep(0.15)
+    return answer
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it."""
+    while error is not None:
+        yield error
+        error = getattr(error, "cause", None) or error.__cause__
+
+
+@contextmanager
+def fails(kind: str) -> Iterator[None]:
+    """Assert that the code below fails for an error that a worker refused with."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the cause at the end of the chain decides
+        yield
+    chain = list(causes(caught.value))
+    assert kind in {getattr(error, "type", None) for error in chain}, chain
+
+
+@contextmanager
+def not_found() -> Iterator[None]:
+    """Assert that what is named does not exist, as far as the caller can tell."""
+    with pytest.raises(RPCError, match="not found"):
+        yield

@@ -1,0 +1,145 @@
+"""The workers of the matrix: with a cache, without one, and one that knows nothing of Orkestra."""
+
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from temporalio import workflow
+from temporalio.api.nexus.v1 import EndpointSpec, EndpointTarget
+from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
+from temporalio.client import Client
+from temporalio.worker import (
+    Interceptor,
+    UnsandboxedWorkflowRunner,
+    Worker,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+    WorkflowOutboundInterceptor,
+)
+
+from orkestra import OrkestraPlugin
+from tests.matrix.side import Side, header
+from tests.names import Fresh
+from tests.workflows import everything, matrix
+
+HOOKS: Final = (
+    "continue_as_new",
+    "signal_child_workflow",
+    "signal_external_workflow",
+    "start_activity",
+    "start_child_workflow",
+    "start_local_activity",
+)
+
+
+class ForgingWorker(Interceptor):
+    """Writes the tenant that a workflow's memo names as `forged` into all that it sends."""
+
+    def workflow_interceptor_class(
+        self, input: WorkflowInterceptorClassInput
+    ) -> type[WorkflowInboundInterceptor]:
+        return _ForgingInbound
+
+
+class _ForgingInbound(WorkflowInboundInterceptor):
+    def init(self, outbound: WorkflowOutboundInterceptor) -> None:
+        super().init(_ForgingOutbound(outbound))
+
+
+class _ForgingOutbound(WorkflowOutboundInterceptor):
+    async def start_nexus_operation(self, input: Any) -> Any:
+        forged = workflow.memo_value("forged", None)
+        if forged is not None:
+            input.headers = {**(input.headers or {}), "TENANTID": forged}
+        return await super().start_nexus_operation(input)
+
+
+def _forge(name: str) -> Any:
+    def call(self: _ForgingOutbound, input: Any) -> Any:
+        forged = workflow.memo_value("forged", None)
+        if forged is not None:
+            input.headers = {**input.headers, **header(forged)}
+        return getattr(self.next, name)(input)
+
+    return call
+
+
+for _hook in HOOKS:
+    setattr(_ForgingOutbound, _hook, _forge(_hook))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Queues and endpoints by the kind of worker that serves them."""
+
+    raw: Client
+    fresh: Fresh
+    plugin: OrkestraPlugin
+    endpoints: Mapping[str, str]
+
+    @classmethod
+    def without_workers(cls, raw: Client) -> Self:
+        """For calls that nobody is to serve."""
+        endpoints = {"cached": "none", "replayed": "none"}
+        return cls(raw, Fresh(), OrkestraPlugin(), endpoints)
+
+    def sides(self, worker: str) -> tuple[Side, Side]:
+        """Two tenants that nobody else has, each the other's rival, with the same names."""
+        fresh = Fresh()
+        acme, beta = fresh.tenant("acme"), fresh.tenant("beta")
+
+        def side(tenant: str, rival: str) -> Side:
+            return Side(
+                raw=self.raw,
+                plugin=self.plugin,
+                tenant=tenant,
+                rival=rival,
+                queue=self.fresh.task_queue(worker),
+                foreign_queue=self.fresh.task_queue("foreign"),
+                endpoint=self.endpoints[worker],
+                suffix=fresh.suffix,
+            )
+
+        return side(acme, beta), side(beta, acme)
+
+
+@asynccontextmanager
+async def set_up(raw: Client) -> AsyncIterator[Stage]:
+    """Start the workers and yield what reaches them."""
+    fresh = Fresh()
+    plugin = OrkestraPlugin()
+    endpoints = {worker: await _endpoint(raw, fresh, worker) for worker in ("cached", "replayed")}
+    async with AsyncExitStack() as stack:
+        for kind, cache in (("cached", 1000), ("replayed", 0)):
+            threads = stack.enter_context(ThreadPoolExecutor(4))
+            worker = Worker(
+                Client(raw.service_client, plugins=[plugin]),
+                task_queue=fresh.task_queue(kind),
+                workflows=[*matrix.WORKFLOWS, *everything.WORKFLOWS],
+                activities=matrix.ACTIVITIES,
+                nexus_service_handlers=[matrix.DeskHandler()],
+                nexus_task_executor=threads,
+                interceptors=[ForgingWorker()],
+                max_cached_workflows=cache,
+            )
+            await stack.enter_async_context(worker)
+        foreign = Worker(
+            raw,
+            task_queue=fresh.task_queue("foreign"),
+            workflows=[matrix.Does, matrix.Whose],
+            activities=[matrix.whose_activity],
+            interceptors=[ForgingWorker()],
+            workflow_runner=UnsandboxedWorkflowRunner(),
+        )
+        await stack.enter_async_context(foreign)
+        yield Stage(raw, fresh, plugin, endpoints)
+
+
+async def _endpoint(raw: Client, fresh: Fresh, worker: str) -> str:
+    name = f"matrix-{worker}-{fresh.suffix}"
+    target = EndpointTarget.Worker(namespace=raw.namespace, task_queue=fresh.task_queue(worker))
+    spec = EndpointSpec(name=name, target=EndpointTarget(worker=target))
+    await raw.operator_service.create_nexus_endpoint(CreateNexusEndpointRequest(spec=spec))
+    return name

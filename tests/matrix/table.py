@@ -1,0 +1,60 @@
+"""All rows of the tenancy matrix, by group."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from tests.matrix.activity_requests import ACTIVITY_REQUESTS
+from tests.matrix.asynchronous import ASYNCHRONOUS
+from tests.matrix.by_id import BY_ID
+from tests.matrix.chains import CHAINS
+from tests.matrix.command_rows import COMMANDS
+from tests.matrix.lists import LISTS
+from tests.matrix.messages import MESSAGES
+from tests.matrix.model import Row
+from tests.matrix.operations import OPERATIONS
+from tests.matrix.schedule_rows import SCHEDULES
+from tests.matrix.standalone import STANDALONE
+from tests.matrix.starts import STARTS
+
+GROUPS: Final[Mapping[str, Sequence[Row]]] = {
+    "Starting workflows": STARTS,
+    "Messages to workflows": MESSAGES,
+    "Calls by ID": BY_ID,
+    "Schedules": SCHEDULES,
+    "Lists and counts": LISTS,
+    "From inside a workflow": COMMANDS,
+    "Later runs": CHAINS,
+    "Nexus": OPERATIONS,
+    "Standalone activities": STANDALONE,
+    "Heartbeats and activities that are completed elsewhere": ASYNCHRONOUS,
+    "Raw requests about activities": ACTIVITY_REQUESTS,
+}
+"""The rows by the heading that they stand under."""
+
+ROWS: Final[Sequence[Row]] = [row for rows in GROUPS.values() for row in rows]
+
+_OPERATORS: Final = "refused to tenants; a test calls each of them"
+
+EXEMPT: Final[Mapping[str, str]] = {
+    "client.get_worker_build_id_compatibility client.get_worker_task_reachability"
+    " client.update_worker_build_id_compatibility": (
+        f"versions of workers are the operator's: {_OPERATORS}"
+    ),
+    "client.start_nexus_operation client.describe_nexus_operation client.cancel_nexus_operation"
+    " client.terminate_nexus_operation client.get_nexus_operation_result"
+    " client.list_nexus_operations client.count_nexus_operations": (
+        f"an endpoint may lead anywhere, and nothing carries the tenant: {_OPERATORS}"
+    ),
+    "outbound.start_system_nexus_operation outbound.start_signal_with_start_workflow": (
+        "the server's own operations cannot be confined to a tenant: they end the workflow"
+    ),
+    "outbound.info": "it asks nobody",
+}
+"""Methods of the SDK's interceptors without a row, with the reason."""
+
+EXEMPT_RPCS: Final[Mapping[str, str]] = {
+    "describe_namespace get_cluster_info get_system_info": (
+        "they say nothing of anybody's work; of a namespace only what clients need"
+    ),
+}
+"""RPCs that the guard admits without a row, with the reason."""
