@@ -50,7 +50,7 @@ PAUSED = ("one", "%")
 TENANT = SearchAttributeKey.for_keyword("tenantId")
 NOTE = SearchAttributeKey.for_keyword("order-note")
 
-_DEADLINE = timedelta(seconds=5)
+_DEADLINE = timedelta(seconds=20)
 _PAGE = 1000
 
 
