@@ -178,8 +178,9 @@ def test_whatever_ends_the_demo_ends_all_that_it_started(
     tickets = command.write("tickets.jsonl", ticket("acme", 1, answer_within_seconds=600, body="?"))
     with running(command, "--tickets", str(tickets)) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         while "orkestra worker" not in process.stdout.readline():
-            assert process.poll() is None
+            assert process.poll() is None, process.stderr.read()
         started = psutil.Process(process.pid).children(recursive=True)
         assert len(started) == 4
         process.send_signal(number)

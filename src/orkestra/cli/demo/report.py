@@ -10,7 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from orkestra.cli.demo.app import APP
 from orkestra.cli.demo.findings import Findings
+from orkestra.cli.demo.options import Options
 from orkestra.cli.demo.refusals import Refusal
 from orkestra.cli.demo.stage import Stage
 from orkestra.cli.demo.traces import Trace, branches, note_on
@@ -19,7 +21,7 @@ from orkestra.cli.demo.traffic import Tally
 if TYPE_CHECKING:
     from orkestra.testing import TraceTree
 
-_BAR: Final = 20
+_BAR: Final = 16
 _INDENT: Final = 3
 _ROWS: Final = 20
 _COLUMNS: Final = ("tenant", "started", "completed", "escalated", "failed", "p50", "p95")
@@ -70,6 +72,7 @@ def print_tallies(console: Console, tallies: Mapping[str, Tally]) -> None:
         "escalated: nobody answered in time, so a timer did it",
         "failed: the customer is unknown, an error of the business and not of the desk",
     )
+    console.print()
     for line in lines:
         console.print(_indented(Text(line, "dim")))
 
@@ -159,10 +162,13 @@ def print_verdict(console: Console, findings: Findings) -> None:
         )
 
 
-def print_kept(console: Console, stage: Stage) -> None:
-    """Say what one can do while everything is left up."""
-    console.print()
-    console.print(Text(f"Left up until Ctrl-C. Look around at {stage.server.ui_url}"))
+def print_next(console: Console, stage: Stage, options: Options) -> None:
+    """Say where one can look next."""
+    if options.keep:
+        console.print(Text(f"Left up until Ctrl-C: look around at {stage.server.ui_url}"))
+    else:
+        console.print(Text("To look around in the UI: orkestra demo --keep"))
+    console.print(Text(f"The code of the desk: {options.examples / APP}"))
 
 
 def _indented(what: RenderableType) -> Padding:

@@ -52,10 +52,10 @@ async def show(options: Options) -> bool:
             await stack.enter_async_context(follow_log(console, stage.worker))
         findings = await _perform(console, stage, options, count=count, began=began)
         report.print_verdict(console, findings)
+        report.print_next(console, stage, options)
         if options.as_json:
             write_json(findings.as_json(stage))
         if options.keep:
-            report.print_kept(console, stage)
             await _until_told(stage)
     return not findings.problems
 
@@ -73,9 +73,9 @@ async def _perform(
     report.print_stage(console, stage)
     traffic = Traffic(stage)
     with show_progress(console, total=count) as on_end:
-        await traffic.run(read_tickets(options.tickets), on_end=on_end)
+        await stage.watched(traffic.run(options.tickets, on_end=on_end))
     report.print_tallies(console, traffic.tallies)
-    attacks = await try_forbidden_calls(stage)
+    attacks = await stage.watched(try_forbidden_calls(stage))
     report.print_refusals(console, attacks.refusals)
     with waiting(console, "Waiting for the traces"):
         trace = await _receive(stage, attacks.trace_id, keep=options.keep)

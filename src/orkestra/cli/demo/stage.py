@@ -2,13 +2,13 @@
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from temporalio.client import Client
 
@@ -21,6 +21,8 @@ from orkestra.temporal.manager import TemporalConnectionManager
 
 if TYPE_CHECKING:
     from orkestra.testing import LangfuseReceiver
+
+_Result = TypeVar("_Result")
 
 _READY_WITHIN: Final = timedelta(seconds=60)
 _LOOK: Final = timedelta(seconds=5)
@@ -57,6 +59,34 @@ class Stage:
             raise DemoError(msg)
         self.worker.check()
 
+    async def watched(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Do some work as long as server and worker run.
+
+        Args:
+            work: What to do.
+
+        Returns:
+            Its result.
+
+        Raises:
+            DemoError: Server or worker have ended.
+        """
+        watching, working = asyncio.create_task(self._watch()), asyncio.create_task(work)
+        try:
+            await asyncio.wait((watching, working), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                watching.result()
+            return working.result()
+        finally:
+            watching.cancel()
+            working.cancel()
+            await asyncio.gather(watching, working, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            self.check()
+            await asyncio.sleep(_PAUSE)
+
 
 @asynccontextmanager
 async def open_stage(options: Options, *, task_queue: str) -> AsyncGenerator[Stage]:
@@ -91,16 +121,17 @@ async def open_stage(options: Options, *, task_queue: str) -> AsyncGenerator[Sta
             temporal=TemporalSettings(address=server.address), langfuse=langfuse
         )
         manager = await stack.enter_async_context(TemporalConnectionManager(config))
-        await _until_polled(server.address, worker, task_queue)
-        yield Stage(server, manager, worker, langfuse, receiver)
+        stage = Stage(server, manager, worker, langfuse, receiver)
+        await _until_polled(stage, task_queue)
+        yield stage
 
 
-async def _until_polled(address: str, worker: WorkerProcess, task_queue: str) -> None:
-    operator = await Client.connect(address)
+async def _until_polled(stage: Stage, task_queue: str) -> None:
+    operator = await Client.connect(stage.server.address)
     try:
         async with asyncio.timeout(_READY_WITHIN.total_seconds()):
             while not await check_temporal_health(operator, timeout=_LOOK, task_queue=task_queue):
-                worker.check()
+                stage.check()
                 await asyncio.sleep(_PAUSE)
     except TimeoutError:
         seconds = _READY_WITHIN.total_seconds()

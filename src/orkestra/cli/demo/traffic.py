@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from temporalio.client import WorkflowFailureError
@@ -16,15 +17,13 @@ from orkestra.cli.demo.worker import DemoError
 from orkestra.temporal.client import create_temporal_client
 from support_desk.desk import OpenTicket, attend_chat, open_ticket
 from support_desk.models import Resolution
-from support_desk.tickets import FiledTicket
+from support_desk.tickets import FiledTicket, read_tickets
 
 IN_FLIGHT: Final = 16
 """Tickets that are worked on at once, however many there are."""
 
 _PATIENCE: Final = 120.0
 """Seconds that a ticket may take beyond the time that it waits for a human."""
-
-_LOOK: Final = 0.5
 
 _BUSINESS_FAILURES: Final = frozenset({"UnknownCustomer"})
 
@@ -34,7 +33,7 @@ class Tally:
     """How the tickets of one tenant, or of all, ended."""
 
     started: int = 0
-    resolutions: Counter[Resolution] = field(default_factory=Counter[Resolution])
+    resolutions: Counter[str] = field(default_factory=Counter[str])
     failures: Counter[str] = field(default_factory=Counter[str])
     seconds: list[float] = field(default_factory=list[float])
 
@@ -93,30 +92,24 @@ class Traffic:
         self.tallies: dict[str, Tally] = {}
         self._stage = stage
 
-    async def run(self, tickets: Iterator[FiledTicket], *, on_end: Callable[[], None]) -> None:
+    async def run(self, file: Path, *, on_end: Callable[[], None]) -> None:
         """Work off all tickets.
 
         Args:
-            tickets: The tickets; they are read as they are needed.
+            file: The tickets; they are read as they are needed.
             on_end: Called after each.
 
         Raises:
-            DemoError: The server or the worker has ended, or a ticket did not.
+            DemoError: A ticket did not end.
         """
-        watching = asyncio.create_task(self._watch())
-        desks = asyncio.gather(*(self._work_off(tickets, on_end) for _ in range(IN_FLIGHT)))
+        tickets = read_tickets(file)
+        desks = [asyncio.create_task(self._work_off(tickets, on_end)) for _ in range(IN_FLIGHT)]
         try:
-            await asyncio.wait((watching, desks), return_when=asyncio.FIRST_COMPLETED)
-            (watching if watching.done() else desks).result()
+            await asyncio.gather(*desks)
         finally:
-            watching.cancel()
-            desks.cancel()
-            await asyncio.gather(watching, desks, return_exceptions=True)
-
-    async def _watch(self) -> None:
-        while True:
-            self._stage.check()
-            await asyncio.sleep(_LOOK)
+            for desk in desks:
+                desk.cancel()
+            await asyncio.gather(*desks, return_exceptions=True)
 
     async def _work_off(self, tickets: Iterator[FiledTicket], on_end: Callable[[], None]) -> None:
         for filed in tickets:
