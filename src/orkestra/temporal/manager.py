@@ -2,10 +2,10 @@
 
 import asyncio
 import weakref
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from temporalio.client import Client, Interceptor, Plugin
 from temporalio.converter import DataConverter
@@ -23,6 +23,8 @@ from orkestra.temporal.connection import (
 )
 from orkestra.temporal.plugin import OrkestraPlugin
 from orkestra.tenancy import AllTenants
+
+_Result = TypeVar("_Result")
 
 
 class TemporalConnectionManager:
@@ -138,10 +140,12 @@ class TemporalConnectionManager:
             placement.require_namespace(name)
         connection = await self._connection(dedicated=dedicated)
         if self.config.temporal.verify_namespace and name not in self._verified:
-            await self._checks.join(name, partial(self._verify, connection, name))
+            await self._until_closed(
+                self._checks.join(name, partial(self._verify, connection, name))
+            )
         is_default = data_converter is DataConverter.default
         return Client(
-            connection.service_client,
+            ours.guard(connection.service_client, namespace=name),
             namespace=name,
             plugins=[*self._plugins, *plugins, ours],
             interceptors=[*self._interceptors, *interceptors],
@@ -170,10 +174,11 @@ class TemporalConnectionManager:
         if self._is_closed:
             raise self._closed_error()
         if dedicated:
-            return await self._openings.join(object(), self._open_dedicated)
+            return await self._until_closed(self._openings.join(object(), self._open_dedicated))
         connection = self._shared
         if connection is None or connection.is_closed:
-            connection = await self._openings.join("shared", self._open_shared)
+            opening = self._openings.join("shared", self._open_shared)
+            connection = await self._until_closed(opening)
         connection.check_usable()
         return connection
 
@@ -193,14 +198,7 @@ class TemporalConnectionManager:
     async def _open(self) -> Connection:
         # Whether a namespace exists is the matter of those who ask for it, one by one.
         settings = self.config.temporal.model_copy(update={"verify_namespace": False})
-        try:
-            connection = await open_connection(
-                settings, runtime=self._runtime, plugins=self._plugins
-            )
-        except asyncio.CancelledError:
-            if self._is_closed:
-                raise self._closed_error() from None
-            raise
+        connection = await open_connection(settings, runtime=self._runtime, plugins=self._plugins)
         if self._is_closed:
             await connection.close()
             raise self._closed_error()
@@ -211,6 +209,16 @@ class TemporalConnectionManager:
         timeout = self.config.temporal.connect_deadline
         await verify_namespace(connection, namespace, timeout=timeout)
         self._verified.add(namespace)
+
+    async def _until_closed(self, shared: Awaitable[_Result]) -> _Result:
+        """Wait for what `close()` cancels, and tell that from a cancellation of the caller."""
+        try:
+            return await shared
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._is_closed and task is not None and not task.cancelling():
+                raise self._closed_error() from None
+            raise
 
     def _closed_error(self) -> ConnectionClosedError:
         address = self.config.temporal.address

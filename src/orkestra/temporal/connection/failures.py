@@ -37,9 +37,8 @@ _HUNG_UP: Final = Failure(
     "the server closes the connection; it may be starting, or expect a client certificate",
     is_hang_up=True,
 )
-_NOT_GRPC: Final = Failure(
-    Reason.OTHER, "what answers there is not a Temporal server", is_hang_up=True
-)
+_NO_TEMPORAL: Final = "what answers there is not a Temporal server"
+_NOT_GRPC: Final = Failure(Reason.OTHER, _NO_TEMPORAL, is_hang_up=True)
 _BAD_KEY: Final = Failure(
     Reason.BAD_CERTIFICATE, "tls.client_key is not a PEM private key without a password"
 )
@@ -128,8 +127,8 @@ _STATUSES: Final = {
     "UNAVAILABLE": Failure(Reason.UNAVAILABLE, "the server says that it is unavailable"),
     "RESOURCE_EXHAUSTED": Failure(Reason.UNAVAILABLE, "the server says that it is overloaded"),
     "DEADLINE_EXCEEDED": _NO_ANSWER,
-    "CANCELLED": _HUNG_UP,
-    "UNIMPLEMENTED": _NOT_GRPC,
+    "CANCELLED": Failure(Reason.RESET, "the server ended the call"),
+    "UNIMPLEMENTED": Failure(Reason.OTHER, _NO_TEMPORAL),
 }
 
 _STATUS_TEXT: Final = re.compile(r"call error after connection: Status \{ code: (\w+)")

@@ -26,6 +26,7 @@ from orkestra.temporal.connection.connection import Connection
 from orkestra.temporal.connection.failures import WANTS_TLS, Failure, classify
 from orkestra.temporal.connection.options import BadCertificateError, connect_config, uses_tls
 from orkestra.temporal.connection.probe import speaks_tls
+from orkestra.temporal.connection.wire import settle
 
 _logger: Final = logging.getLogger("orkestra.temporal.connection")
 _FIRST_WAIT: Final = 0.1
@@ -95,9 +96,10 @@ async def verify_namespace(connection: Connection, namespace: str, *, timeout: t
 class _AttemptFailed(Exception):  # noqa: N818 - it never leaves this module
     """One attempt failed; the SDK's error is the cause."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, *, was_cut: bool) -> None:
         super().__init__(failure.explanation)
         self.failure = failure
+        self.was_cut = was_cut
 
 
 class _Opening:
@@ -115,6 +117,7 @@ class _Opening:
         self._runtime = runtime
         self._plugins = plugins
         self._attempts = 0
+        self._previous: _AttemptFailed | None = None
         self._started = time.monotonic()
 
     async def run(self) -> Connection:
@@ -134,24 +137,28 @@ class _Opening:
             return await retrying(self._attempt, config)
         except _AttemptFailed as failed:
             self._log(failed.failure, "giving up")
-            raise self._error(failed.failure) from failed.__cause__
+            # What the deadline has cut short says less than the attempt before it.
+            told = self._previous if failed.was_cut and self._previous else failed
+            raise self._error(told.failure) from told.__cause__
 
     async def _attempt(self, template: ConnectConfig) -> Connection:
         self._attempts += 1
         config = replace(template)  # plugins may change theirs
-        timeout = min(self._settings.connect_timeout.total_seconds(), self._remaining())
+        allowed, remaining = self._settings.connect_timeout.total_seconds(), self._remaining()
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(min(allowed, remaining)):
                 return await self._connect(config)
         except OrkestraError:
             raise
         except Exception as error:
-            raise _AttemptFailed(await self._why(error, config)) from error
+            was_cut = isinstance(error, TimeoutError) and remaining < allowed
+            raise _AttemptFailed(await self._why(error, config), was_cut=was_cut) from error
 
     async def _connect(self, config: ConnectConfig) -> Connection:
-        sdk_connect = _through(self._plugins)
-        connection = Connection(await sdk_connect(config), address=self._settings.address)
+        sdk_client = await _through(self._plugins)(config)
+        connection = Connection(sdk_client, address=self._settings.address)
         try:
+            await settle(sdk_client)
             if self._namespace is not None:
                 timeout = self._settings.connect_timeout
                 await _describe(connection, self._namespace, timeout=timeout, retry=False)
@@ -177,6 +184,7 @@ class _Opening:
     def _log_wait(self, state: RetryCallState) -> None:
         error = state.outcome and state.outcome.exception()
         if isinstance(error, _AttemptFailed):
+            self._previous = error
             self._log(error.failure, f"trying again in {state.upcoming_sleep:.2f} s")
 
     def _log(self, failure: Failure, what_now: str) -> None:

@@ -63,6 +63,17 @@ class ManagedServiceClient(ServiceClient):
         self._wire = wire
         self._gate = gate
 
+    def gated(self, gate: RpcGate) -> "ManagedServiceClient":
+        """Another service client on the same connection, whose RPCs a gate checks.
+
+        Args:
+            gate: Asked before each of its RPCs.
+
+        Raises:
+            ConnectionClosedError: The connection is closed.
+        """
+        return ManagedServiceClient(self.connection, self._wire, gate=gate)
+
     @property
     def worker_service_client(self) -> _BridgeServiceClient:
         """What the SDK's `Worker` polls with.
