@@ -390,3 +390,10 @@ async def test_a_place_that_is_given_but_not_listed_is_not_taken_for_kept():
         await placements.of("acme")
     listed.append(TenantRecord("acme", namespace="own"))
     assert (await placements.of("acme")).namespace == "own"
+
+
+async def test_what_was_last_said_is_known_to_those_who_may_not_ask(placements):
+    assert placements.last("acme") is None
+    asked = await placements.of("acme")
+    assert placements.last("acme") == asked
+    assert Placements().last("anyone") is not None

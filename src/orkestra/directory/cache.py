@@ -85,6 +85,11 @@ class CachedTenantDirectory:
         answer = self._dedicated.fresh(_ALL)
         return None if answer is None else answer.value
 
+    def last(self, tenant: str) -> TenantRecord | None:
+        """What was last said of a tenant, however long ago."""
+        answer = self._records.last(tenant)
+        return None if answer is None else answer.value
+
     def forget_dedicated(self) -> None:
         """Ask for the tenants with places of their own next time."""
         self._dedicated.forget(_ALL)

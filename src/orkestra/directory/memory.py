@@ -76,9 +76,13 @@ class Memory(Generic[_Value]):
 
     def fresh(self, key: Hashable) -> Answer[_Value] | None:
         """The answer that holds now, or None where the source is to be asked; for any thread."""
-        answer = self._answers.get(key) or self._nothing.get(key)
+        answer = self.last(key)
         is_fresh = answer is not None and self._terms.clock() < answer.fresh_until
         return answer if is_fresh else None
+
+    def last(self, key: Hashable) -> Answer[_Value] | None:
+        """The last answer, however old, or None where there was none; for any thread."""
+        return self._answers.get(key) or self._nothing.get(key)
 
     def forget(self, key: Hashable) -> None:
         """Ask the source next time."""

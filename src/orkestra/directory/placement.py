@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from orkestra.directory.cache import CachedTenantDirectory
 from orkestra.directory.records import TenantRecord
@@ -14,6 +15,8 @@ from orkestra.errors import (
     TenantSuspendedError,
     UnknownTenantError,
 )
+
+_REMEMBERED_TENANTS: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ class Placements:
             else CachedTenantDirectory(directory or OpenTenantDirectory())
         )
         self._owners = Owners((), self._shared_namespace)
+        self._last: dict[str, Placement] = {}
 
     async def of(self, tenant: str) -> Placement:
         """Where a tenant belongs.
@@ -208,6 +212,20 @@ class Placements:
         owners = self._index(dedicated)
         agreed = self._agree(answer.value, owners)
         return self._placement(answer.value, owners) if agreed else None
+
+    def last_known(self, tenant: str) -> Placement | None:
+        """What `of()` returned last, however long ago, or None where it was not asked."""
+        return self._open(tenant) if self.is_open else self._last.get(tenant)
+
+    def last(self, tenant: str) -> Placement | None:
+        """Where a tenant belonged when the directory was last asked, however long ago.
+
+        For those who check what `of()` has just admitted, and may not ask.
+        """
+        if self.is_open:
+            return self._open(tenant)
+        record = self._directory.last(tenant)
+        return None if record is None else self._placement(record, self._owners)
 
     async def served(self, task_queue: str, *, namespace: str) -> list[Place]:
         """Every place where work that the code starts on a queue ends up, the shared one first.
@@ -264,7 +282,11 @@ class Placements:
         return owners
 
     def _placement(self, record: TenantRecord, owners: Owners) -> Placement:
-        return Placement(record, record.namespace or self._shared_namespace, owners)
+        if len(self._last) >= _REMEMBERED_TENANTS:
+            self._last.clear()
+        placement = Placement(record, record.namespace or self._shared_namespace, owners)
+        self._last[record.tenant] = placement
+        return placement
 
     def _agree(self, record: TenantRecord, owners: Owners) -> bool:
         namespace = record.namespace or self._shared_namespace
