@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import ListNamespacesRequest
 from temporalio.client import (
     Client,
     Interceptor,
@@ -36,6 +37,7 @@ from temporalio.worker import Worker
 from orkestra import (
     ALL_TENANTS,
     ForbiddenOperationError,
+    InvalidQueryError,
     OrkestraPlugin,
     TenantMismatchError,
     TenantRequiredError,
@@ -43,7 +45,14 @@ from orkestra import (
     tenant_scope,
 )
 from tests.names import Fresh
-from tests.workflows.everything import ACTIVITIES, WORKFLOWS, Child, Everything, Mailbox
+from tests.workflows.everything import (
+    ACTIVITIES,
+    WORKFLOWS,
+    Child,
+    Everything,
+    LooksAround,
+    Mailbox,
+)
 
 TENANT_ID = SearchAttributeKey.for_keyword("tenantId")
 
@@ -414,19 +423,41 @@ async def test_a_workflow_reaches_only_its_own_tenants_workflows(desk):
     await victim.terminate()
 
 
-async def test_calls_without_a_rule_are_refused_to_a_tenant_and_open_to_an_operator(desk):
-    handle = await desk.mailbox(desk.acme)
+async def test_lists_and_counts_show_a_tenant_its_own_workflows_only(desk):
+    own, foreign = await desk.mailbox(desk.acme, "own"), await desk.mailbox(desk.beta, "foreign")
+    client = desk.client(desk.acme)
+    everything = f"TaskQueue = '{desk.queue}'"
+    async with asyncio.timeout(10):
+        while [found.id async for found in client.list_workflows(everything)] != [own.id]:
+            await asyncio.sleep(0.1)
+    assert (await client.count_workflows(everything)).count == 1
+    assert (await client.count_workflows(f"tenantId = '{desk.beta}'")).count == 0
+    escape = f"WorkflowType='x' /* ' */ ) OR (tenantId='{desk.beta}' /* ' */"
+    with pytest.raises(InvalidQueryError, match="comment"):
+        await client.count_workflows(escape)
     operator = desk.client(ALL_TENANTS)
-    bound = desk.client(desk.acme)
-    with pytest.raises(ForbiddenOperationError, match="list_workflows"):
-        _ = bound.list_workflows("")
-    with pytest.raises(ForbiddenOperationError, match="count_workflows"):
-        await bound.count_workflows("")
-    async for found in operator.list_workflows(f"tenantId = '{desk.acme}'"):
-        assert found.id == handle.id
-    assert (await operator.get_workflow_handle(handle.id).describe()).id == handle.id
-    await operator.get_workflow_handle(handle.id).signal(Mailbox.finish)
-    await handle.result()
+    async with asyncio.timeout(10):
+        while (await operator.count_workflows(everything)).count != 2:
+            await asyncio.sleep(0.1)
+    for handle in (own, foreign):
+        await operator.get_workflow_handle(handle.id).signal(Mailbox.finish)
+        await handle.result()
+
+
+async def test_an_activitys_client_stays_its_tenants_outside_of_its_context(desk):
+    """A fresh context has no tenant, so a client that serves all would let any be chosen there."""
+    handle = await desk.client(desk.acme).start_workflow(
+        LooksAround.run, id="looks", task_queue=desk.queue
+    )
+    assert await handle.result() == [desk.acme, "TenantMismatchError"]
+
+
+async def test_a_call_that_only_operators_may_make_is_refused_to_a_tenant(desk):
+    request = ListNamespacesRequest()
+    with pytest.raises(ForbiddenOperationError, match="list_namespaces"):
+        await desk.client(desk.acme).workflow_service.list_namespaces(request)
+    answer = await desk.client(ALL_TENANTS).workflow_service.list_namespaces(request)
+    assert "default" in {each.namespace_info.name for each in answer.namespaces}
 
 
 async def test_a_client_of_one_tenant_cannot_make_a_worker(desk):

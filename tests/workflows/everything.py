@@ -1,6 +1,7 @@
 """A workflow that makes every kind of call that a tenant must follow, and reports what each saw."""
 
 import asyncio
+import contextvars
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -9,7 +10,7 @@ from typing import Any
 from temporalio import activity, workflow
 from temporalio.common import Priority
 
-from orkestra import current_tenant
+from orkestra import TenantMismatchError, current_tenant, tenant_scope
 
 SECONDS = timedelta(seconds=10)
 
@@ -56,6 +57,32 @@ class Child:
     @workflow.signal
     def poke(self) -> None:
         self.signals.append(current_tenant())
+
+
+@activity.defn
+async def tenants_of_a_fresh_context() -> list[str | None]:
+    client = activity.client()
+
+    async def look() -> list[str | None]:
+        assert current_tenant() is None
+        own = await client.get_workflow_handle("looks").describe()
+        with tenant_scope("another"):
+            try:
+                await client.get_workflow_handle("looks").describe()
+            except TenantMismatchError as error:
+                return [own.id.partition(":")[0], type(error).__name__]
+        return [own.id, None]
+
+    return await asyncio.create_task(look(), context=contextvars.Context())
+
+
+@workflow.defn
+class LooksAround:
+    @workflow.run
+    async def run(self) -> list[str | None]:
+        return await workflow.execute_activity(
+            tenants_of_a_fresh_context, start_to_close_timeout=SECONDS
+        )
 
 
 @dataclass
@@ -147,10 +174,11 @@ class Mailbox:
             raise ValueError(text)
 
 
-WORKFLOWS = [Child, Everything, Mailbox]
+WORKFLOWS = [Child, Everything, LooksAround, Mailbox]
 ACTIVITIES = [
     priority_of_activity,
     seen_by_async_activity,
     seen_by_nested_thread,
     seen_by_thread,
+    tenants_of_a_fresh_context,
 ]

@@ -31,13 +31,13 @@ class Source:
 
     def has(self, location: Sequence[int | str]) -> bool:
         """Whether this source gives the setting at the location, or something above it."""
-        value: Any = self.values
-        for depth, key in enumerate(location):
-            if not isinstance(value, Mapping):
-                return depth > 1
-            if key not in value:
+        here: Mapping[Any, Any] = self.values
+        for depth, key in enumerate(location, 1):
+            if key not in here:
                 return False
-            value = cast("Mapping[Any, Any]", value)[key]
+            if not isinstance(here[key], Mapping):
+                return depth > 1
+            here = here[key]
         return True
 
 

@@ -21,7 +21,7 @@ from temporalio.converter import DataConverter
 from orkestra.config import OrkestraConfig
 from orkestra.errors import ConfigurationError, SearchAttributeError, TenantMismatchError
 from orkestra.temporal.manager import TemporalConnectionManager
-from orkestra.temporal.plugin import OrkestraPlugin
+from orkestra.temporal.plugin import plugin_of, with_plugin
 from orkestra.tenancy import AllTenants, check_id
 
 _Workflow = TypeVar("_Workflow")
@@ -209,28 +209,6 @@ async def _bound(client: Client, tenant: str) -> Client:
     bound = plugin.for_tenant(tenant)
     placement = await plugin.placements.of(tenant)
     return with_plugin(client, bound, namespace=placement.namespace or client.namespace)
-
-
-def plugin_of(client: Client) -> OrkestraPlugin:
-    """The client's plugin of ours.
-
-    Raises:
-        ConfigurationError: It has none.
-    """
-    plugins = client.config()["plugins"]
-    found = next((plugin for plugin in plugins if isinstance(plugin, OrkestraPlugin)), None)
-    if found is None:
-        msg = "the client has no OrkestraPlugin: use create_temporal_client(), or add the plugin"
-        raise ConfigurationError(msg)
-    return found
-
-
-def with_plugin(client: Client, plugin: OrkestraPlugin, *, namespace: str) -> Client:
-    """The same client with another plugin of ours in place of the one it has."""
-    config = client.config()
-    config["plugins"] = [plugin if isinstance(p, OrkestraPlugin) else p for p in config["plugins"]]
-    config["namespace"] = namespace
-    return Client(**config)
 
 
 def _typed(

@@ -13,13 +13,13 @@ from enum import IntEnum
 from types import FrameType
 from typing import Final
 
-from temporalio.client import Client
 from temporalio.worker import Worker
 
 from orkestra.config import OrkestraConfig
 from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.health import check_temporal_health
 from orkestra.temporal.plugin import OrkestraPlugin
+from orkestra.temporal.unconfined import unconfined_service
 
 _logger: Final = logging.getLogger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -169,17 +169,15 @@ async def _wind_up(
             _end_process(128 + stop.last_signal, "second signal")
         _end_process(code, "activities outlived the grace period and their cancellation")
     for each in workers:
-        service = each.client.service_client
+        service = unconfined_service(each.client)
         if isinstance(service, ManagedServiceClient) and service.connection.is_private:
             await service.connection.close()
 
 
 async def _problem(worker: Worker, config: OrkestraConfig) -> str | None:
     """What is wrong with the namespace that would make every task of the worker fail."""
-    service = worker.client.service_client
-    unconfined = Client(service.worker_service_client, namespace=worker.client.namespace)
     attribute = config.tenancy.search_attribute if config.tenancy.mode != "off" else None
-    report = await check_temporal_health(unconfined, search_attribute=attribute)
+    report = await check_temporal_health(worker.client, search_attribute=attribute)
     failed = (check for check in report.checks if check.ok is False)
     return next((f"{check.name}: {check.detail}" for check in failed), None)
 

@@ -17,11 +17,14 @@ from orkestra.config import OrkestraConfig
 from orkestra.directory import Placements, StaticTenantDirectory, TenantDirectory
 from orkestra.errors import ConfigurationError, ForbiddenOperationError
 from orkestra.temporal.connection import ManagedServiceClient
+from orkestra.temporal.granting import DirectoryGrants
+from orkestra.temporal.guard import GuardedServiceClient
 from orkestra.temporal.interceptors.tenant import TenantInterceptor, TenantWorkerInterceptor
 from orkestra.temporal.interceptors.tracing import TracingInterceptor
 from orkestra.temporal.runner import HookFactory, hooked
 from orkestra.temporal.sandbox import sandbox_runner
 from orkestra.temporal.threads import ActivityThreads
+from orkestra.temporal.unconfined import unconfined_service
 from orkestra.tenancy import AllTenants, check_tenant_id
 from orkestra.tracing import TraceSink
 
@@ -63,10 +66,10 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             ConfigurationError: The tenants of the configuration are malformed or contradict.
         """
         _settle_at_exit()
-        self.config = config or OrkestraConfig()
-        self.placements = _placements(self.config, directory)
+        self._config = config or OrkestraConfig()
+        self.placements = _placements(self._config, directory)
         self._limit: frozenset[str] | None = None
-        self._sink = _sink(self.config)
+        self._sink = _sink(self._config)
         self._worker_interceptors = self._make_worker_interceptors()
         self._bind(tenant)
 
@@ -101,6 +104,23 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         return limited
 
     @property
+    def config(self) -> OrkestraConfig:
+        """The configuration, credentials included.
+
+        Raises:
+            ForbiddenOperationError: The plugin is bound to a tenant, whose code may hold it.
+        """
+        if isinstance(self._tenant, str):
+            msg = f"the configuration is not for tenant {self._tenant!r}: it has credentials"
+            raise ForbiddenOperationError(msg)
+        return self._config
+
+    @property
+    def search_attribute(self) -> str:
+        """Name of the search attribute that shows the tenant."""
+        return self._config.tenancy.search_attribute
+
+    @property
     def tenant(self) -> str | AllTenants | None:
         """The tenant that the client is bound to."""
         return self._tenant
@@ -116,29 +136,62 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """
         if self._sink is None:
             return True
-        return await self._sink.flush(timeout or self.config.langfuse.flush_timeout)
+        return await self._sink.flush(timeout or self._config.langfuse.flush_timeout)
 
     def configure_client(self, config: client.ClientConfig) -> client.ClientConfig:
         """See base class."""
         theirs = [i for i in config.get("interceptors", ()) if not _is_ours(i)]
         ours: list[client.Interceptor] = []
-        if self.config.tenancy.mode != "off":
+        if self._config.tenancy.mode != "off":
             ours.append(
                 TenantInterceptor(
-                    self.config.tenancy,
+                    self._config.tenancy,
                     tenant=self._tenant,
                     placements=self.placements,
                     namespace=config["namespace"],
                 )
             )
         config["interceptors"] = [*self._client_interceptors(), *theirs, *ours]
+        config["service_client"] = self.guard(
+            config["service_client"], namespace=config["namespace"]
+        )
         return config
+
+    def guard(self, service: ServiceClient, *, namespace: str) -> ServiceClient:
+        """The service client with the guard of this plugin's tenant around it.
+
+        Args:
+            service: A service client; one that is guarded already is bound anew.
+            namespace: The only namespace that its requests may name.
+
+        Returns:
+            The guarded service client; where tenancy is off, the one given.
+
+        Raises:
+            TenantMismatchError: It is bound to another tenant or namespace.
+        """
+        if self._config.tenancy.mode == "off":
+            return service
+        grants = DirectoryGrants(self.placements, namespace)
+        if isinstance(service, GuardedServiceClient):
+            return service.rebound(tenant=self._tenant, namespace=namespace, grants=grants)
+        return GuardedServiceClient(
+            service,
+            tenant=self._tenant,
+            namespace=namespace,
+            settings=self._config.tenancy,
+            grants=grants,
+        )
 
     async def connect_service_client(
         self, config: ConnectConfig, next: Callable[[ConnectConfig], Awaitable[ServiceClient]]
     ) -> ServiceClient:
-        """See base class."""
-        return await next(config)
+        """See base class.
+
+        Guarded from here on, so that a client made from this one's configuration without the
+        plugin is, too. The namespace becomes known when the client is made.
+        """
+        return self.guard(await next(config), namespace="")
 
     def configure_worker(self, config: worker.WorkerConfig) -> worker.WorkerConfig:
         """See base class.
@@ -158,7 +211,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         self, worker: worker.Worker, next: Callable[[worker.Worker], Awaitable[None]]
     ) -> None:
         """See base class."""
-        service = worker.client.service_client
+        service = unconfined_service(worker.client)
         if self._sink is not None:
             self._sink.start()
         try:
@@ -206,7 +259,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             runner = config["workflow_runner"]
             if isinstance(runner, SandboxedWorkflowRunner):
                 workflows = config["workflows"] if "workflows" in config else ()
-                runner = sandbox_runner(runner, workflows, self.config.worker.sandbox)
+                runner = sandbox_runner(runner, workflows, self._config.worker.sandbox)
             config["workflow_runner"] = hooked(runner, hooks)
         if "unsandboxed_workflow_runner" in config:
             runner = config["unsandboxed_workflow_runner"]
@@ -225,16 +278,23 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
     def _make_worker_interceptors(self) -> tuple[_OurInterceptor, ...]:
         """Tenant first: it decides whether tracing may look at the arguments at all."""
         made: list[_OurInterceptor] = []
-        if self.config.tenancy.mode != "off":
+        if self._config.tenancy.mode != "off":
             made.append(
                 TenantWorkerInterceptor(
-                    self.config.tenancy, placements=self.placements, tenants=self._limit
+                    self._config.tenancy,
+                    placements=self.placements,
+                    tenants=self._limit,
+                    bind=self._bound_client,
                 )
             )
         if self._sink is not None:
-            identity = self.config.temporal.identity
+            identity = self._config.temporal.identity
             made.append(TracingInterceptor(self._sink, identity=identity))
         return tuple(made)
+
+    def _bound_client(self, owner: client.Client, tenant: str) -> client.Client:
+        """The worker's client as the code of one activity gets it."""
+        return with_plugin(owner, self.for_tenant(tenant), namespace=owner.namespace)
 
     def _bind(self, tenant: str | AllTenants | None) -> None:
         if isinstance(tenant, AllTenants):
@@ -254,12 +314,34 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         if not any(_is_ours(interceptor) for interceptor in present):
             config["interceptors"] = [*self._worker_interceptors, *of_worker]
             present = [i for i in of_client if isinstance(i, worker.Interceptor)]
-        if self.config.tenancy.mode != "off" and present and not _is_ours(present[0]):
+        if self._config.tenancy.mode != "off" and present and not _is_ours(present[0]):
             msg = (
                 f"interceptor {type(present[0]).__name__} would see work before its tenant is"
                 " checked: give OrkestraPlugin as the last plugin of the client"
             )
             raise ConfigurationError(msg)
+
+
+def plugin_of(owner: client.Client) -> OrkestraPlugin:
+    """The client's plugin of ours.
+
+    Raises:
+        ConfigurationError: It has none.
+    """
+    plugins = owner.config()["plugins"]
+    found = next((plugin for plugin in plugins if isinstance(plugin, OrkestraPlugin)), None)
+    if found is None:
+        msg = "the client has no OrkestraPlugin: use create_temporal_client(), or add the plugin"
+        raise ConfigurationError(msg)
+    return found
+
+
+def with_plugin(owner: client.Client, plugin: OrkestraPlugin, *, namespace: str) -> client.Client:
+    """The same client with another plugin of ours in place of the one it has."""
+    config = owner.config()
+    config["plugins"] = [plugin if isinstance(p, OrkestraPlugin) else p for p in config["plugins"]]
+    config["namespace"] = namespace
+    return client.Client(**config)
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Final
 from temporalio.client import Client, ScheduleHandle, ScheduleState
 
 from orkestra.errors import TenantMismatchError, UnknownTenantError
-from orkestra.temporal.client import plugin_of, with_plugin
+from orkestra.temporal.plugin import plugin_of, with_plugin
 from orkestra.tenancy import check_tenant_id
 
 SUSPENSION_NOTE: Final = "paused by Orkestra: the tenant is suspended"
@@ -72,7 +72,7 @@ async def _schedules(
 ) -> AsyncIterator[tuple[ScheduleHandle, ScheduleState]]:
     check_tenant_id(tenant)
     client = await _at_home(client, tenant)
-    attribute = plugin_of(client).config.tenancy.search_attribute
+    attribute = plugin_of(client).search_attribute
     found = await client.list_schedules(f"{attribute} = '{tenant}'")
     for schedule_id in [each.id async for each in found]:
         schedule = client.get_schedule_handle(schedule_id)

@@ -11,7 +11,7 @@ from typing import Final, Literal
 from temporalio.client import Client
 
 from orkestra.errors import UnknownTenantError
-from orkestra.temporal.client import plugin_of
+from orkestra.temporal.plugin import plugin_of
 from orkestra.tenancy import check_tenant_id, owner_of
 
 _DEFAULT_LIMIT: Final = 10_000
@@ -49,7 +49,7 @@ async def find_unowned(
     Returns:
         What was found, workflows first.
     """
-    attribute = plugin_of(client).config.tenancy.search_attribute
+    attribute = plugin_of(client).search_attribute
     if tenants is None:
         suspects = [row async for row in _rows(client, f"{attribute} IS NULL", None, limit)]
         known = {row.tenant for row in suspects if await _is_known(client, row.tenant)}

@@ -10,9 +10,9 @@ from temporalio.worker import Interceptor, Worker
 
 from orkestra.config import OrkestraConfig, WorkerSettings
 from orkestra.errors import ConfigurationError, DiscoveryError
-from orkestra.temporal.client import plugin_of, with_plugin
 from orkestra.temporal.discovery import check_unique_names, discover
 from orkestra.temporal.manager import TemporalConnectionManager
+from orkestra.temporal.plugin import plugin_of, with_plugin
 from orkestra.temporal.threads import ActivityThreads
 
 _DEFAULT_CONCURRENT_ACTIVITIES: Final = 100

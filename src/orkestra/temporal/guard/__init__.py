@@ -5,6 +5,14 @@ them. Its table lists what is permitted, and everything else is refused.
 """
 
 from orkestra.temporal.guard.client import GuardedServiceClient
-from orkestra.temporal.guard.grants import SHARED_QUEUES, Grants, NexusTask, SharedQueues
+from orkestra.temporal.guard.grants import NORMAL_PRIORITY, SHARED_QUEUES, Grants, SharedQueues
+from orkestra.temporal.nexus_task import NexusTask
 
-__all__ = ["SHARED_QUEUES", "Grants", "GuardedServiceClient", "NexusTask", "SharedQueues"]
+__all__ = [
+    "NORMAL_PRIORITY",
+    "SHARED_QUEUES",
+    "Grants",
+    "GuardedServiceClient",
+    "NexusTask",
+    "SharedQueues",
+]

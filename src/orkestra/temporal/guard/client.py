@@ -91,6 +91,38 @@ class GuardedServiceClient(ServiceClient):
             grants=self._grants,
         )
 
+    def rebound(
+        self, *, tenant: str | AllTenants | None, namespace: str, grants: Grants
+    ) -> "GuardedServiceClient":
+        """This service client for another client on it.
+
+        Args:
+            tenant: Its tenant; a bound one keeps its own.
+            namespace: Its namespace; a bound one keeps its own, once it has one.
+            grants: What the directory grants in that namespace.
+
+        Raises:
+            TenantMismatchError: This client is bound to another tenant or namespace, or the code
+                acts for another tenant.
+        """
+        bound = self._tenant if isinstance(self._tenant, str) else None
+        for other in (bound, current_tenant()):
+            if other is not None and tenant is not None and other != tenant:
+                msg = f"cannot make a client of {tenant!r}: this one acts for {other!r}"
+                raise TenantMismatchError(msg)
+        if bound is not None and self._namespace not in ("", namespace):
+            msg = f"a client of {bound!r} cannot be moved to namespace {namespace!r}"
+            raise TenantMismatchError(msg)
+        if tenant in (None, self._tenant) and namespace == self._namespace:
+            return self
+        return GuardedServiceClient(
+            self._inner,
+            tenant=bound if tenant is None else tenant,
+            namespace=namespace,
+            settings=self._settings,
+            grants=grants,
+        )
+
     @property
     def inner(self) -> ServiceClient:
         """The unguarded service client, for the life cycle of the connection only.

@@ -1,50 +1,12 @@
 """What a tenant may use beyond its own IDs, decided outside the gate."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
-from nexusrpc.handler import StartOperationContext
-from temporalio.api.common.v1 import Link
-from temporalio.nexus._link_conversion import (  # what the SDK puts into requests itself
-    nexus_link_to_temporal_link,
-)
+from orkestra.temporal.nexus_task import NexusTask
 
 NORMAL_PRIORITY: Final = 3
 """The server's default priority key; smaller numbers go first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NexusTask:
-    """The Nexus task that the running code handles, as it arrived.
-
-    The SDK puts these values into requests that the handler makes. They complete and link to the
-    caller's workflow, so nothing else may stand there. Take them before the handler's code runs:
-    it can change the SDK's own context.
-
-    Attributes:
-        callback_url: Where the operation's result goes.
-        callback_headers: Headers of that callback; they say whose operation it completes.
-        links: What the caller linked to.
-    """
-
-    callback_url: str
-    callback_headers: Mapping[str, str]
-    links: tuple[Link, ...] = ()
-
-    @classmethod
-    def of(cls, context: StartOperationContext) -> Self:
-        """Copy what a start operation arrived with.
-
-        Args:
-            context: The context that the handler is about to get.
-        """
-        links = map(nexus_link_to_temporal_link, context.inbound_links)
-        return cls(
-            callback_url=context.callback_url or "",
-            callback_headers=dict(context.callback_headers),
-            links=tuple(link for link in links if link is not None),
-        )
 
 
 class Grants(Protocol):

@@ -32,6 +32,7 @@ from orkestra.temporal.search_attributes import (
     AttributeState,
     look_up_search_attribute,
 )
+from orkestra.temporal.unconfined import unconfined
 
 _UNREACHABLE: Final = frozenset(
     {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}
@@ -111,7 +112,7 @@ class _Examination:
     """One run of all the checks."""
 
     def __init__(self, client: Client, timeout: timedelta) -> None:
-        self._client = client
+        self._client = unconfined(client)
         self._timeout = timeout
         self._deadline = asyncio.get_running_loop().time() + timeout.total_seconds()
         self._reachable = True

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from temporalio import activity
+from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
@@ -16,26 +17,41 @@ from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.temporal.interceptors.tenant.verdicts import Verdict
 from orkestra.tenancy import act_for
 
+BindClient: TypeAlias = Callable[[Client, str], Client]
+"""Makes a client of a tenant from one that serves all."""
+
 
 class TenantActivityInbound(ActivityInboundInterceptor):
     """Refuses activities without a tenant, with a contradicted one, or in another's place."""
 
     def __init__(
-        self, next: ActivityInboundInterceptor, policy: TenantPolicy, arrivals: Arrivals
+        self,
+        next: ActivityInboundInterceptor,
+        policy: TenantPolicy,
+        arrivals: Arrivals,
+        bind: BindClient | None,
     ) -> None:
-        """Check by the policy and the directory."""
+        """Check by the policy and the directory, and bind the client that the code may ask for."""
         super().__init__(next)
         self._policy = policy
         self._arrivals = arrivals
+        self._bind = bind
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         """See base class."""
         tenant = self._read(input)
         await self._check_place(tenant)
         act_for(tenant)
+        self._bind_client(tenant)
         if tenant is not None and not isinstance(input.executor, ThreadPoolExecutor | None):
             input.fn = _InAnotherProcess(input.fn, tenant)
         return await super().execute_activity(input)
+
+    def _bind_client(self, tenant: str | None) -> None:
+        """Make `activity.client()` the tenant's for good, also where code leaves its context."""
+        context = activity._Context.current()  # pyright: ignore[reportPrivateUsage] # noqa: SLF001 - the SDK has no other place for it
+        if tenant is not None and self._bind is not None and context.client is not None:
+            context.client = self._bind(context.client, tenant)
 
     def _read(self, input: ExecuteActivityInput) -> str | None:
         info = activity.info()

@@ -29,6 +29,7 @@ class Asking:
     def __init__(self, placements: Placements) -> None:
         self._placements = placements
         self._started = 0.0
+        self._placement: Placement | None = None
         self._thread = threading.get_ident()
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
@@ -38,16 +39,19 @@ class Asking:
     def start(self) -> None:
         """Begin an activation, whose time counts for all questions together."""
         self._started = time.monotonic()
+        self._placement = None
 
     def placement(self, tenant: str) -> Placement:
-        """Where a tenant belongs.
+        """Where the run's tenant belongs, the same for all of an activation.
 
         Raises:
             UnknownTenantError: The directory does not know the tenant.
             DirectoryUnavailableError: It gave no answer in time.
         """
-        known = self._placements.remembered(tenant)
-        return known or self.wait_for(lambda: self._placements.of(tenant))
+        if self._placement is None:
+            known = self._placements.remembered(tenant)
+            self._placement = known or self.wait_for(lambda: self._placements.of(tenant))
+        return self._placement
 
     def wait_for(self, question: Callable[[], Coroutine[Any, Any, _Answer]]) -> _Answer:
         """Run a coroutine on the event loop and wait for what it returns.

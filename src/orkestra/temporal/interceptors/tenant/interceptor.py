@@ -6,7 +6,7 @@ from temporalio import client, worker
 
 from orkestra.config import TenancySettings
 from orkestra.directory import Placements
-from orkestra.temporal.interceptors.tenant.activity import TenantActivityInbound
+from orkestra.temporal.interceptors.tenant.activity import BindClient, TenantActivityInbound
 from orkestra.temporal.interceptors.tenant.arrivals import Arrivals
 from orkestra.temporal.interceptors.tenant.commands import TenantRunHook
 from orkestra.temporal.interceptors.tenant.nexus import TenantNexusInbound
@@ -68,6 +68,7 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
         *,
         placements: Placements | None = None,
         tenants: Collection[str] | None = None,
+        bind: BindClient | None = None,
     ) -> None:
         """Check by the settings and the directory.
 
@@ -75,7 +76,9 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
             settings: Names and mode; None means the defaults.
             placements: Asked what is let in, and where; None lets every tenant in, anywhere.
             tenants: The tenants to serve, where no others may come; None means all.
+            bind: Makes the client that an activity's code may ask for; None leaves the worker's.
         """
+        self._bind_client = bind
         self.policy = TenantPolicy(settings or TenancySettings())
         self._arrivals = Arrivals(placements or Placements(), tenants)
         self._workflow_class = type(
@@ -86,7 +89,7 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
         self, next: worker.ActivityInboundInterceptor
     ) -> worker.ActivityInboundInterceptor:
         """See base class."""
-        return TenantActivityInbound(next, self.policy, self._arrivals)
+        return TenantActivityInbound(next, self.policy, self._arrivals, self._bind_client)
 
     def intercept_nexus_operation(
         self, next: worker.NexusOperationInboundInterceptor

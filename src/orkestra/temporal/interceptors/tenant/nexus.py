@@ -13,6 +13,7 @@ from temporalio.worker import (
 
 from orkestra.temporal.interceptors.tenant.arrivals import Arrivals
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
+from orkestra.temporal.nexus_task import enter_nexus_task
 from orkestra.tenancy import act_for, is_tenant_id
 
 
@@ -37,6 +38,7 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
     ):
         """See base class."""
         act_for(await self._admit(input.ctx))
+        enter_nexus_task(input.ctx)
         return await super().execute_nexus_operation_start(input)
 
     async def execute_nexus_operation_cancel(self, input: ExecuteNexusOperationCancelInput) -> None:

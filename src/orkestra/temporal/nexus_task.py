@@ -1,0 +1,59 @@
+"""The Nexus task that the running code handles, as it arrived.
+
+The SDK puts these values into requests that the handler makes. They complete and link to the
+caller's workflow, so the guard lets nothing else stand there. They are taken before the handler's
+code runs: it can change the SDK's own context.
+"""
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final, Self
+
+from nexusrpc.handler import StartOperationContext
+from temporalio.api.common.v1 import Link
+from temporalio.nexus._link_conversion import (  # what the SDK puts into requests itself
+    nexus_link_to_temporal_link,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NexusTask:
+    """What a start operation arrived with.
+
+    Attributes:
+        callback_url: Where the operation's result goes.
+        callback_headers: Headers of that callback; they say whose operation it completes.
+        links: What the caller linked to.
+    """
+
+    callback_url: str
+    callback_headers: Mapping[str, str]
+    links: tuple[Link, ...] = ()
+
+    @classmethod
+    def of(cls, context: StartOperationContext) -> Self:
+        """Copy what a start operation arrived with.
+
+        Args:
+            context: The context that the handler is about to get.
+        """
+        links = map(nexus_link_to_temporal_link, context.inbound_links)
+        return cls(
+            callback_url=context.callback_url or "",
+            callback_headers=dict(context.callback_headers),
+            links=tuple(link for link in links if link is not None),
+        )
+
+
+_current: Final[ContextVar[NexusTask | None]] = ContextVar("orkestra_nexus_task", default=None)
+
+
+def enter_nexus_task(context: StartOperationContext) -> None:
+    """Note the task for as long as the running task's context lives."""
+    _current.set(NexusTask.of(context))
+
+
+def current_nexus_task() -> NexusTask | None:
+    """The Nexus task that the running code handles, or None outside of one."""
+    return _current.get()
