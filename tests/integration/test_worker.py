@@ -7,7 +7,7 @@ import pytest
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
-from temporalio.worker import Worker
+from temporalio.client import Client
 
 from orkestra import (
     ConfigurationError,
@@ -53,8 +53,8 @@ def package(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-async def pollers(worker: Worker, queue: str, kind: TaskQueueType.ValueType) -> list[str]:
-    answer = await worker.client.workflow_service.describe_task_queue(
+async def pollers(client: Client, queue: str, kind: TaskQueueType.ValueType) -> list[str]:
+    answer = await client.workflow_service.describe_task_queue(
         DescribeTaskQueueRequest(
             namespace="default", task_queue=TaskQueue(name=queue), task_queue_type=kind
         )
@@ -62,7 +62,7 @@ async def pollers(worker: Worker, queue: str, kind: TaskQueueType.ValueType) -> 
     return [poller.identity for poller in answer.pollers]
 
 
-async def test_every_definition_of_a_module_is_found_and_served(manager, fresh):
+async def test_every_definition_of_a_module_is_found_and_served(manager, raw_client, fresh):
     worker = await create_worker(
         task_queue=fresh.task_queue(), workflows_path="tests.workflows.everything", manager=manager
     )
@@ -81,7 +81,7 @@ async def test_every_definition_of_a_module_is_found_and_served(manager, fresh):
             TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
             TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
         ):
-            assert await pollers(worker, worker.task_queue, kind) == ["tests-worker"]
+            assert await pollers(raw_client, worker.task_queue, kind) == ["tests-worker"]
 
 
 async def test_a_package_is_searched_to_its_last_module(manager, fresh, package):
