@@ -22,7 +22,7 @@ class Sockets:
     async def are_gone(self) -> bool:
         """Whether they close within a second, while the loop runs on."""
         deadline = time.monotonic() + _GONE_WITHIN
-        while self.count and time.monotonic() < deadline:  # noqa: ASYNC110 - the kernel has no event for it
+        while self.count and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         return self.count == 0
 

@@ -368,7 +368,7 @@ async def test_cancelling_an_attempt_leaves_no_socket(stack):
     server = await stack.enter_async_context(silent())
     sockets = Sockets(server.address)
     opening = asyncio.create_task(open_connection(TemporalSettings(address=server.address)))
-    while not server.accepted:  # noqa: ASYNC110 - the listener has no event
+    while not server.accepted:
         await asyncio.sleep(0.01)
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):

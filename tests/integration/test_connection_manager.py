@@ -220,7 +220,7 @@ async def test_when_all_give_up_no_socket_is_left_and_the_manager_still_works(de
         assert server.accepted == 1
         assert await sockets.are_gone()
         again = asyncio.create_task(manager.get_client())
-        while server.accepted < 2:  # noqa: ASYNC110 - the listener has no event
+        while server.accepted < 2:
             await asyncio.sleep(0.01)
         again.cancel()
         await asyncio.wait([again])
@@ -246,7 +246,7 @@ async def test_closing_while_it_connects_ends_those_who_wait(dedicated):
         sockets = Sockets(server.address)
         manager = TemporalConnectionManager(config_for(server.address))
         waiting = [asyncio.create_task(manager.get_client(dedicated=dedicated)) for _ in range(10)]
-        while not server.accepted:  # noqa: ASYNC110 - the listener has no event
+        while not server.accepted:
             await asyncio.sleep(0.01)
         async with asyncio.timeout(1):
             await asyncio.gather(*(manager.close() for _ in range(3)))

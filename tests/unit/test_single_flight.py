@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from orkestra.temporal.connection import SingleFlight
+from orkestra.tenancy import current_tenant, tenant_scope
 
 
 class Operation:
@@ -93,6 +94,15 @@ async def test_it_is_cancelled_when_all_have_given_up_and_can_be_run_again(opera
     assert operation.started == 2
     operation.outcome.set_result("done")
     assert await newcomer == "done"
+
+
+async def test_it_runs_for_no_tenant_in_particular():
+    async def tenant() -> str | None:
+        return current_tenant()
+
+    with tenant_scope("acme"):
+        assert await SingleFlight[str | None]().join("key", tenant) is None
+        assert current_tenant() == "acme"
 
 
 async def test_keys_run_apart(operation):

@@ -6,13 +6,12 @@ somebody still holds. Both are mended here.
 
 from orkestra.temporal.connection.connection import Connection, require_idle
 from orkestra.temporal.connection.opening import open_connection, verify_namespace
-from orkestra.temporal.connection.service_client import ManagedServiceClient, RpcGate
+from orkestra.temporal.connection.service_client import ManagedServiceClient
 from orkestra.temporal.connection.single_flight import SingleFlight
 
 __all__ = [
     "Connection",
     "ManagedServiceClient",
-    "RpcGate",
     "SingleFlight",
     "open_connection",
     "require_idle",

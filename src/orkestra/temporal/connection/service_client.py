@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.message import Message
 from temporalio.bridge.client import Client as CoreClient
@@ -19,29 +19,6 @@ if TYPE_CHECKING:
 _Response = TypeVar("_Response", bound=Message)
 
 
-class RpcGate(Protocol):
-    """Sees every RPC of a service client before it is sent, however it was made."""
-
-    def __call__(
-        self, rpc: str, request: Message, *, service: str, metadata: Mapping[str, str | bytes]
-    ) -> Message:
-        """Let an RPC through or refuse it.
-
-        Args:
-            rpc: Its name in lower case with underscores, for instance `start_workflow_execution`.
-            request: What would be sent. The caller may send the same object again.
-            service: `workflow`, `operator`, `cloud`, `test` or `health`.
-            metadata: Metadata of this call alone.
-
-        Returns:
-            What is sent: the request, or another in its place.
-
-        Raises:
-            OrkestraError: The call is refused; nothing is sent.
-        """
-        ...
-
-
 class ManagedServiceClient(ServiceClient):
     """A service client whose connection can be closed under everybody who holds it.
 
@@ -51,28 +28,12 @@ class ManagedServiceClient(ServiceClient):
     Args:
         connection: The connection that owns the wire.
         wire: The wire to send on.
-        gate: Asked before each RPC, those of `workflow_service` and of result polling included;
-            None lets all through.
     """
 
-    def __init__(
-        self, connection: "Connection", wire: Wire, *, gate: RpcGate | None = None
-    ) -> None:
+    def __init__(self, connection: "Connection", wire: Wire) -> None:
         super().__init__(wire.sdk_client.config)
         self.connection = connection
         self._wire = wire
-        self._gate = gate
-
-    def gated(self, gate: RpcGate) -> "ManagedServiceClient":
-        """Another service client on the same connection, whose RPCs a gate checks.
-
-        Args:
-            gate: Asked before each of its RPCs.
-
-        Raises:
-            ConnectionClosedError: The connection is closed.
-        """
-        return ManagedServiceClient(self.connection, self._wire, gate=gate)
 
     @property
     def worker_service_client(self) -> _BridgeServiceClient:
@@ -111,8 +72,6 @@ class ManagedServiceClient(ServiceClient):
         timeout: timedelta | None,
     ) -> _Response:
         """See base class."""
-        if self._gate is not None:
-            req = self._gate(rpc, req, service=service, metadata=metadata)
         return await self._wire.call(
             rpc,
             req,

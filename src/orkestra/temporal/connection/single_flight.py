@@ -1,6 +1,7 @@
 """One running operation for all who ask for it at the same time."""
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
@@ -35,7 +36,7 @@ class SingleFlight(Generic[_Result]):
         flight = self._flights.get(place)
         if flight is None or flight.task.done():
             self._forget_dead_loops()
-            flight = self._flights[place] = _Flight(asyncio.create_task(start()))
+            flight = self._flights[place] = self._take_off(start)
         flight.waiting += 1
         try:
             return await asyncio.shield(flight.task)
@@ -56,6 +57,10 @@ class SingleFlight(Generic[_Result]):
         tasks = [flight.task for (loop, _), flight in self._flights.items() if loop is here]
         if tasks:
             await asyncio.wait(tasks)
+
+    def _take_off(self, start: Callable[[], Coroutine[Any, Any, _Result]]) -> "_Flight[_Result]":
+        """Start in a context of its own: tenant and trace are those of one caller among many."""
+        return _Flight(asyncio.create_task(start(), context=contextvars.Context()))
 
     def _forget(
         self, place: tuple[asyncio.AbstractEventLoop, Hashable], flight: "_Flight[_Result]"
