@@ -29,7 +29,7 @@ def demo(
         bool, typer.Option("--keep", help="Leave server, worker and UI up until Ctrl-C.")
     ] = False,
     workers_log: Annotated[
-        bool, typer.Option("--workers-log", help="Show the worker's log on standard error.")
+        bool, typer.Option("--workers-log", help="Show the worker's log, too.")
     ] = False,
     as_json: AsJson = False,
 ) -> int:
