@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types coverage bench build lock clean
+.PHONY: help setup demo test check lint types completeness coverage bench build lock clean
 
 help:  ## Print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ demo: $(STAMP)  ## Watch workflows of three tenants run on a real Temporal serve
 	@$(BIN)/orkestra demo
 
 test: $(STAMP)  ## Run the tests on a real Temporal server, the snippets of the docs included
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 check: lint types test  ## Run everything that CI runs
 
@@ -32,10 +32,12 @@ lint: $(STAMP)  ## Check style, formatting and the layers of the imports
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
 
-types: $(STAMP)  ## Check the types, also as a user of the package sees them
+types: $(STAMP)  ## Check the types, with two checkers
 	$(BIN)/mypy
 	$(BIN)/pyright
-	$(BIN)/pyright --verifytypes orkestra --ignoreexternal
+
+completeness: $(STAMP)  ## Say how completely the package is typed for its users
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --verifytypes orkestra --ignoreexternal
 
 coverage: $(STAMP)  ## Run the tests and report which branches they leave out
 	@$(BIN)/python -m pytest --cov

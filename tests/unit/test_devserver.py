@@ -194,7 +194,7 @@ def test_the_server_gets_the_environment_without_what_configures_temporal_client
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TEMPORAL_ENV_FILE", "/somewhere")
-    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("HOME", "/somewhere/else")
     monkeypatch.setenv("GOMAXPROCS", "1")
     environment = server_environment()
     assert "TEMPORAL_ENV_FILE" not in environment

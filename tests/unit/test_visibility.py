@@ -2,6 +2,7 @@
 
 import timeit
 import unicodedata
+from time import process_time
 
 import pytest
 from hypothesis import assume, given
@@ -342,9 +343,9 @@ def test_a_query_is_as_long_as_its_bound_at_most():
 def test_no_flood_of_one_fragment_takes_more_than_linear_time(flood):
     def seconds(length):
         text = flood * (length // len(flood))
-        return min(timeit.repeat(lambda: _refused(text), number=1, repeat=3))
+        return min(timeit.repeat(lambda: _refused(text), timer=process_time, number=1, repeat=3))
 
-    assert seconds(MAX_QUERY_LENGTH) < 40 * seconds(MAX_QUERY_LENGTH // 8) + 0.01
+    assert seconds(MAX_QUERY_LENGTH) < 40 * seconds(MAX_QUERY_LENGTH // 8) + 0.05
 
 
 def test_parsing_costs_a_small_multiple_of_splitting_into_tokens():
@@ -352,8 +353,10 @@ def test_parsing_costs_a_small_multiple_of_splitting_into_tokens():
         "WorkflowType = 'Order' AND ExecutionStatus IN ('Running', \"Failed\")"
         " AND NOT (TaskQueue = 'x' OR CloseTime IS NULL)"
     )
-    parsing = min(timeit.repeat(lambda: scoped(text), number=200, repeat=5))
-    splitting = min(timeit.repeat(lambda: list(tokenize(text)), number=200, repeat=5))
+    parsing = min(timeit.repeat(lambda: scoped(text), timer=process_time, number=200, repeat=5))
+    splitting = min(
+        timeit.repeat(lambda: list(tokenize(text)), timer=process_time, number=200, repeat=5)
+    )
     assert parsing < 4 * splitting
 
 

@@ -43,7 +43,7 @@ class Owners:
     """
 
     def __init__(self, records: Iterable[TenantRecord], shared_namespace: str | None) -> None:
-        self.records = tuple(records)
+        self.records: tuple[TenantRecord, ...] = tuple(records)
         queues = defaultdict[tuple[str | None, str], set[str]](set)
         namespaces = defaultdict[str, set[str]](set)
         for record in self.records:
@@ -161,7 +161,7 @@ class Placements:
     def __init__(
         self, directory: TenantDirectory | None = None, *, shared_namespace: str | None = None
     ) -> None:
-        self.is_open = directory is None or isinstance(directory, OpenTenantDirectory)
+        self.is_open: bool = directory is None or isinstance(directory, OpenTenantDirectory)
         self._shared_namespace = None if self.is_open else shared_namespace
         self._directory = (
             directory

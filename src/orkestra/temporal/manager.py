@@ -60,7 +60,7 @@ class TemporalConnectionManager:
         runtime: Runtime | None = None,
         directory: TenantDirectory | None = None,
     ) -> None:
-        self.config = config or OrkestraConfig.load()
+        self.config: OrkestraConfig = config or OrkestraConfig.load()
         self._plugins = tuple(plugins)
         self._interceptors = tuple(interceptors)
         self._data_converter = data_converter

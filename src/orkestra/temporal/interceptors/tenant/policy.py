@@ -32,9 +32,11 @@ class TenantPolicy:
 
     def __init__(self, settings: TenancySettings) -> None:
         """Use the names and switches of the settings."""
-        self.settings = settings
-        self.header = settings.header
-        self.attribute = SearchAttributeKey.for_keyword(settings.search_attribute)
+        self.settings: TenancySettings = settings
+        self.header: str = settings.header
+        self.attribute: SearchAttributeKey[str] = SearchAttributeKey.for_keyword(
+            settings.search_attribute
+        )
 
     @property
     def is_required(self) -> bool:
