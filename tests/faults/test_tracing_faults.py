@@ -66,7 +66,7 @@ async def test_closing_during_an_outage_ends_in_time_and_counts_what_was_lost(tr
         assert not await traced.sink.close(DEADLINE)
         assert time.monotonic() - began < 2.5
         deadline = time.monotonic() + 5
-        while not traced.sink.lost and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread counts
+        while not traced.sink.lost and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
     assert traced.sink.lost == {Loss.UNSENT: 3}
     assert len([r for r in caplog.records if "Spans are lost" in r.message]) == 1

@@ -349,7 +349,7 @@ async def test_the_worker_runs_the_workflows_of_modules_and_drains_on_sigterm(
 
 async def until_exists(path: Path) -> None:
     async with asyncio.timeout(30):
-        while not path.exists():  # noqa: ASYNC110, ASYNC240 - another process makes it
+        while not path.exists():  # noqa: ASYNC240 - another process makes it
             await asyncio.sleep(0.02)
 
 

@@ -226,7 +226,7 @@ async def test_a_failed_workflow_says_so_and_why(traced, how, level, message):
 async def test_a_cancelled_workflow_and_its_activity_are_warnings(traced):
     async with traced.worker():
         handle = await traced.start(Fail.run, "wait")
-        while not (await handle.describe()).raw_description.pending_activities:  # noqa: ASYNC110 - only the server knows
+        while not (await handle.describe()).raw_description.pending_activities:
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.2)
         await handle.cancel()

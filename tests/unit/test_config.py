@@ -122,7 +122,7 @@ def test_a_wrong_variable_is_refused_with_key_value_and_origin(monkeypatch, name
 
 
 def test_a_named_file_that_is_missing_is_refused():
-    with pytest.raises(ConfigurationError, match="'nowhere.toml' does not exist"):
+    with pytest.raises(ConfigurationError, match=r"'nowhere.toml' does not exist"):
         OrkestraConfig.load("nowhere.toml")
 
 

@@ -34,7 +34,18 @@ def test_well_formed_tenants_are_accepted(tenant):
     "tenant",
     [
         *("", "Acme", "acme ", " acme", "acme\n", "acme:x", "é", "-acme", ".acme", "a" * 64),
-        *("temporal", "temporal-sys-scheduler", "a'b", 'a"b', "a\x00", "a/b", "*", None, 7, b"acme"),
+        *(
+            "temporal",
+            "temporal-sys-scheduler",
+            "a'b",
+            'a"b',
+            "a\x00",
+            "a/b",
+            "*",
+            None,
+            7,
+            b"acme",
+        ),
     ],
 )
 def test_malformed_tenants_are_refused_with_their_value(tenant):
@@ -87,7 +98,7 @@ def test_a_scope_sets_the_tenant_and_takes_it_back():
 def test_another_tenant_cannot_be_entered_from_inside_a_scope():
     with (
         tenant_scope("acme"),
-        pytest.raises(TenantMismatchError, match="'beta'.*'acme'"),
+        pytest.raises(TenantMismatchError, match=r"'beta'.*'acme'"),
         tenant_scope("beta"),
     ):
         pytest.fail("entered")
