@@ -18,7 +18,7 @@ from orkestra.directory import Placements, StaticTenantDirectory, TenantDirector
 from orkestra.errors import ConfigurationError, ForbiddenOperationError
 from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.granting import DirectoryGrants
-from orkestra.temporal.guard import GuardedServiceClient
+from orkestra.temporal.guard import GuardedServiceClient, OwnerMemory, Owners
 from orkestra.temporal.interceptors.tenant import TenantInterceptor, TenantWorkerInterceptor
 from orkestra.temporal.interceptors.tracing import TracingInterceptor
 from orkestra.temporal.runner import HookFactory, hooked
@@ -66,9 +66,10 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             ConfigurationError: The tenants of the configuration are malformed or contradict.
         """
         _settle_at_exit()
-        self._config = config or OrkestraConfig()
-        self.placements = _placements(self._config, directory)
+        self._config: OrkestraConfig = config or OrkestraConfig()
+        self.placements: Placements = _placements(self._config, directory)
         self._limit: frozenset[str] | None = None
+        self._owners = OwnerMemory()
         self._sink = _sink(self._config)
         self._worker_interceptors = self._make_worker_interceptors()
         self._bind(tenant)
@@ -181,6 +182,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             namespace=namespace,
             settings=self._config.tenancy,
             grants=grants,
+            owners=self._owners,
         )
 
     async def connect_service_client(
@@ -204,7 +206,8 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             msg = f"a client of {self._tenant!r} cannot make a worker: use a client without tenant"
             raise ForbiddenOperationError(msg)
         self._add_to_worker(config)
-        self._wrap_runners(config, [each.run_hook for each in self._tenancy()])
+        owners = self._owners_for(config["client"]) if "client" in config else None
+        self._wrap_runners(config, [each.hook_factory(owners) for each in self._tenancy()])
         return config
 
     async def run_worker(
@@ -246,6 +249,14 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
     ) -> AbstractAsyncContextManager[AsyncIterator[worker.WorkflowReplayResult]]:
         """See base class."""
         return next(replayer, histories)
+
+    def _owners_for(self, owner: client.Client) -> Owners:
+        return Owners(
+            unconfined_service(owner).workflow_service,
+            namespace=owner.namespace,
+            header=self._config.tenancy.header,
+            memory=self._owners,
+        )
 
     def _tenancy(self) -> list[TenantWorkerInterceptor]:
         return [i for i in self._worker_interceptors if isinstance(i, TenantWorkerInterceptor)]

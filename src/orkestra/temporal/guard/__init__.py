@@ -6,6 +6,7 @@ them. Its table lists what is permitted, and everything else is refused.
 
 from orkestra.temporal.guard.client import GuardedServiceClient
 from orkestra.temporal.guard.grants import NORMAL_PRIORITY, SHARED_QUEUES, Grants, SharedQueues
+from orkestra.temporal.guard.owners import OwnerMemory, Owners
 from orkestra.temporal.nexus_task import NexusTask
 
 __all__ = [
@@ -14,5 +15,7 @@ __all__ = [
     "Grants",
     "GuardedServiceClient",
     "NexusTask",
+    "OwnerMemory",
+    "Owners",
     "SharedQueues",
 ]

@@ -12,7 +12,8 @@ class Bounds:
     Attributes:
         tenant: The tenant; empty for calls that need none.
         namespace: The only namespace that requests may name.
-        prefix: What each ID of the tenant begins with.
+        prefix: What each ID of the tenant begins with, unless IDs are global.
+        has_global_ids: Whether IDs are as they were given, and say nothing of whose they are.
         header: Name of the Temporal header and memo key of the tenant.
         attribute: Name of the tenant's search attribute.
         is_fair: Whether tasks carry the tenant as fairness key.
@@ -25,6 +26,7 @@ class Bounds:
     __slots__ = (
         "attribute",
         "grants",
+        "has_global_ids",
         "header",
         "is_fair",
         "keyword",
@@ -41,6 +43,7 @@ class Bounds:
         self.tenant = tenant
         self.namespace = namespace
         self.prefix = f"{tenant}:"
+        self.has_global_ids = settings.workflow_ids == "global"
         self.header = settings.header
         self.attribute = settings.search_attribute
         self.is_fair = settings.fairness

@@ -17,7 +17,9 @@ from orkestra.config import TenancySettings
 from orkestra.errors import ForbiddenOperationError, TenantMismatchError, TenantRequiredError
 from orkestra.temporal.guard.bounds import Bounds
 from orkestra.temporal.guard.gate import admit, plain_metadata, refuse, row_of
+from orkestra.temporal.guard.global_ids import GlobalIds
 from orkestra.temporal.guard.grants import SHARED_QUEUES, Grants
+from orkestra.temporal.guard.owners import OwnerMemory, Owners
 from orkestra.temporal.guard.shape import Allowed, Denied
 from orkestra.tenancy import ALL_TENANTS, AllTenants, check_tenant_id, current_tenant
 
@@ -44,6 +46,8 @@ class GuardedServiceClient(ServiceClient):
         namespace: The only namespace that requests may name.
         settings: Names and mode.
         grants: Which queues, weight and priority a tenant has; None grants every queue.
+        owners: What has been found out of whose executions are, where IDs do not say it; None
+            begins anew.
 
     Raises:
         InvalidTenantError: The tenant is malformed.
@@ -57,6 +61,7 @@ class GuardedServiceClient(ServiceClient):
         namespace: str,
         settings: TenancySettings,
         grants: Grants = SHARED_QUEUES,
+        owners: OwnerMemory | None = None,
     ) -> None:
         super().__init__(_PublicConfig(inner.config))
         if tenant is not None and tenant is not ALL_TENANTS:
@@ -67,6 +72,12 @@ class GuardedServiceClient(ServiceClient):
         self._settings = settings
         self._grants = grants
         self._bounds: dict[str, Bounds] = {}
+        self._owners = Owners(
+            inner.workflow_service,
+            namespace=namespace,
+            header=settings.header,
+            memory=owners or OwnerMemory(),
+        )
 
     def for_tenant(self, tenant: str) -> "GuardedServiceClient":
         """A service client bound to a tenant, on the same connection.
@@ -121,6 +132,7 @@ class GuardedServiceClient(ServiceClient):
             namespace=namespace,
             settings=self._settings,
             grants=grants,
+            owners=self._owners.memory,
         )
 
     @property
@@ -196,15 +208,23 @@ class GuardedServiceClient(ServiceClient):
             if isinstance(row, Denied):
                 refuse(rpc, tenant, row.reason)
             req = admit(rpc, row, req, bounds)
-        response = await self._inner._rpc_call(  # noqa: SLF001 - the one way through which the SDK sends
-            rpc,
-            req,
-            resp_type,
-            service=service,
-            retry=retry,
-            metadata=own_metadata,
-            timeout=timeout,
-        )
+
+        async def send(request: Message) -> _Response:
+            return await self._inner._rpc_call(  # noqa: SLF001 - the one way through which the SDK sends
+                rpc,
+                request,
+                resp_type,
+                service=service,
+                retry=retry,
+                metadata=own_metadata,
+                timeout=timeout,
+            )
+
+        response: _Response
+        if bounds is not None and bounds.has_global_ids and service == "workflow":
+            response = await GlobalIds(self._owners, bounds.tenant).send(rpc, req, send)
+        else:
+            response = await send(req)
         if bounds is not None and isinstance(row, Allowed) and row.response is not None:
             row.response(response, bounds)
         return response

@@ -36,7 +36,7 @@ def own_rows(rows: str, row_id: str) -> ResponseRule:
         foreign = [
             index
             for index, row in enumerate(found)
-            if not is_own_row(bounds.tenant, id_of(row))
+            if not (bounds.has_global_ids or is_own_row(bounds.tenant, id_of(row)))
             or not _is_attributed(row.search_attributes, bounds)
         ]
         if foreign:

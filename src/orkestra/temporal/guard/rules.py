@@ -47,11 +47,14 @@ def own_namespace(namespace: str, bounds: Bounds) -> None:
 
 
 def own_id(server_id: str, bounds: Bounds) -> None:
-    """An ID as the server has it, with the tenant's prefix.
+    """An ID as the server has it, with the tenant's prefix; whose a global one is, is looked up.
 
     Raises:
         InvalidIdError: It has a character that logs and terminals cannot show safely.
     """
+    if bounds.has_global_ids:
+        check_id(server_id)
+        return
     if not server_id.startswith(bounds.prefix) or len(server_id) == len(bounds.prefix):
         raise OutOfBoundsError(
             f"{server_id!r} does not begin with {bounds.prefix!r}: the Client's own methods scope"
@@ -63,12 +66,12 @@ def own_id(server_id: str, bounds: Bounds) -> None:
 
 def scoped_id(user_id: str, bounds: Bounds) -> str:
     """An ID in calls that the SDK makes without its interceptors: the tenant's prefix is added."""
-    return scope_id(bounds.tenant, user_id)
+    return user_id if bounds.has_global_ids else scope_id(bounds.tenant, user_id)
 
 
 def scoped_execution(execution: WorkflowExecution, bounds: Bounds) -> None:
     """The same for the ID inside an execution."""
-    execution.workflow_id = scope_id(bounds.tenant, execution.workflow_id)
+    execution.workflow_id = scoped_id(execution.workflow_id, bounds)
 
 
 def tenant_header(fields: MutableMapping[str, Payload], bounds: Bounds) -> None:
@@ -224,7 +227,11 @@ def scoped_query(id_field: IdField) -> Rule:
 
     def rule(query: str, bounds: Bounds) -> str:
         return scope_query(
-            query, tenant=bounds.tenant, attribute=bounds.attribute, id_field=id_field
+            query,
+            tenant=bounds.tenant,
+            attribute=bounds.attribute,
+            id_field=id_field,
+            scoped_ids=not bounds.has_global_ids,
         )
 
     return rule

@@ -11,8 +11,11 @@ changed, and the core does not compare these fields with history.
 """
 
 from collections.abc import Collection, Mapping
+from typing import Final, Protocol
 
 from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import WorkflowIdReusePolicy
+from temporalio.bridge.proto.common import NamespacedWorkflowExecution
 from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_commands import (
     ContinueAsNewWorkflowExecution,
@@ -37,6 +40,17 @@ from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.temporal.interceptors.tenant.verdicts import Verdict
 from orkestra.tenancy import act_for, owner_of, scope_id
 
+_NOBODYS: Final = "temporal-no-such-workflow:"
+"""Before an ID, names a workflow that cannot exist: no tenant's ID begins so."""
+
+
+class Owners(Protocol):
+    """Looks up whose a workflow is."""
+
+    async def whose(self, workflow_id: str, run_id: str) -> tuple[str | None, str] | None:
+        """The tenant and the run of an ID, or None where there is no such workflow."""
+        ...
+
 
 class TenantRunHook:
     """Sets the tenant for all code of a run, lets it begin, and checks the commands it issues.
@@ -46,6 +60,7 @@ class TenantRunHook:
         details: What the SDK knows of the run.
         placements: Where tenants belong; None asks nothing, as for a replayer.
         tenants: The tenants that the worker serves; None means all.
+        owners: Looks up whose an external workflow is, where its ID does not say it.
     """
 
     def __init__(
@@ -55,7 +70,9 @@ class TenantRunHook:
         *,
         placements: Placements | None = None,
         tenants: Collection[str] | None = None,
+        owners: Owners | None = None,
     ) -> None:
+        self._owners = owners
         self._policy = policy
         try:
             self._tenant = policy.read_run(details.info)
@@ -112,6 +129,8 @@ class TenantRunHook:
             target = command.request_cancel_external_workflow_execution.workflow_execution
             if self._is_scoped:
                 target.workflow_id = scope_id(tenant, target.workflow_id)
+            if self._asking is not None and not self._is_replaying:
+                self._hold_to_own(target, tenant, self._asking)
         elif command.HasField("upsert_workflow_search_attributes"):
             attributes = command.upsert_workflow_search_attributes.search_attributes
             self._leave_alone(self._policy.attribute.name, attributes.indexed_fields, tenant)
@@ -120,6 +139,20 @@ class TenantRunHook:
             self._leave_alone(self._policy.header, memo.fields, tenant)
         elif self._asking is not None and not self._is_replaying:
             self._place(command, tenant, self._asking)
+
+    def _hold_to_own(
+        self, target: NamespacedWorkflowExecution, tenant: str, asking: Asking
+    ) -> None:
+        """Let a cancel reach the tenant's own workflow, and find none in place of another's."""
+        owners = self._owners
+        if owners is None:
+            return
+        workflow_id, run_id = target.workflow_id, target.run_id
+        found = asking.wait_for(lambda: owners.whose(workflow_id, run_id))
+        if found is None or found[0] != tenant:
+            target.workflow_id = _NOBODYS + workflow_id
+        else:
+            target.run_id = found[1]
 
     def _leave_alone(self, name: str, upserted: Mapping[str, Payload], tenant: str) -> None:
         payload = upserted.get(name)
@@ -133,12 +166,22 @@ class TenantRunHook:
             self._bound_urgency(command.schedule_activity, placement)
             self._move(command.schedule_activity, placement)
         elif command.HasField("start_child_workflow_execution"):
+            self._refuse_terminating(command.start_child_workflow_execution)
             placement = asking.placement(tenant)
             self._bound_urgency(command.start_child_workflow_execution, placement)
             self._move(command.start_child_workflow_execution, placement)
         elif command.HasField("continue_as_new_workflow_execution"):
             placement = asking.placement(tenant)
             self._move(command.continue_as_new_workflow_execution, placement)
+
+    def _refuse_terminating(self, child: StartChildWorkflowExecution) -> None:
+        policy = WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING
+        if self._policy.has_global_ids and child.workflow_id_reuse_policy == policy:
+            msg = (
+                f"a child would terminate whatever runs under ID {child.workflow_id!r}, which may"
+                " be another tenant's: use another ID or another reuse policy"
+            )
+            raise TenantMismatchError(msg)
 
     def _bound_urgency(
         self, command: ScheduleActivity | StartChildWorkflowExecution, placement: Placement

@@ -1,6 +1,6 @@
 """The two ends of the tenant interceptor."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from temporalio import client, worker
 
@@ -8,7 +8,7 @@ from orkestra.config import TenancySettings
 from orkestra.directory import Placements
 from orkestra.temporal.interceptors.tenant.activity import BindClient, TenantActivityInbound
 from orkestra.temporal.interceptors.tenant.arrivals import Arrivals
-from orkestra.temporal.interceptors.tenant.commands import TenantRunHook
+from orkestra.temporal.interceptors.tenant.commands import Owners, TenantRunHook
 from orkestra.temporal.interceptors.tenant.nexus import TenantNexusInbound
 from orkestra.temporal.interceptors.tenant.outbound import TenantClientOutbound
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
@@ -39,8 +39,8 @@ class TenantInterceptor(client.Interceptor):
             placements: Asked before each start; None lets every tenant start work, anywhere.
             namespace: Namespace of the client; None compares it with nothing.
         """
-        self.policy = TenantPolicy(settings or TenancySettings())
-        self.tenant = tenant
+        self.policy: TenantPolicy = TenantPolicy(settings or TenancySettings())
+        self.tenant: str | AllTenants | None = tenant
         self._placements = placements or Placements()
         self._namespace = namespace
 
@@ -79,7 +79,7 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
             bind: Makes the client that an activity's code may ask for; None leaves the worker's.
         """
         self._bind_client = bind
-        self.policy = TenantPolicy(settings or TenancySettings())
+        self.policy: TenantPolicy = TenantPolicy(settings or TenancySettings())
         self._arrivals = Arrivals(placements or Placements(), tenants)
         self._workflow_class = type(
             "TenantWorkflowInbound", (TenantWorkflowInbound,), {"policy": self.policy}
@@ -103,12 +103,26 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
         """See base class."""
         return self._workflow_class
 
-    def run_hook(self, details: worker.WorkflowInstanceDetails) -> TenantRunHook:
-        """Make the hook that sees a run's commands; a factory for the runner's wrapper."""
+    def hook_factory(
+        self, owners: Owners | None
+    ) -> Callable[[worker.WorkflowInstanceDetails], TenantRunHook]:
+        """Make what makes the hooks that see runs, for the runner's wrapper.
+
+        Args:
+            owners: Looks up whose a workflow is, where IDs do not say it; None asks nobody.
+        """
         arrivals = self._arrivals
-        return TenantRunHook(
-            self.policy, details, placements=arrivals.placements, tenants=arrivals.tenants
-        )
+
+        def run_hook(details: worker.WorkflowInstanceDetails) -> TenantRunHook:
+            return TenantRunHook(
+                self.policy,
+                details,
+                placements=arrivals.placements,
+                tenants=arrivals.tenants,
+                owners=owners if self.policy.has_global_ids else None,
+            )
+
+        return run_hook
 
     def replay_hook(self, details: worker.WorkflowInstanceDetails) -> TenantRunHook:
         """The same for a replayer, which asks nothing."""
