@@ -28,6 +28,7 @@ from orkestra import (
 )
 from orkestra.config import TemporalSettings
 from orkestra.devserver.ports import free_port
+from tests.gate import GatedServiceClient
 from tests.listeners import Listener, proxy_to, silent
 from tests.sockets import Sockets
 
@@ -163,18 +164,15 @@ def relay_to(address: str) -> Any:
     return proxy._accept
 
 
-async def test_each_namespace_is_looked_for_once(gateway, caplog):
+async def test_each_namespace_is_looked_for_once(gateway):
     looked_for: list[str] = []
 
-    class Watching(PassiveServiceClient):
-        async def _rpc_call(self, rpc: str, req: Any, resp_type: Any, **options: Any) -> Any:
-            if rpc == "describe_namespace":
-                looked_for.append(req.namespace)
-            return await super()._rpc_call(rpc, req, resp_type, **options)
+    def note(request: Any) -> None:
+        looked_for.append(request.namespace)
 
     class Watcher(PassivePlugin):
         async def connect_service_client(self, config: ConnectConfig, next: Any) -> ServiceClient:
-            return Watching(await next(config))
+            return GatedServiceClient(await next(config), {"describe_namespace": note})
 
     config = config_for(gateway.address, namespace="nowhere", verify_namespace=True)
     async with TemporalConnectionManager(config, plugins=[Watcher()]) as manager:
@@ -343,22 +341,3 @@ class PassivePlugin(Plugin):
     async def connect_service_client(self, config: ConnectConfig, next: Any) -> ServiceClient:
         self.asked.append(config.target_host)
         return await next(config)
-
-
-class PassiveServiceClient(ServiceClient):
-    def __init__(self, inner: ServiceClient) -> None:
-        super().__init__(inner.config)
-        self.inner = inner
-
-    @property
-    def worker_service_client(self) -> Any:
-        return self.inner.worker_service_client
-
-    def update_rpc_metadata(self, metadata: Any) -> None:
-        self.inner.update_rpc_metadata(metadata)
-
-    def update_api_key(self, api_key: str | None) -> None:
-        self.inner.update_api_key(api_key)
-
-    async def _rpc_call(self, rpc: str, req: Any, resp_type: Any, **options: Any) -> Any:
-        return await self.inner._rpc_call(rpc, req, resp_type, **options)

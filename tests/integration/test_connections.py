@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from google.protobuf.message import Message
 from temporalio import activity
 from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 from temporalio.client import Client, Plugin, WorkflowFailureError, WorkflowHandle
@@ -21,6 +20,7 @@ from orkestra.config import TemporalSettings
 from orkestra.devserver import DevServer
 from orkestra.errors import ConnectionClosedError, WorkersRunningError
 from orkestra.temporal.connection import Connection, open_connection
+from tests.gate import GatedServiceClient
 from tests.names import Fresh
 from tests.sockets import Sockets
 
@@ -273,6 +273,17 @@ async def test_the_socket_goes_with_the_last_client(dev_server, sockets):
     assert await sockets.are_gone()
 
 
+async def test_connections_that_were_never_used_close_as_well(dev_server, sockets):
+    for number in range(40):
+        connection = await open_connection(TemporalSettings(address=dev_server.address))
+        if number % 2:
+            await connection.close()
+        del connection
+        await asyncio.sleep(0)
+        gc.collect()
+        assert await sockets.are_gone()  # without another call of this process
+
+
 async def test_closing_leaves_no_warning_task_or_thread(dev_server, fresh, caplog):
     caplog.set_level(logging.DEBUG, logger="asyncio")
     settings = TemporalSettings(address=dev_server.address)
@@ -298,29 +309,20 @@ async def test_closing_leaves_no_warning_task_or_thread(dev_server, fresh, caplo
 # Seams
 
 
-class Recorder(ServiceClient):
+class Recorder(GatedServiceClient):
     """Another service client around the SDK's, as a plugin may put there."""
 
     def __init__(self, inner: ServiceClient) -> None:
-        super().__init__(inner.config)
-        self.inner = inner
-        self.seen: list[object] = []
-
-    @property
-    def worker_service_client(self) -> Any:
-        return self.inner.worker_service_client
+        super().__init__(inner, {})
+        self.changes: list[object] = []
 
     def update_rpc_metadata(self, metadata: Mapping[str, str | bytes]) -> None:
-        self.seen.append(metadata)
-        self.inner.update_rpc_metadata(metadata)
+        self.changes.append(metadata)
+        super().update_rpc_metadata(metadata)
 
     def update_api_key(self, api_key: str | None) -> None:
-        self.seen.append(api_key)
-        self.inner.update_api_key(api_key)
-
-    async def _rpc_call(self, rpc: str, req: Message, resp_type: Any, **options: Any) -> Any:
-        self.seen.append(rpc)
-        return await self.inner._rpc_call(rpc, req, resp_type, **options)
+        self.changes.append(api_key)
+        super().update_api_key(api_key)
 
 
 class RecordingPlugin(Plugin):
@@ -348,7 +350,8 @@ async def test_a_plugin_that_wraps_the_connection_is_honoured_and_does_not_keep_
     assert client.identity == "renamed by a plugin"
     assert client.api_key == "another"
     await client.count_workflows("")
-    assert plugin.made[0].seen == [{"x-app": "desk"}, "another", "count_workflow_executions"]
+    assert plugin.made[0].changes == [{"x-app": "desk"}, "another"]
+    assert plugin.made[0].calls == ["count_workflow_executions"]
     await connection.close()
     assert await sockets.are_gone()
 
@@ -365,7 +368,7 @@ async def test_the_wire_sees_every_call_however_it_is_made(dev_server, fresh):
     await handle.terminate()
     await asyncio.wait([waiting])
     assert isinstance(waiting.exception(), WorkflowFailureError)
-    assert plugin.made[0].seen == [
+    assert plugin.made[0].calls == [
         "start_workflow_execution",
         "get_system_info",
         "check",
