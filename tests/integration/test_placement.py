@@ -4,8 +4,12 @@ import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
+import nexusrpc.handler
 import pytest
+from temporalio import nexus
 from temporalio.api.enums.v1 import EventType
+from temporalio.api.nexus.v1 import EndpointSpec, EndpointTarget
+from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
 from temporalio.client import (
     ActivityFailureError,
     Schedule,
@@ -14,6 +18,7 @@ from temporalio.client import (
     ScheduleSpec,
     WithStartWorkflowOperation,
     WorkflowExecutionStatus,
+    WorkflowFailureError,
 )
 from temporalio.common import Priority, WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
@@ -45,6 +50,7 @@ from orkestra.directory import (
 )
 from orkestra.temporal.worker import create_workers
 from tests.town import ForgingWorker, Town, failure, until
+from tests.workflows.nexus_caller import Backing, Caller, Desk
 from tests.workflows.placed import ACTIVITIES, WORKFLOWS, Sends, Where, where
 
 SECONDS = timedelta(seconds=20)
@@ -453,3 +459,60 @@ async def test_tenants_of_the_file_are_the_directory(town):
         with pytest.raises(UnknownTenantError):
             await manager.get_client(tenant=town.own)
     assert StaticTenantDirectory.from_settings(config.tenants) is not None
+
+
+@nexusrpc.handler.service_handler(service=Desk)
+class Handler:
+    @nexus.workflow_run_operation
+    async def backed(
+        self, ctx: nexus.WorkflowRunOperationContext, text: str
+    ) -> nexus.WorkflowHandle[str]:
+        return await ctx.start_workflow(Backing.run, text, id="backing")
+
+    @nexus.workflow_run_operation
+    async def meddling(
+        self, ctx: nexus.WorkflowRunOperationContext, text: str
+    ) -> nexus.WorkflowHandle[str]:
+        return await self.backed(ctx, text)
+
+
+async def test_an_operation_on_an_endpoint_of_another_tenants_queue_is_refused(town):
+    """Whoever may name an endpoint gets to its queue, whose it is."""
+    name = f"endpoint-{town.fresh.suffix}"
+    target = EndpointTarget.Worker(namespace="default", task_queue=town.own_queue)
+    await town.raw.operator_service.create_nexus_endpoint(
+        CreateNexusEndpointRequest(
+            spec=EndpointSpec(name=name, target=EndpointTarget(worker=target))
+        )
+    )
+    unbound = town.client(None)
+    workflows = [Backing, Caller]
+    async with (
+        Worker(unbound, task_queue=town.queue, workflows=workflows),
+        Worker(
+            unbound,
+            task_queue=town.own_queue,
+            workflows=workflows,
+            nexus_service_handlers=[Handler()],
+        ),
+    ):
+        arguments = [name, "backed"]
+        refused = await town.client(town.shared).start_workflow(
+            Caller.run, args=arguments, id=town.id("refused"), task_queue=town.queue
+        )
+        with pytest.raises(WorkflowFailureError) as caught:
+            await asyncio.wait_for(refused.result(), 15)
+        assert "is not this tenant's" in repr(caught.value.cause.__cause__)
+        served = await town.client(town.own).start_workflow(
+            Caller.run, args=arguments, id=town.id("served"), task_queue=town.queue
+        )
+        assert await served.result() == f"done by {town.own}:backing"
+
+
+async def test_a_debugged_worker_asks_the_directory_between_two_tries(town):
+    """The SDK's debug mode runs workflows on the event loop, where nobody can wait for it."""
+    async with town.worker(debug_mode=True):
+        handle = await town.client(town.shared).start_workflow(
+            Where.run, id=town.id(), task_queue=town.queue
+        )
+        assert (await handle.result())["queue"] == town.queue

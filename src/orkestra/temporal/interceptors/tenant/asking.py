@@ -19,6 +19,10 @@ _LONGEST: Final = 1.0
 _BUDGET: Final = 1.6
 
 
+class _DebuggedError(DirectoryUnavailableError):
+    """The SDK's debug mode activates on the loop's own thread: waiting would be for ever."""
+
+
 class Asking:
     """Asks the directory and the server for one run; made on the worker's event loop.
 
@@ -49,9 +53,17 @@ class Asking:
             DirectoryUnavailableError: It gave no answer in time.
         """
         if self._placement is None:
-            known = self._placements.remembered(tenant)
-            self._placement = known or self.wait_for(lambda: self._placements.of(tenant))
+            self._placement = self._placements.remembered(tenant) or self._ask(tenant)
         return self._placement
+
+    def _ask(self, tenant: str) -> Placement:
+        try:
+            return self.wait_for(lambda: self._placements.of(tenant))
+        except _DebuggedError:
+            last = self._placements.last(tenant)
+            if last is None:
+                raise
+            return last
 
     def wait_for(self, question: Callable[[], Coroutine[Any, Any, _Answer]]) -> _Answer:
         """Run a coroutine on the event loop and wait for what it returns.
@@ -65,9 +77,8 @@ class Asking:
             raise DirectoryUnavailableError(msg)
         future = asyncio.run_coroutine_threadsafe(question(), self._loop)
         if threading.get_ident() == self._thread:
-            # The SDK's debug mode activates on the loop's own thread: waiting would be for ever.
             msg = "in debug mode whose work this is cannot be awaited, only asked for the next try"
-            raise DirectoryUnavailableError(msg)
+            raise _DebuggedError(msg)
         try:
             return future.result(patience)
         except TimeoutError:
