@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import AsyncIterator, Mapping
@@ -274,8 +275,12 @@ async def test_the_socket_goes_with_the_last_client(dev_server, sockets):
 
 
 async def test_connections_that_were_never_used_close_as_well(dev_server, sockets):
-    for number in range(40):
+    for number in range(20):
         connection = await open_connection(TemporalSettings(address=dev_server.address))
+        core = connection.service_client.worker_service_client._bridge_client
+        assert core is not None
+        assert sys.getrefcount(core._ref) == 2  # the core's own threads have none
+        del core
         if number % 2:
             await connection.close()
         del connection
