@@ -18,12 +18,8 @@ from tests.matrix.side import (
     refused_for_two,
     refused_without_tenant,
 )
-from tests.workflows.matrix import (
-    TOKENS,
-    Does,
-    Order,
-    completed_elsewhere,
-)
+from tests.workflows.errands import TOKENS, completed_elsewhere
+from tests.workflows.matrix import Does, Order
 
 Act = Callable[[AsyncActivityHandle], Awaitable[Any]]
 

@@ -1,7 +1,8 @@
 """What workflow code starts, signals and cancels, and what comes of it."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
@@ -13,10 +14,19 @@ from tests.workflows.matrix import Does, Lingers, Order
 Test = Callable[[Side], Awaitable[None]]
 
 
+TASK_TIMEOUT: Final = timedelta(seconds=4)
+"""Without a cache the SDK sometimes loses the result of a local activity until the next try."""
+
+
 async def do(side: Side, client: Client, order: Order, **options: Any) -> Any:
     """What came of a command of one of the tenant's workflows."""
     return await client.execute_workflow(
-        Does.run, order, id=f"does-{side.suffix}", task_queue=side.queue, **options
+        Does.run,
+        order,
+        id=f"does-{side.suffix}",
+        task_queue=side.queue,
+        task_timeout=TASK_TIMEOUT,
+        **options,
     )
 
 

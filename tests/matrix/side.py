@@ -24,7 +24,7 @@ from orkestra import OrkestraPlugin, TenantMismatchError, TenantRequiredError, t
 from tests.workflows.everything import Mailbox
 
 TENANT_ID: Final = SearchAttributeKey.for_keyword("tenantId")
-PATIENCE: Final = 20.0
+PATIENCE: Final = 40.0
 
 Answer = TypeVar("Answer")
 
@@ -158,7 +158,7 @@ async def refused_for_two(side: Side, call: Callable[[Client], Awaitable[object]
 async def eventually(ask: Callable[[], Awaitable[Answer]]) -> Answer:
     """The first answer that is true, for what the server does in its own time."""
     async with asyncio.timeout(PATIENCE):
-        while not (answer := await ask()):  # noqa: ASYNC110 - the server tells nobody when it is so
+        while not (answer := await ask()):
             await asyncio.sleep(0.15)
     return answer
 

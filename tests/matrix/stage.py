@@ -22,7 +22,7 @@ from temporalio.worker import (
 from orkestra import OrkestraPlugin
 from tests.matrix.side import Side, header
 from tests.names import Fresh
-from tests.workflows import everything, matrix
+from tests.workflows import errands, everything, matrix
 
 HOOKS: Final = (
     "continue_as_new",
@@ -118,7 +118,7 @@ async def set_up(raw: Client) -> AsyncIterator[Stage]:
                 Client(raw.service_client, plugins=[plugin]),
                 task_queue=fresh.task_queue(kind),
                 workflows=[*matrix.WORKFLOWS, *everything.WORKFLOWS],
-                activities=matrix.ACTIVITIES,
+                activities=errands.ACTIVITIES,
                 nexus_service_handlers=[matrix.DeskHandler()],
                 nexus_task_executor=threads,
                 interceptors=[ForgingWorker()],
@@ -129,7 +129,7 @@ async def set_up(raw: Client) -> AsyncIterator[Stage]:
             raw,
             task_queue=fresh.task_queue("foreign"),
             workflows=[matrix.Does, matrix.Whose],
-            activities=[matrix.whose_activity],
+            activities=[errands.whose_activity],
             interceptors=[ForgingWorker()],
             workflow_runner=UnsandboxedWorkflowRunner(),
         )

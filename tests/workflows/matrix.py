@@ -1,4 +1,4 @@
-"""Workflows, activities and Nexus operations of the tenancy matrix: each tells its tenant."""
+"""Workflows and Nexus operations of the tenancy matrix: each tells its tenant."""
 
 import asyncio
 from dataclasses import dataclass
@@ -7,44 +7,23 @@ from typing import Any
 
 import nexusrpc
 import nexusrpc.handler
-from temporalio import activity, nexus, workflow
+from temporalio import nexus, workflow
 from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import ApplicationError
 
 from orkestra import current_tenant
-from tests.workflows.everything import Mailbox
 
-SECONDS = timedelta(seconds=15)
-TOKENS: dict[str, bytes] = {}
-"""Task tokens by the ID of what they belong to, as a thief in the worker's process would have."""
+# A worker without a cache imports this module anew for each task.
+with workflow.unsafe.imports_passed_through():
+    from tests.workflows.errands import (
+        Desk,
+        completed_elsewhere,
+        second_attempt_tells,
+        whose_activity,
+    )
+    from tests.workflows.everything import Mailbox
 
-
-@activity.defn
-async def whose_activity() -> str | None:
-    return current_tenant()
-
-
-@activity.defn
-async def second_attempt_tells() -> list[Any]:
-    info = activity.info()
-    if info.attempt == 1:
-        activity.heartbeat("progress", current_tenant())
-        raise ApplicationError("once more", next_retry_delay=timedelta(milliseconds=50))
-    return [current_tenant(), *info.heartbeat_details]
-
-
-@activity.defn
-async def completed_elsewhere() -> str:
-    info = activity.info()
-    TOKENS[info.workflow_id or info.activity_id] = info.task_token
-    activity.raise_complete_async()
-
-
-@activity.defn
-async def waits_for_cancellation() -> None:
-    while True:
-        activity.heartbeat()
-        await asyncio.sleep(0.1)
+SECONDS = timedelta(seconds=40)
 
 
 @workflow.defn
@@ -92,14 +71,6 @@ class Lingers:
             await asyncio.Future()
         except asyncio.CancelledError:
             return current_tenant()
-
-
-@nexusrpc.service
-class Desk:
-    whose: nexusrpc.Operation[str, str | None]
-    whose_in_a_thread: nexusrpc.Operation[str, str | None]
-    whose_workflow: nexusrpc.Operation[str, str | None]
-    lingering_workflow: nexusrpc.Operation[str, str | None]
 
 
 @nexusrpc.handler.service_handler(service=Desk)
@@ -236,9 +207,3 @@ class Does:
 
 
 WORKFLOWS = [Does, Lingers, SecondRun, SecondTick, Whose]
-ACTIVITIES = [
-    completed_elsewhere,
-    second_attempt_tells,
-    waits_for_cancellation,
-    whose_activity,
-]

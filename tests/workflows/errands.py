@@ -1,0 +1,58 @@
+"""Activities of the tenancy matrix, and what its Nexus operations are called."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import nexusrpc
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from orkestra import current_tenant
+
+TOKENS: dict[str, bytes] = {}
+"""Task tokens by the ID of what they belong to, as a thief in the worker's process would have."""
+
+
+@activity.defn
+async def whose_activity() -> str | None:
+    return current_tenant()
+
+
+@activity.defn
+async def second_attempt_tells() -> list[Any]:
+    info = activity.info()
+    if info.attempt == 1:
+        activity.heartbeat("progress", current_tenant())
+        raise ApplicationError("once more", next_retry_delay=timedelta(milliseconds=50))
+    return [current_tenant(), *info.heartbeat_details]
+
+
+@activity.defn
+async def completed_elsewhere() -> str:
+    info = activity.info()
+    TOKENS[info.workflow_id or info.activity_id] = info.task_token
+    activity.raise_complete_async()
+
+
+@activity.defn
+async def waits_for_cancellation() -> None:
+    while True:
+        activity.heartbeat()
+        await asyncio.sleep(0.1)
+
+
+@nexusrpc.service
+class Desk:
+    whose: nexusrpc.Operation[str, str | None]
+    whose_in_a_thread: nexusrpc.Operation[str, str | None]
+    whose_workflow: nexusrpc.Operation[str, str | None]
+    lingering_workflow: nexusrpc.Operation[str, str | None]
+
+
+ACTIVITIES = [
+    completed_elsewhere,
+    second_attempt_tells,
+    waits_for_cancellation,
+    whose_activity,
+]
