@@ -7,8 +7,17 @@ from orkestra.config import (
     SandboxSettings,
     TemporalSettings,
     TenancySettings,
+    TenantSettings,
     TlsSettings,
     WorkerSettings,
+)
+from orkestra.directory import (
+    CachedTenantDirectory,
+    CallableTenantDirectory,
+    StaticTenantDirectory,
+    TenantDirectory,
+    TenantRecord,
+    TenantStatus,
 )
 from orkestra.errors import (
     ConfigurationError,
@@ -16,6 +25,7 @@ from orkestra.errors import (
     ConnectionFailedError,
     ConnectionFailureReason,
     DevServerError,
+    DirectoryUnavailableError,
     DiscoveryError,
     ForbiddenOperationError,
     InvalidIdError,
@@ -39,18 +49,23 @@ from orkestra.temporal.lifecycle import WorkerExit, run_worker
 from orkestra.temporal.manager import TemporalConnectionManager
 from orkestra.temporal.plugin import OrkestraPlugin
 from orkestra.temporal.search_attributes import ensure_search_attributes
-from orkestra.temporal.worker import create_worker
+from orkestra.temporal.suspension import resume_schedules, suspend_schedules
+from orkestra.temporal.unowned import Unowned, find_unowned
+from orkestra.temporal.worker import create_worker, create_workers
 from orkestra.tenancy import ALL_TENANTS, current_tenant, tenant_scope
 from orkestra.tracing import trace_attributes
 
 __all__ = [
     "ALL_TENANTS",
+    "CachedTenantDirectory",
+    "CallableTenantDirectory",
     "CertificateSource",
     "ConfigurationError",
     "ConnectionClosedError",
     "ConnectionFailedError",
     "ConnectionFailureReason",
     "DevServerError",
+    "DirectoryUnavailableError",
     "DiscoveryError",
     "ForbiddenOperationError",
     "HealthReport",
@@ -64,28 +79,38 @@ __all__ = [
     "OrkestraPlugin",
     "SandboxSettings",
     "SearchAttributeError",
+    "StaticTenantDirectory",
     "TemporalConnectionManager",
     "TemporalSettings",
     "TenancySettings",
+    "TenantDirectory",
     "TenantError",
     "TenantInterceptor",
     "TenantMismatchError",
+    "TenantRecord",
     "TenantRequiredError",
+    "TenantSettings",
+    "TenantStatus",
     "TenantSuspendedError",
     "TenantWorkerInterceptor",
     "TlsSettings",
     "TracingInterceptor",
     "UnknownTenantError",
+    "Unowned",
     "WorkerExit",
     "WorkerSettings",
     "WorkersRunningError",
     "check_temporal_health",
     "create_temporal_client",
     "create_worker",
+    "create_workers",
     "current_tenant",
     "ensure_search_attributes",
+    "find_unowned",
+    "resume_schedules",
     "run_worker",
     "start_workflow",
+    "suspend_schedules",
     "tenant_scope",
     "trace_attributes",
 ]
