@@ -279,7 +279,8 @@ async def test_connections_that_were_never_used_close_as_well(dev_server, socket
         connection = await open_connection(TemporalSettings(address=dev_server.address))
         core = connection.service_client.worker_service_client._bridge_client
         assert core is not None
-        assert sys.getrefcount(core._ref) == 2  # the core's own threads have none
+        references = sys.getrefcount(core._ref)
+        assert references == 2  # the core's own threads have none
         del core
         if number % 2:
             await connection.close()
