@@ -11,6 +11,7 @@ from temporalio.worker import (
     NexusOperationInboundInterceptor,
 )
 
+from orkestra.errors import TenantError
 from orkestra.temporal.interceptors.tenant.arrivals import Arrivals
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.temporal.nexus_task import enter_nexus_task
@@ -39,12 +40,18 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
         """See base class."""
         act_for(await self._admit(input.ctx))
         enter_nexus_task(input.ctx)
-        return await super().execute_nexus_operation_start(input)
+        try:
+            return await super().execute_nexus_operation_start(input)
+        except TenantError as error:
+            raise _final(input.ctx, error) from error
 
     async def execute_nexus_operation_cancel(self, input: ExecuteNexusOperationCancelInput) -> None:
         """See base class."""
         act_for(await self._admit(input.ctx))
-        return await super().execute_nexus_operation_cancel(input)
+        try:
+            return await super().execute_nexus_operation_cancel(input)
+        except TenantError as error:
+            raise _final(input.ctx, error) from error
 
     async def _admit(self, context: nexusrpc.handler.OperationContext) -> str | None:
         tenant, info = self._read(context), nexus.info()
@@ -73,3 +80,12 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
             type=nexusrpc.HandlerErrorType.UNAUTHORIZED,
             retryable_override=False,
         )
+
+
+def _final(context: nexusrpc.handler.OperationContext, error: TenantError) -> nexusrpc.HandlerError:
+    """What the code was refused ends the operation, which would else be tried until its end."""
+    return nexusrpc.HandlerError(
+        f"operation {context.operation!r} was refused a call: {error}",
+        type=nexusrpc.HandlerErrorType.UNAUTHORIZED,
+        retryable_override=False,
+    )
