@@ -144,8 +144,9 @@ def report(measured: dict[str, Measured], count: int) -> dict[str, Any]:
             "client_cpu_ms": own.client_ms,
             "history_bytes": own.history_bytes,
         }
-    Console().print(table)
-    Console().print(
+    console = Console(width=max(100, Console().width))
+    console.print(table)
+    console.print(
         "Ratios to the bare SDK in the same round: median (lowest to highest).", style="dim"
     )
     return results
