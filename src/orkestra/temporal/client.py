@@ -99,7 +99,9 @@ async def create_temporal_client(
         DirectoryUnavailableError: The directory gave no answer.
     """
     if manager is None:
-        manager = TemporalConnectionManager(config or OrkestraConfig.load())
+        # To the manager, so that their say in how the connection is opened counts.
+        manager = TemporalConnectionManager(config, plugins=plugins)
+        plugins = ()
     return await manager.get_client(
         namespace=namespace,
         tenant=tenant,
