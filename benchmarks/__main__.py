@@ -1,4 +1,4 @@
-"""`make bench`: worker CPU and history bytes of each variant, in alternation, as ratios.
+"""`make bench`: worker CPU, history and memory of each variant, in alternation, as ratios.
 
 The variants take turns in every round, so that a machine whose speed drifts slows all of them
 alike; each figure is the ratio of a round to the bare SDK's in the same round.
@@ -36,6 +36,7 @@ class Measured:
     worker_ms: list[float] = field(default_factory=list)
     client_ms: list[float] = field(default_factory=list)
     history_bytes: int = 0
+    peak_memory: float = 0.0
 
 
 class Helper:
@@ -49,9 +50,11 @@ class Helper:
     async def read(self) -> str:
         return (await self.stdout.readline()).decode()
 
-    async def ask(self) -> float:
+    async def ask(self) -> tuple[float, float]:
+        """CPU seconds used so far, and the most memory so far."""
         self.stdin.write(b"\n")
-        return float(await self.read())
+        cpu, peak = (await self.read()).split()
+        return float(cpu), float(peak)
 
 
 @asynccontextmanager
@@ -100,14 +103,14 @@ async def measure(rounds: int, count: int) -> dict[str, Measured]:
         clients = {v: await connect(v, server.address, tenant="acme") for v in VARIANTS}
         for number in range(rounds + 1):
             for variant, result in measured.items():
-                cpu, own = await workers[variant].ask(), sum(os.times()[:2])
+                (cpu, _), own = await workers[variant].ask(), sum(os.times()[:2])
                 workflow_id = await run_workflows(clients[variant], variant, count)
                 if number == 0:  # the first round warms up
                     description = await clients[variant].get_workflow_handle(workflow_id).describe()
                     result.history_bytes = description.raw_info.history_size_bytes
                     continue
-                used = await workers[variant].ask() - cpu
-                result.worker_ms.append(used / count * 1000)
+                after, result.peak_memory = await workers[variant].ask()
+                result.worker_ms.append((after - cpu) / count * 1000)
                 result.client_ms.append((sum(os.times()[:2]) - own) / count * 1000)
     return measured
 
@@ -121,7 +124,7 @@ def report(measured: dict[str, Measured], count: int) -> dict[str, Any]:
     bare = measured[BARE]
     results = {}
     table = Table(title=f"A workflow of one activity, {len(bare.worker_ms)} rounds of {count}")
-    for column in ("variant", "worker CPU", "(ms)", "client CPU", "(ms)", "history bytes"):
+    for column in ("variant", "worker CPU", "(ms)", "client CPU", "(ms)", "history", "memory"):
         table.add_column(column, justify="left" if column == "variant" else "right", no_wrap=True)
     for variant, own in measured.items():
         worker, client = (
@@ -136,6 +139,7 @@ def report(measured: dict[str, Measured], count: int) -> dict[str, Any]:
             "{:.2f} ({:.2f} to {:.2f})".format(*client),
             f"{median(own.client_ms):.1f}",
             f"{own.history_bytes} ({growth:+})",
+            f"{own.peak_memory / bare.peak_memory:.2f}",
         )
         results[variant] = {
             "worker_cpu_ratio": worker,
@@ -143,11 +147,14 @@ def report(measured: dict[str, Measured], count: int) -> dict[str, Any]:
             "client_cpu_ratio": client,
             "client_cpu_ms": own.client_ms,
             "history_bytes": own.history_bytes,
+            "peak_memory_ratio": own.peak_memory / bare.peak_memory,
         }
-    console = Console(width=max(100, Console().width))
+    console = Console(width=max(110, Console().width))
     console.print(table)
     console.print(
-        "Ratios to the bare SDK in the same round: median (lowest to highest).", style="dim"
+        "Ratios to the bare SDK in the same round, median (lowest to highest); history in bytes;"
+        " memory: the worker's peak beside the bare SDK's.",
+        style="dim",
     )
     return results
 

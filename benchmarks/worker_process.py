@@ -1,6 +1,7 @@
-"""A worker in a process of its own, which tells how much CPU it has used."""
+"""A worker in a process of its own, which tells how much CPU and memory it has used."""
 
 import asyncio
+import resource
 import sys
 import time
 
@@ -11,7 +12,8 @@ async def serve(variant: str, address: str) -> None:
     async with await make_worker(variant, address):
         print("ready", flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
-            print(time.process_time(), flush=True)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            print(time.process_time(), peak, flush=True)
 
 
 if __name__ == "__main__":
