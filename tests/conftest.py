@@ -1,6 +1,7 @@
 """What every test may ask for: one server a run, fresh names, and a check that nothing is left."""
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,10 @@ from orkestra.devserver import DevServer
 from tests.names import Fresh
 
 SETTLING = 2.0
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs so, and what they start would ignore Ctrl-C, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
