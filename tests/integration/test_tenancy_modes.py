@@ -1,13 +1,17 @@
 """Modes: `optional` for moving a running system over, `off` for connections and traces only."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowQueryFailedError
+from temporalio.runtime import MetricBuffer, Runtime, TelemetryConfig
 from temporalio.worker import Worker
 
 from orkestra import OrkestraConfig, OrkestraPlugin, TenancySettings
 from tests.workflows.everything import WORKFLOWS, Child, Mailbox
+from tests.workflows.placed import where
 
 
 def plugin(mode, tenant=None) -> OrkestraPlugin:
@@ -69,3 +73,47 @@ async def test_off_adds_nothing_to_a_workflow(raw_client, fresh):
     assert not started.header.fields
     assert not started.search_attributes.indexed_fields
     assert not started.priority.fairness_key
+
+
+async def test_optional_counts_what_has_no_tenant(dev_server, raw_client, fresh):
+    """What stands still says that `required` would refuse nothing."""
+    buffer = MetricBuffer(10_000)
+    runtime = Runtime(telemetry=TelemetryConfig(metrics=buffer))
+    client = await Client.connect(dev_server.address, plugins=[plugin("optional")], runtime=runtime)
+    tenants = Client(client.service_client, plugins=[plugin("optional", fresh.tenant())])
+    queue = fresh.task_queue()
+    async with Worker(client, task_queue=queue, workflows=WORKFLOWS, activities=[where]):
+        own = await tenants.start_workflow(Mailbox.run, id="box", task_queue=queue)
+        await own.query(Mailbox.count)
+        counted = untenanted(buffer)
+        old = raw_client.get_workflow_handle(own.id)
+        await old.signal(Mailbox.note, "from before")
+        await old.query(Mailbox.count)
+        await own.signal(Mailbox.finish)
+        await own.result()
+        await client.execute_workflow(Child.run, False, id=fresh.workflow_id(), task_queue=queue)
+        await raw_client.execute_activity(
+            where,
+            id=fresh.workflow_id(),
+            task_queue=queue,
+            start_to_close_timeout=timedelta(seconds=20),
+        )
+    assert counted == {}
+    assert untenanted(buffer) == {
+        "signal": 1,
+        "query": 1,
+        "workflow": 1,
+        "activity": 1,
+        "start_workflow_execution": 1,
+        "get_workflow_execution_history": 1,
+    }
+
+
+def untenanted(buffer: MetricBuffer) -> Counter[str]:
+    """What has been counted since the last time, by kind or RPC."""
+    counted = Counter[str]()
+    for update in buffer.retrieve_updates():
+        if update.metric.name.startswith("orkestra_untenanted"):
+            kind = update.attributes.get("kind") or update.attributes["rpc"]
+            counted[str(kind)] += int(update.value)
+    return counted

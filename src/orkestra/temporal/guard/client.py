@@ -1,5 +1,6 @@
 """The service client that stands between a client and the connection."""
 
+import logging
 from collections.abc import Mapping
 from datetime import timedelta
 from types import MappingProxyType
@@ -7,6 +8,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from google.protobuf.message import Message
 from temporalio.bridge.client import Client as CoreClient
+from temporalio.runtime import Runtime
 from temporalio.service import (
     ConnectConfig,
     ServiceClient,
@@ -24,6 +26,7 @@ from orkestra.temporal.guard.shape import Allowed, Denied
 from orkestra.tenancy import ALL_TENANTS, AllTenants, check_tenant_id, current_tenant
 
 _Response = TypeVar("_Response", bound=Message)
+_logger: Final = logging.getLogger("orkestra.temporal.guard")
 _REMEMBERED_TENANTS: Final = 256
 _NO_METADATA: Final[Mapping[str, str | bytes]] = MappingProxyType({})
 
@@ -240,15 +243,27 @@ class GuardedServiceClient(ServiceClient):
                 msg = f"{rpc}: the client is bound to {bound!r}, this code acts for {running!r}"
                 raise TenantMismatchError(msg)
             return bound
-        if running is not None or self._settings.mode != "required":
+        is_required = self._settings.mode == "required"
+        if running is not None:
             return running
         if isinstance(row, Allowed) and not row.needs_tenant:
-            return ""
+            return "" if is_required else None
+        if not is_required:
+            self._count_untenanted(rpc)
+            return None
         msg = (
             f"{rpc} needs a tenant: use a client made with tenant=..., or tenant_scope(...);"
             " operators use tenant=ALL_TENANTS"
         )
         raise TenantRequiredError(msg)
+
+    def _count_untenanted(self, rpc: str) -> None:
+        """Show those who move a running system over which calls have no tenant yet."""
+        _logger.info("%s without a tenant", rpc)
+        runtime = self._inner.config.runtime or Runtime.default()
+        text = "Requests that mode optional let through without a tenant"
+        counter = runtime.metric_meter.create_counter("orkestra_untenanted_requests", text)
+        counter.add(1, {"rpc": rpc})
 
     def _bounds_of(self, tenant: str) -> Bounds:
         bounds = self._bounds.get(tenant)

@@ -205,6 +205,8 @@ class Owners:
         return self._read(action.header.fields) or self._read(action.memo.fields)
 
     def _remember(self, workflow_id: str, owned: Owned) -> Owned:
+        if owned.tenant is None:  # a later run of the chain may be given a tenant
+            return owned
         self.memory.runs.put((workflow_id, owned.run_id), owned)
         self.memory.runs.put((workflow_id, owned.first_run_id), owned)
         return owned

@@ -14,6 +14,7 @@ from orkestra.errors import TENANT_MISMATCH, TENANT_REQUIRED, TenantMismatchErro
 from orkestra.temporal.interceptors.tenant.admission import count_misplaced
 from orkestra.temporal.interceptors.tenant.arrivals import Arrivals
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
+from orkestra.temporal.interceptors.tenant.untenanted import count_untenanted
 from orkestra.temporal.interceptors.tenant.verdicts import Verdict
 from orkestra.tenancy import act_for
 
@@ -64,6 +65,8 @@ class TenantActivityInbound(ActivityInboundInterceptor):
         if tenant is None and self._policy.is_required:
             problem = f"it was started without header {self._policy.header!r}"
             raise self._refuse(Verdict(TENANT_REQUIRED, problem))
+        if tenant is None:
+            count_untenanted(activity.metric_meter(), "activity")
         return tenant
 
     async def _check_place(self, tenant: str | None) -> None:

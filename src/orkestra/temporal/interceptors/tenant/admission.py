@@ -50,7 +50,7 @@ class Admission:
         self._info = details.info
         self._tenant = tenant
         self._asking = asking
-        self._meter = _meter(details)
+        self._meter = meter_of(details)
 
     def verdict(self, activation: WorkflowActivation) -> Verdict | None:
         """Why the run may not begin here, or None where it may or has begun long ago."""
@@ -103,7 +103,7 @@ class Limit:
     def __init__(self, details: WorkflowInstanceDetails, tenants: Collection[str]) -> None:
         self._info = details.info
         self._tenants = tenants
-        self._meter = _meter(details)
+        self._meter = meter_of(details)
 
     def verdict(self, tenant: str | None) -> Verdict | None:
         """Why this worker does not touch the run, or None where it serves the tenant."""
@@ -139,7 +139,7 @@ def _first_task(activation: WorkflowActivation) -> InitializeWorkflow | None:
     return next(jobs, None)
 
 
-def _meter(details: WorkflowInstanceDetails) -> MetricMeter:
+def meter_of(details: WorkflowInstanceDetails) -> MetricMeter:
     """The meter that `workflow.metric_meter()` gives to workflow code."""
     functions: Mapping[str, Callable[..., object]]
     functions = details.extern_functions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - the SDK leaves them untyped

@@ -37,6 +37,7 @@ from orkestra.errors import (
 from orkestra.temporal.interceptors.tenant.admission import Admission, Limit
 from orkestra.temporal.interceptors.tenant.asking import Asking
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
+from orkestra.temporal.interceptors.tenant.untenanted import Untenanted
 from orkestra.temporal.interceptors.tenant.verdicts import Verdict
 from orkestra.tenancy import act_for, owner_of, scope_id
 
@@ -84,6 +85,11 @@ class TenantRunHook:
         self._is_scoped = owner_of(details.info.workflow_id) == self._tenant
         self._limit = None if tenants is None else Limit(details, tenants)
         self._asking = None if placements is None else Asking(placements)
+        self._untenanted = (
+            Untenanted(details, policy.header, self._tenant)
+            if policy.settings.mode == "optional" and self._asking is not None
+            else None
+        )
         self._admission = (
             Admission(details, self._tenant, self._asking)
             if self._tenant is not None and self._asking is not None
@@ -99,6 +105,8 @@ class TenantRunHook:
             return None
         if self._asking is not None:
             self._asking.start()
+        if self._untenanted is not None:
+            self._untenanted.count(activation)
         verdict = None
         if self._limit is not None and not self._is_left_to_interceptors:
             verdict = self._limit.verdict(self._tenant)
