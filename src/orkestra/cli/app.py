@@ -31,6 +31,7 @@ _COMMANDS: Final[Mapping[str, _Place]] = {
     "server": _Place("orkestra.cli.server", "server", "Run a Temporal server for development."),
     "worker": _Place("orkestra.cli.worker", "worker", "Run the workflows of a module."),
     "health": _Place("orkestra.cli.health", "health", "Say whether Temporal can be worked with."),
+    "doctor": _Place("orkestra.cli.doctor", "doctor", "Say what keeps work from flowing."),
     "search-attributes": _Place(
         "orkestra.cli.search_attributes", "app", "Prepare a namespace for tenants."
     ),

@@ -25,6 +25,8 @@ from orkestra.testing.trees import TraceTree, traces_of
 
 TRACES_PATH: Final = "/api/public/otel/v1/traces"
 _PROTOBUF: Final = ("application/x-protobuf", "application/protobuf")
+_PROJECTS_PATH: Final = "/api/public/projects"
+_PROJECT: Final = "received"
 _STEP: Final = 0.01
 
 
@@ -199,8 +201,7 @@ class LangfuseReceiver:
             return None
         if self._behaviour is Behaviour.UNAVAILABLE:
             return HTTPStatus.SERVICE_UNAVAILABLE, {"message": "Service Unavailable"}
-        credentials = base64.b64encode(f"{self.public_key}:{self.secret_key}".encode()).decode()
-        if headers.get("Authorization") != f"Basic {credentials}":
+        if not self.knows(headers):
             return HTTPStatus.UNAUTHORIZED, {"message": "Invalid credentials"}
         if headers.get_content_type() not in _PROTOBUF:
             return HTTPStatus.BAD_REQUEST, {"message": "Invalid content type"}
@@ -211,6 +212,11 @@ class LangfuseReceiver:
         except (OSError, EOFError, zlib.error, DecodeError):
             return HTTPStatus.BAD_REQUEST, {"message": "Failed to parse OTel request"}
         return HTTPStatus.OK, {}
+
+    def knows(self, headers: Message) -> bool:
+        """Whether a request has the keys of the project."""
+        credentials = base64.b64encode(f"{self.public_key}:{self.secret_key}".encode()).decode()
+        return headers.get("Authorization") == f"Basic {credentials}"
 
     def _take(self, body: bytes) -> None:
         spans = decode_spans(body)
@@ -240,6 +246,12 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        if self.path == _PROJECTS_PATH:
+            if cast("_Server", self.server).receiver.knows(self.headers):
+                self._answer(HTTPStatus.OK, {"data": [{"id": "project", "name": _PROJECT}]})
+            else:
+                self._answer(HTTPStatus.UNAUTHORIZED, {"message": "Invalid credentials"})
+            return
         is_known = self.path == TRACES_PATH
         self._answer(HTTPStatus.METHOD_NOT_ALLOWED if is_known else HTTPStatus.NOT_FOUND, {})
 
