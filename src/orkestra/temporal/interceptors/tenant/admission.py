@@ -25,7 +25,7 @@ from orkestra.errors import (
     UnknownTenantError,
 )
 from orkestra.temporal.interceptors.tenant.asking import Asking
-from orkestra.temporal.interceptors.tenant.verdicts import Verdict
+from orkestra.temporal.interceptors.tenant.verdicts import RUN, Verdict
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -67,16 +67,16 @@ class Admission:
         try:
             placement = self._asking.placement(self._tenant)
             if (problem := self._place_problem(placement, is_start=is_start)) is not None:
-                verdict = Verdict(TENANT_MISMATCH, f"workflow refused: {problem}")
+                verdict = Verdict(TENANT_MISMATCH, f"workflow refused: {problem}", RUN)
             else:
                 placement.require_active()
                 return None
         except DirectoryUnavailableError as error:
             return Verdict(TENANT_UNDECIDED, f"workflow waits: {error}")
         except UnknownTenantError as error:
-            verdict = Verdict(TENANT_UNKNOWN, f"workflow refused: {error}")
+            verdict = Verdict(TENANT_UNKNOWN, f"workflow refused: {error}", RUN)
         except TenantSuspendedError as error:
-            verdict = Verdict(TENANT_SUSPENDED, f"workflow refused: {error}")
+            verdict = Verdict(TENANT_SUSPENDED, f"workflow refused: {error}", RUN)
         if is_start:
             return verdict
         return Verdict(TENANT_UNDECIDED, f"a later run of this workflow waits: {verdict.problem}")

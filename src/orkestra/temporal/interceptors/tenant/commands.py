@@ -7,7 +7,7 @@ history alone, and are the same under replay.
 
 What depends on the directory (task queues, urgency) is decided here as well, when a command is
 new: the interceptors run inside the sandbox and may not ask. Under replay nothing is asked or
-changed, and the core does not compare these fields with history.
+changed, and the core does not compare these fields with history; what was refused then is in it.
 """
 
 from collections.abc import Collection, Mapping
@@ -38,11 +38,18 @@ from orkestra.temporal.interceptors.tenant.admission import Admission, Limit
 from orkestra.temporal.interceptors.tenant.asking import Asking
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.temporal.interceptors.tenant.untenanted import Untenanted
-from orkestra.temporal.interceptors.tenant.verdicts import Verdict
+from orkestra.temporal.interceptors.tenant.verdicts import COMMAND, RUN, Verdict, recorded_verdict
 from orkestra.tenancy import act_for, owner_of, scope_id
 
 _NOBODYS: Final = "temporal-no-such-workflow:"
 """Before an ID, names a workflow that cannot exist: no tenant's ID begins so."""
+
+_PLACED: Final = (
+    "schedule_activity",
+    "start_child_workflow_execution",
+    "continue_as_new_workflow_execution",
+)
+"""Commands that put work into a queue."""
 
 
 class Owners(Protocol):
@@ -96,6 +103,8 @@ class TenantRunHook:
             else None
         )
         self._is_replaying = True
+        self._recorded: Verdict | None = None
+        self._never_began: Verdict | None = None
 
     def before(self, activation: WorkflowActivation) -> WorkflowActivationCompletion | None:
         """Make the tenant current, also for the workflow's constructor, and let the run begin."""
@@ -103,6 +112,9 @@ class TenantRunHook:
         self._is_replaying = activation.is_replaying
         if any(job.HasField("remove_from_cache") for job in activation.jobs):
             return None
+        if self._never_began is not None:
+            return self._never_began.answers(activation)
+        self._recorded = self._recorded or recorded_verdict(activation, COMMAND)
         if self._asking is not None:
             self._asking.start()
         if self._untenanted is not None:
@@ -112,7 +124,12 @@ class TenantRunHook:
             verdict = self._limit.verdict(self._tenant)
         if verdict is None and self._admission is not None:
             verdict = self._admission.verdict(activation)
-        return None if verdict is None else verdict.completion()
+        verdict = verdict or recorded_verdict(activation, RUN)
+        if verdict is None:
+            return None
+        if verdict.is_final:
+            self._never_began = verdict
+        return verdict.completion()
 
     @property
     def _is_left_to_interceptors(self) -> bool:
@@ -124,9 +141,15 @@ class TenantRunHook:
         tenant = self._tenant
         if tenant is None or not completion.HasField("successful"):
             return
+        commands = completion.successful.commands
+        if self._recorded is not None and any(map(_is_placed, commands)):
+            self._recorded.write(completion)
+            return
         try:
-            for command in completion.successful.commands:
+            for command in commands:
                 self._check(command, tenant)
+        except _MisplacedError as error:
+            Verdict(TENANT_MISMATCH, str(error), COMMAND).write(completion)
         except TenantMismatchError as error:
             Verdict(TENANT_MISMATCH, str(error)).write(completion)
         except (DirectoryUnavailableError, UnknownTenantError) as error:
@@ -169,17 +192,17 @@ class TenantRunHook:
             raise TenantMismatchError(msg)
 
     def _place(self, command: WorkflowCommand, tenant: str, asking: Asking) -> None:
+        if not _is_placed(command):
+            return
+        placement = asking.placement(tenant)
         if command.HasField("schedule_activity"):
-            placement = asking.placement(tenant)
             self._bound_urgency(command.schedule_activity, placement)
             self._move(command.schedule_activity, placement)
         elif command.HasField("start_child_workflow_execution"):
             self._refuse_terminating(command.start_child_workflow_execution)
-            placement = asking.placement(tenant)
             self._bound_urgency(command.start_child_workflow_execution, placement)
             self._move(command.start_child_workflow_execution, placement)
-        elif command.HasField("continue_as_new_workflow_execution"):
-            placement = asking.placement(tenant)
+        else:
             self._move(command.continue_as_new_workflow_execution, placement)
 
     def _refuse_terminating(self, child: StartChildWorkflowExecution) -> None:
@@ -189,7 +212,7 @@ class TenantRunHook:
                 f"a child would terminate whatever runs under ID {child.workflow_id!r}, which may"
                 " be another tenant's: use another ID or another reuse policy"
             )
-            raise TenantMismatchError(msg)
+            raise _MisplacedError(msg)
 
     def _bound_urgency(
         self, command: ScheduleActivity | StartChildWorkflowExecution, placement: Placement
@@ -210,11 +233,19 @@ class TenantRunHook:
             queue = placement.queue(asked, namespace=self._info.namespace)
         except TenantMismatchError as error:
             if asked != here:
-                raise
+                raise _MisplacedError(str(error)) from error
             msg = f"the queue that this workflow runs on was given to others: {error}"
             raise DirectoryUnavailableError(msg) from error
         if queue != asked:
             command.task_queue = queue
+
+
+class _MisplacedError(TenantMismatchError):
+    """A command leaves the tenant's place, by what does not stand in history."""
+
+
+def _is_placed(command: WorkflowCommand) -> bool:
+    return any(map(command.HasField, _PLACED))
 
 
 def _spellings(tenant: str) -> tuple[bytes, bytes]:

@@ -95,7 +95,7 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
         self, next: worker.NexusOperationInboundInterceptor
     ) -> worker.NexusOperationInboundInterceptor:
         """See base class."""
-        return TenantNexusInbound(next, self.policy, self._arrivals)
+        return TenantNexusInbound(next, self.policy, self._arrivals, self._bind_client)
 
     def workflow_interceptor_class(
         self, input: worker.WorkflowInterceptorClassInput

@@ -5,6 +5,9 @@ from typing import Any
 import nexusrpc
 import nexusrpc.handler
 from temporalio import nexus
+from temporalio.nexus._operation_context import (
+    _temporal_context,  # pyright: ignore[reportPrivateUsage] - the SDK has no other place for it
+)
 from temporalio.worker import (
     ExecuteNexusOperationCancelInput,
     ExecuteNexusOperationStartInput,
@@ -12,6 +15,7 @@ from temporalio.worker import (
 )
 
 from orkestra.errors import TenantError
+from orkestra.temporal.interceptors.tenant.activity import BindClient
 from orkestra.temporal.interceptors.tenant.arrivals import Arrivals
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.temporal.nexus_task import enter_nexus_task
@@ -25,12 +29,17 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
     """
 
     def __init__(
-        self, next: NexusOperationInboundInterceptor, policy: TenantPolicy, arrivals: Arrivals
+        self,
+        next: NexusOperationInboundInterceptor,
+        policy: TenantPolicy,
+        arrivals: Arrivals,
+        bind: BindClient | None,
     ) -> None:
-        """Check by the policy and the directory."""
+        """Check by the policy and the directory, and bind the client that the code may ask for."""
         super().__init__(next)
         self._policy = policy
         self._arrivals = arrivals
+        self._bind = bind
 
     async def execute_nexus_operation_start(
         self, input: ExecuteNexusOperationStartInput
@@ -38,7 +47,7 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
         nexusrpc.handler.StartOperationResultSync[Any] | nexusrpc.handler.StartOperationResultAsync
     ):
         """See base class."""
-        act_for(await self._admit(input.ctx))
+        self._act_for(await self._admit(input.ctx))
         enter_nexus_task(input.ctx)
         try:
             return await super().execute_nexus_operation_start(input)
@@ -47,11 +56,18 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
 
     async def execute_nexus_operation_cancel(self, input: ExecuteNexusOperationCancelInput) -> None:
         """See base class."""
-        act_for(await self._admit(input.ctx))
+        self._act_for(await self._admit(input.ctx))
         try:
             return await super().execute_nexus_operation_cancel(input)
         except TenantError as error:
             raise _final(input.ctx, error) from error
+
+    def _act_for(self, tenant: str | None) -> None:
+        """Make `nexus.client()` the tenant's for good, also where code leaves its context."""
+        act_for(tenant)
+        if tenant is not None and self._bind is not None:
+            context = _temporal_context()
+            context.client = self._bind(context.client, tenant)
 
     async def _admit(self, context: nexusrpc.handler.OperationContext) -> str | None:
         tenant, info = self._read(context), nexus.info()
