@@ -1,14 +1,12 @@
 """A stand-in for Langfuse on the loopback interface.
 
 It speaks the real wire protocol, OTLP over HTTP with protobuf and gzip, and answers as a real
-Langfuse does, wrong requests included. It can also be down, busy or frozen.
+Langfuse does, wrong requests and questions for a trace's observations included. It can also be
+down, busy or frozen.
 """
 
-import base64
-import gzip
 import json
 import threading
-import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from email.message import Message
@@ -17,14 +15,18 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Self, cast
 
-from google.protobuf.message import DecodeError
-
 from orkestra.config import LangfuseSettings
-from orkestra.testing.spans import ReceivedSpan, decode_spans
-from orkestra.testing.trees import TraceTree, traces_of
+from orkestra.otlp import (
+    TRACES_PATH,
+    InvalidSpansError,
+    ReceivedSpan,
+    TraceTree,
+    decode_request,
+    is_authorized,
+    traces_of,
+)
+from orkestra.testing.observations import OBSERVATIONS_PATH, observations_page
 
-TRACES_PATH: Final = "/api/public/otel/v1/traces"
-_PROTOBUF: Final = ("application/x-protobuf", "application/protobuf")
 _PROJECTS_PATH: Final = "/api/public/projects"
 _PROJECT: Final = "received"
 _STEP: Final = 0.01
@@ -199,30 +201,58 @@ class LangfuseReceiver:
         if self._behaviour is Behaviour.HANG:
             self._hang()
             return None
-        if self._behaviour is Behaviour.UNAVAILABLE:
-            return HTTPStatus.SERVICE_UNAVAILABLE, {"message": "Service Unavailable"}
-        if not self.knows(headers):
-            return HTTPStatus.UNAUTHORIZED, {"message": "Invalid credentials"}
-        if headers.get_content_type() not in _PROTOBUF:
-            return HTTPStatus.BAD_REQUEST, {"message": "Invalid content type"}
+        if (refusal := self._refusal(headers)) is not None:
+            return refusal
         try:
-            if headers.get("Content-Encoding") == "gzip":
-                body = gzip.decompress(body)
-            self._take(body)
-        except (OSError, EOFError, zlib.error, DecodeError):
-            return HTTPStatus.BAD_REQUEST, {"message": "Failed to parse OTel request"}
+            self._take(headers, body)
+        except InvalidSpansError as error:
+            return HTTPStatus.BAD_REQUEST, {"message": str(error)}
         return HTTPStatus.OK, {}
 
-    def knows(self, headers: Message) -> bool:
-        """Whether a request has the keys of the project."""
-        credentials = base64.b64encode(f"{self.public_key}:{self.secret_key}".encode()).decode()
-        return headers.get("Authorization") == f"Basic {credentials}"
+    def answer_question(
+        self, headers: Message, path: str, query: str
+    ) -> tuple[HTTPStatus, object] | None:
+        """What a Langfuse answers to `GET`, or None where it never does.
 
-    def _take(self, body: bytes) -> None:
-        spans = decode_spans(body)
+        Args:
+            headers: Headers of the request.
+            path: Its path.
+            query: Its query string.
+
+        Returns:
+            The status and what the body says as JSON.
+        """
+        if self._behaviour is Behaviour.HANG:
+            self._hang()
+            return None
+        if path == TRACES_PATH:
+            return HTTPStatus.METHOD_NOT_ALLOWED, {}
+        if path not in (_PROJECTS_PATH, OBSERVATIONS_PATH):
+            return HTTPStatus.NOT_FOUND, {}
+        if (refusal := self._refusal(headers)) is not None:
+            return refusal
+        if path == _PROJECTS_PATH:
+            return HTTPStatus.OK, {"data": [{"id": "project", "name": _PROJECT}]}
+        return observations_page(self.spans, query)
+
+    def _refusal(self, headers: Message) -> tuple[HTTPStatus, object] | None:
+        if self._behaviour is Behaviour.UNAVAILABLE:
+            return HTTPStatus.SERVICE_UNAVAILABLE, {"message": "Service Unavailable"}
+        if not is_authorized(
+            headers.get("Authorization"), public_key=self.public_key, secret_key=self.secret_key
+        ):
+            return HTTPStatus.UNAUTHORIZED, {"message": "Invalid credentials"}
+        return None
+
+    def _take(self, headers: Message, body: bytes) -> None:
+        plain, spans = decode_request(
+            body,
+            content_type=headers.get_content_type(),
+            encoding=headers.get("Content-Encoding"),
+        )
         with self._changed:
             self._spans.extend(spans)
-            self._bodies.append(body)
+            self._bodies.append(plain)
             self._changed.notify_all()
 
     def _hang(self) -> None:
@@ -246,14 +276,11 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        if self.path == _PROJECTS_PATH:
-            if cast("_Server", self.server).receiver.knows(self.headers):
-                self._answer(HTTPStatus.OK, {"data": [{"id": "project", "name": _PROJECT}]})
-            else:
-                self._answer(HTTPStatus.UNAUTHORIZED, {"message": "Invalid credentials"})
-            return
-        is_known = self.path == TRACES_PATH
-        self._answer(HTTPStatus.METHOD_NOT_ALLOWED if is_known else HTTPStatus.NOT_FOUND, {})
+        path, _, query = self.path.partition("?")
+        receiver = cast("_Server", self.server).receiver
+        answer = receiver.answer_question(self.headers, path, query)
+        if answer is not None:
+            self._answer(*answer)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

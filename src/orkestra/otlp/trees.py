@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from orkestra.testing.spans import ReceivedSpan
+from orkestra.otlp.spans import ReceivedSpan
 
 
 @dataclass(frozen=True, slots=True)
