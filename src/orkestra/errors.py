@@ -12,6 +12,7 @@ OrkestraError
 ├── DevServerError                the embedded server did not start
 ├── DirectoryUnavailableError     the tenant directory gave no answer
 ├── InvalidTraceAttributeError    a user, session, tag or metadata of a trace is malformed
+├── LangfuseUnavailableError      Langfuse did not say or take what a backfill needs it to
 └── TenantError                   refused before anything was sent
     ├── TenantRequiredError
     ├── InvalidTenantError
@@ -157,6 +158,10 @@ class DirectoryUnavailableError(OrkestraError):
 
 class InvalidTraceAttributeError(OrkestraError, ValueError):
     """A user, session, tag or metadata for a trace is too long, of a wrong type, or reserved."""
+
+
+class LangfuseUnavailableError(OrkestraError):
+    """Langfuse did not say which observations it has, or did not take those that were sent."""
 
 
 class TenantError(OrkestraError):
