@@ -5,17 +5,25 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
-from temporalio.client import Client, WorkflowFailureError, WorkflowQueryFailedError
+from temporalio.client import (
+    Client,
+    WorkflowContinuedAsNewError,
+    WorkflowFailureError,
+    WorkflowQueryFailedError,
+)
 from temporalio.runtime import MetricBuffer, Runtime, TelemetryConfig
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from orkestra import OrkestraConfig, OrkestraPlugin, TenancySettings
+from tests.workflows.adopted import Account
 from tests.workflows.everything import WORKFLOWS, Child, Mailbox
 from tests.workflows.placed import where
 
 
-def plugin(mode, tenant=None) -> OrkestraPlugin:
-    return OrkestraPlugin(OrkestraConfig(tenancy=TenancySettings(mode=mode)), tenant=tenant)
+def plugin(mode, tenant=None, workflow_ids="scoped") -> OrkestraPlugin:
+    tenancy = TenancySettings(mode=mode, workflow_ids=workflow_ids)
+    return OrkestraPlugin(OrkestraConfig(tenancy=tenancy), tenant=tenant)
 
 
 @pytest.fixture
@@ -56,6 +64,26 @@ async def test_optional_still_refuses_contradictions(optional, raw_client, fresh
             memo={"tenantId": "beta"},
         )
     assert "TenantMismatch" in repr(caught.value.cause)
+
+
+async def test_the_next_run_of_a_chain_can_be_given_to_a_tenant(raw_client, fresh):
+    """For chains without end of a system that is moved over; their IDs stay as they are."""
+    service, workflow_id = raw_client.service_client, fresh.workflow_id()
+    unbound = Client(service, plugins=[plugin("optional", None, "global")])
+    tenants = Client(service, plugins=[plugin("optional", fresh.tenant(), "global")])
+    own = tenants.get_workflow_handle_for(Account.run, workflow_id)
+    async with Worker(unbound, task_queue=fresh.task_queue(), workflows=[Account]):
+        old = await raw_client.start_workflow(
+            Account.run, id=workflow_id, task_queue=fresh.task_queue()
+        )
+        with pytest.raises(RPCError, match="not found"):
+            await own.query(Account.tenant)
+        await old.signal(Account.go_on, fresh.tenant())
+        with pytest.raises(WorkflowContinuedAsNewError):
+            await old.result(follow_runs=False)
+        assert await own.query(Account.tenant) == fresh.tenant()
+        await own.signal(Account.go_on, "")
+        assert await own.result() == fresh.tenant()
 
 
 async def test_off_adds_nothing_to_a_workflow(raw_client, fresh):
