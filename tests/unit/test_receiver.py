@@ -4,13 +4,22 @@ import base64
 import gzip
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
 
 import pytest
+from langfuse.api.core.pydantic_utilities import parse_obj_as
+from langfuse.api.observations.types import ObservationsV2Response
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from orkestra.errors import LangfuseUnavailableError
+from orkestra.langfuse.observations import present_observations
 from orkestra.testing import Behaviour, LangfuseReceiver, ReceivedSpan, traces_of
+
+PATIENCE = timedelta(seconds=30)
 
 
 @pytest.fixture
@@ -136,3 +145,64 @@ def test_settings_send_to_the_receiver(receiver):
     assert settings.is_on
     assert settings.base_url == receiver.url
     assert json.dumps(settings.environment) == '"test"'
+
+
+def ask(receiver: LangfuseReceiver, **query: Any) -> tuple[int, Any]:
+    credentials = base64.b64encode(b"pk-lf-test:sk-lf-test").decode()
+    url = f"{receiver.url}/api/public/v2/observations?{urllib.parse.urlencode(query)}"
+    request = urllib.request.Request(url, headers={"Authorization": f"Basic {credentials}"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310 - loopback
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+def test_observations_are_told_in_the_form_that_langfuses_own_client_reads(receiver):
+    post(receiver, body())
+    status, answer = ask(receiver, traceId=(b"t" * 16).hex())
+    assert status == 200
+    [read] = parse_obj_as(ObservationsV2Response, answer).data
+    assert (read.id, read.name, read.type) == ((b"s" * 8).hex(), "hello", "SPAN")
+    assert ask(receiver, traceId="0" * 32) == (200, {"data": [], "meta": {}})
+
+
+async def test_all_pages_are_asked_for_until_the_last(receiver):
+    request = ExportTraceServiceRequest()
+    spans = request.resource_spans.add().scope_spans.add().spans
+    for number in range(1, 2502):
+        spans.add(trace_id=b"t" * 16, span_id=number.to_bytes(8, "big"), name="n")
+    post(receiver, request.SerializeToString())
+    assert await present_observations(receiver.settings(), (b"t" * 16).hex(), timeout=PATIENCE) == {
+        span.span_id for span in receiver.spans
+    }
+    assert len(ask(receiver, limit=1)[1]["data"]) == 1
+    assert ask(receiver, limit=1001)[0] == 400
+    assert ask(receiver, cursor="?")[0] == 400
+
+
+async def test_a_langfuse_that_does_not_answer_is_told_from_one_that_has_nothing(receiver):
+    trace_id = "0" * 32
+    assert not await present_observations(receiver.settings(), trace_id, timeout=PATIENCE)
+    with pytest.raises(LangfuseUnavailableError, match=r"401 .*Invalid credentials"):
+        await present_observations(
+            receiver.settings(secret_key="wrong"), trace_id, timeout=PATIENCE
+        )
+    with (
+        receiver.behaving(Behaviour.UNAVAILABLE),
+        pytest.raises(LangfuseUnavailableError, match="503"),
+    ):
+        await present_observations(receiver.settings(), trace_id, timeout=PATIENCE)
+    with (
+        receiver.behaving(Behaviour.HANG),
+        pytest.raises(LangfuseUnavailableError, match="ReadTimeout"),
+    ):
+        await present_observations(
+            receiver.settings(), trace_id, timeout=timedelta(milliseconds=200)
+        )
+    with (
+        receiver.behaving(Behaviour.REFUSE),
+        pytest.raises(LangfuseUnavailableError, match="ConnectError"),
+    ):
+        await present_observations(receiver.settings(), trace_id, timeout=PATIENCE)
