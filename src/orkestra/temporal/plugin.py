@@ -15,7 +15,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from orkestra.config import OrkestraConfig
 from orkestra.directory import Placements, StaticTenantDirectory, TenantDirectory
-from orkestra.errors import ConfigurationError, ForbiddenOperationError
+from orkestra.errors import ConfigurationError, ForbiddenOperationError, TenantMismatchError
 from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.granting import DirectoryGrants
 from orkestra.temporal.guard import GuardedServiceClient, OwnerMemory, Owners
@@ -67,7 +67,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """
         _settle_at_exit()
         self._config: OrkestraConfig = config or OrkestraConfig()
-        self.placements: Placements = _placements(self._config, directory)
+        self._placements: Placements = _placements(self._config, directory)
         self._limit: frozenset[str] | None = None
         self._owners = OwnerMemory()
         self._sink = _sink(self._config)
@@ -78,11 +78,15 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """A plugin bound to the tenant that shares everything else with this one.
 
         Args:
-            tenant: As in the constructor.
+            tenant: As in the constructor; of a bound plugin only its own.
 
         Raises:
             InvalidTenantError: The tenant is malformed.
+            TenantMismatchError: This plugin is bound, and not to this tenant.
         """
+        if isinstance(self._tenant, str) and tenant != self._tenant:
+            msg = f"cannot make a plugin of {tenant!r}: this one is bound to {self._tenant!r}"
+            raise TenantMismatchError(msg)
         bound = object.__new__(type(self))
         vars(bound).update(vars(self))
         bound._bind(tenant)
@@ -117,6 +121,18 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         return self._config
 
     @property
+    def placements(self) -> Placements:
+        """What the directory says of every tenant.
+
+        Raises:
+            ForbiddenOperationError: The plugin is bound to a tenant, whose code may hold it.
+        """
+        if isinstance(self._tenant, str):
+            msg = f"the directory is not for tenant {self._tenant!r}: it says where others are"
+            raise ForbiddenOperationError(msg)
+        return self._placements
+
+    @property
     def search_attribute(self) -> str:
         """Name of the search attribute that shows the tenant."""
         return self._config.tenancy.search_attribute
@@ -148,7 +164,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
                 TenantInterceptor(
                     self._config.tenancy,
                     tenant=self._tenant,
-                    placements=self.placements,
+                    placements=self._placements,
                     namespace=config["namespace"],
                 )
             )
@@ -173,7 +189,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """
         if self._config.tenancy.mode == "off":
             return service
-        grants = DirectoryGrants(self.placements, namespace)
+        grants = DirectoryGrants(self._placements, namespace)
         if isinstance(service, GuardedServiceClient):
             return service.rebound(tenant=self._tenant, namespace=namespace, grants=grants)
         return GuardedServiceClient(
@@ -293,7 +309,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             made.append(
                 TenantWorkerInterceptor(
                     self._config.tenancy,
-                    placements=self.placements,
+                    placements=self._placements,
                     tenants=self._limit,
                     bind=self._bound_client,
                 )

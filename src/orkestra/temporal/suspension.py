@@ -85,6 +85,8 @@ async def _at_home(client: Client, tenant: str) -> Client:
     if isinstance(plugin.tenant, str) and plugin.tenant != tenant:
         msg = f"the client is bound to {plugin.tenant!r} and cannot act for {tenant!r}"
         raise TenantMismatchError(msg)
+    if plugin.tenant == tenant:  # it was made in the tenant's namespace
+        return client
     try:
         placement = await plugin.placements.of(tenant)
     except UnknownTenantError:

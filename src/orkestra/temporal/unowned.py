@@ -4,17 +4,27 @@ An ID alone proves nothing: whatever was named `order:17` before there were tena
 reachable to a tenant called `order`.
 """
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from temporalio.client import Client
+from temporalio.service import RPCError
 
-from orkestra.errors import UnknownTenantError
+from orkestra.directory import Placements
+from orkestra.errors import ConnectionClosedError, DirectoryUnavailableError, UnknownTenantError
 from orkestra.temporal.plugin import plugin_of
+from orkestra.temporal.unconfined import unconfined
 from orkestra.tenancy import check_tenant_id, owner_of
 
+_logger: Final = logging.getLogger(__name__)
+
 _DEFAULT_LIMIT: Final = 10_000
+_LOOKED_AT: Final = 1000
+_PATIENCE: Final = 30.0
+_SHOWN: Final = 3
 
 
 @dataclass(frozen=True)
@@ -51,15 +61,55 @@ async def find_unowned(
     """
     attribute = plugin_of(client).search_attribute
     if tenants is None:
-        suspects = [row async for row in _rows(client, f"{attribute} IS NULL", None, limit)]
-        known = {row.tenant for row in suspects if await _is_known(client, row.tenant)}
-        return [row for row in suspects if row.tenant in known]
+        return await _of_all(client, plugin_of(client).placements, attribute, limit)
     found: list[Unowned] = []
     for tenant in tenants:
         check_tenant_id(tenant)
         lacking = f"({attribute} IS NULL OR {attribute} != '{tenant}')"
         found += [row async for row in _rows(client, lacking, tenant, limit)]
     return sorted(found, key=lambda row: row.kind, reverse=True)
+
+
+async def warn_of_unowned(client: Client) -> None:
+    """Log a warning if IDs under a tenant's prefix lack its attribute; for the start of a worker.
+
+    Looks at the first thousand workflows and schedules without the attribute, for half a minute
+    at most, and gives up silently where it may not list or the server is away. Run it in the
+    background, and cancel it when the worker ends.
+
+    Args:
+        client: The worker's client, of all tenants.
+    """
+    plugin = plugin_of(client)
+    tenancy = plugin.config.tenancy
+    if tenancy.mode == "off" or tenancy.workflow_ids == "global":
+        return
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            found = await _of_all(
+                unconfined(client), plugin.placements, plugin.search_attribute, _LOOKED_AT
+            )
+    except (RPCError, ConnectionClosedError, DirectoryUnavailableError, TimeoutError) as error:
+        _logger.debug("Not looked for IDs under a tenant's prefix: %s", error)
+        return
+    if found:
+        _logger.warning(
+            "%d workflow(s) and schedule(s) of namespace %r stand under a tenant's prefix without"
+            " its attribute %r, within that tenant's reach: %s. List them with find_unowned(), then"
+            " end or rename them",
+            len(found),
+            client.namespace,
+            plugin.search_attribute,
+            ", ".join(repr(row.id) for row in found[:_SHOWN]),
+        )
+
+
+async def _of_all(
+    client: Client, placements: Placements, attribute: str, limit: int
+) -> list[Unowned]:
+    suspects = [row async for row in _rows(client, f"{attribute} IS NULL", None, limit)]
+    known = {t for t in {row.tenant for row in suspects} if await _is_known(placements, t)}
+    return [row for row in suspects if row.tenant in known]
 
 
 async def _rows(
@@ -82,9 +132,9 @@ async def _rows(
             yield Unowned("schedule", schedule.id, owner)
 
 
-async def _is_known(client: Client, tenant: str) -> bool:
+async def _is_known(placements: Placements, tenant: str) -> bool:
     try:
-        await plugin_of(client).placements.of(tenant)
+        await placements.of(tenant)
     except UnknownTenantError:
         return False
     return True

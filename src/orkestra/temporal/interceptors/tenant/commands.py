@@ -245,7 +245,7 @@ class _MisplacedError(TenantMismatchError):
 
 
 def _is_placed(command: WorkflowCommand) -> bool:
-    return any(map(command.HasField, _PLACED))
+    return command.WhichOneof("variant") in _PLACED
 
 
 def _spellings(tenant: str) -> tuple[bytes, bytes]:
