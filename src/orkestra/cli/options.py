@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from typer.core import TyperGroup
 
 from orkestra.config import OrkestraConfig
-from orkestra.config.settings import Duration
+from orkestra.config.section import Duration
 
 
 def parse_duration(value: str | timedelta) -> timedelta:

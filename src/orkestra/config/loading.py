@@ -12,8 +12,8 @@ from orkestra.config.settings import (
     TemporalSettings,
     TenancySettings,
     TenantSettings,
-    WorkerSettings,
 )
+from orkestra.config.worker import WorkerSettings
 from orkestra.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -4,42 +4,14 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretStr, field_validator, model_validator
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+from orkestra.config.section import Duration, Section
 
 
-def _parse_duration(value: object) -> object:
-    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-        return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-    return value
-
-
-Duration = Annotated[timedelta, BeforeValidator(_parse_duration), Field(ge=timedelta())]
-"""A duration of zero or more: a timedelta, seconds, or text such as `30s`, `250ms`, `5m`, `1h`."""
-
-
-class _Section(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-        regex_engine="python-re",
-    )
-
-
-class CertificateSource(_Section):
+class CertificateSource(Section):
     """A PEM certificate or key: a file, or the text itself.
 
     Attributes:
@@ -58,7 +30,7 @@ class CertificateSource(_Section):
         return self
 
 
-class TlsSettings(_Section):
+class TlsSettings(Section):
     """TLS as `temporal.toml` has it.
 
     Attributes:
@@ -83,7 +55,7 @@ class TlsSettings(_Section):
         return self
 
 
-class TemporalSettings(_Section):
+class TemporalSettings(Section):
     """Where the Temporal service is and how connections behave.
 
     Attributes:
@@ -122,7 +94,7 @@ class TemporalSettings(_Section):
         return value
 
 
-class TenancySettings(_Section):
+class TenancySettings(Section):
     """How the tenant is carried and enforced.
 
     Attributes:
@@ -145,7 +117,7 @@ class TenancySettings(_Section):
     workflow_ids: Literal["scoped", "global"] = "scoped"
 
 
-class TenantSettings(_Section):
+class TenantSettings(Section):
     """One tenant of the directory, `[tenants.<id>]` in `orkestra.toml`.
 
     Attributes:
@@ -166,7 +138,7 @@ class TenantSettings(_Section):
     encryption_key: str | None = None
 
 
-class LangfuseSettings(_Section):
+class LangfuseSettings(Section):
     """Tracing to Langfuse; off where there are no keys.
 
     Attributes:
@@ -212,38 +184,3 @@ class LangfuseSettings(_Section):
     def is_on(self) -> bool:
         """Whether spans are sent."""
         return self.enabled is not False and bool(self.public_key and self.secret_key)
-
-
-class SandboxSettings(_Section):
-    """What the workflow sandbox passes through instead of importing again for each workflow.
-
-    Attributes:
-        passthrough: Modules to pass through besides installed packages.
-        reload: Installed top-level packages to import again for each workflow all the same.
-    """
-
-    passthrough: tuple[str, ...] = ()
-    reload: tuple[str, ...] = ()
-
-
-class WorkerSettings(_Section):
-    """How workers run and stop.
-
-    Attributes:
-        graceful_shutdown_timeout: How long activities in flight may go on after a stop signal.
-        cancellation_timeout: How long cancelled activities may take before the process is ended.
-        max_concurrent_activities: Activities that run at once; None is the SDK's default, 100.
-        max_concurrent_workflow_tasks: Workflow tasks at once; None is the SDK's default, 100.
-        max_cached_workflows: Workflows kept in memory between their tasks.
-        activity_threads: Threads for activities that are not async; None means one for each
-            concurrent activity.
-        sandbox: What the workflow sandbox passes through.
-    """
-
-    graceful_shutdown_timeout: Duration = timedelta(seconds=30)
-    cancellation_timeout: Duration = timedelta(seconds=10)
-    max_concurrent_activities: int | None = Field(default=None, ge=1)
-    max_concurrent_workflow_tasks: int | None = Field(default=None, ge=1)
-    max_cached_workflows: int = Field(default=1000, ge=0)
-    activity_threads: int | None = Field(default=None, ge=1)
-    sandbox: SandboxSettings = SandboxSettings()

@@ -2,21 +2,19 @@
 
 from collections.abc import Callable, Collection, Sequence
 from types import ModuleType
-from typing import Any, Final
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.converter import DataConverter
 from temporalio.worker import Interceptor, Worker
 
-from orkestra.config import OrkestraConfig, WorkerSettings
+from orkestra.config import OrkestraConfig
 from orkestra.errors import ConfigurationError, DiscoveryError
 from orkestra.temporal.discovery import check_unique_names, discover
 from orkestra.temporal.manager import TemporalConnectionManager
 from orkestra.temporal.plugin import plugin_of, with_plugin
 from orkestra.temporal.threads import ActivityThreads
-
-_DEFAULT_CONCURRENT_ACTIVITIES: Final = 100
-"""The SDK's own default, needed to give each concurrent activity a thread."""
+from orkestra.temporal.worker_options import activity_threads, sdk_options
 
 
 async def create_worker(
@@ -87,9 +85,10 @@ async def create_worker(
     client = await manager.get_client(namespace=namespace, data_converter=data_converter)
     if tenants is not None:
         client = await _limited(client, tenants, task_queue)
-    settings = _sdk_options(manager.config.worker) | options
+    settings = sdk_options(manager.config.worker, options)
     if "activity_executor" not in settings:
-        settings["activity_executor"] = _activity_threads(manager.config.worker, settings)
+        threads = activity_threads(manager.config.worker, settings)
+        settings["activity_executor"] = ActivityThreads(threads)
     return _make(
         client,
         task_queue=task_queue,
@@ -155,20 +154,6 @@ async def _limited(client: Client, tenants: Collection[str], task_queue: str) ->
     limited = plugin.limited_to(tenants)
     await plugin.placements.require_exclusive(tenants, namespace=namespace, task_queue=task_queue)
     return with_plugin(client, limited, namespace=namespace)
-
-
-def _sdk_options(settings: WorkerSettings) -> dict[str, Any]:
-    return {
-        "graceful_shutdown_timeout": settings.graceful_shutdown_timeout,
-        "max_concurrent_activities": settings.max_concurrent_activities,
-        "max_concurrent_workflow_tasks": settings.max_concurrent_workflow_tasks,
-        "max_cached_workflows": settings.max_cached_workflows,
-    }
-
-
-def _activity_threads(settings: WorkerSettings, options: dict[str, Any]) -> ActivityThreads:
-    concurrent = options["max_concurrent_activities"] or _DEFAULT_CONCURRENT_ACTIVITIES
-    return ActivityThreads(settings.activity_threads or concurrent)
 
 
 def _make(client: Client, *, workflows: Sequence[type], **options: Any) -> Worker:
