@@ -11,6 +11,7 @@ OrkestraError
 ├── SearchAttributeError          the tenant search attribute is missing or has another type
 ├── DevServerError                the embedded server did not start
 ├── DirectoryUnavailableError     the tenant directory gave no answer
+├── ExecutionNotFoundError        the server does not know the workflow or the run
 ├── InvalidTraceAttributeError    a user, session, tag or metadata of a trace is malformed
 ├── LangfuseUnavailableError      Langfuse did not say or take what a backfill needs it to
 └── TenantError                   refused before anything was sent
@@ -158,6 +159,10 @@ class DirectoryUnavailableError(OrkestraError):
 
 class InvalidTraceAttributeError(OrkestraError, ValueError):
     """A user, session, tag or metadata for a trace is too long, of a wrong type, or reserved."""
+
+
+class ExecutionNotFoundError(OrkestraError):
+    """The server does not know the workflow or the run, not any more, or not for this tenant."""
 
 
 class LangfuseUnavailableError(OrkestraError):
