@@ -25,7 +25,7 @@ from orkestra.otlp import (
     is_authorized,
     traces_of,
 )
-from orkestra.testing.observations import OBSERVATIONS_PATH, observations_page
+from orkestra.otlp.observations import OBSERVATIONS_PATH, observations_page
 
 _PROJECTS_PATH: Final = "/api/public/projects"
 _PROJECT: Final = "received"
