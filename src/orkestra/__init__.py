@@ -2,13 +2,16 @@
 
 from orkestra.config import (
     CertificateSource,
+    DeploymentSettings,
     LangfuseSettings,
     OrkestraConfig,
+    PollerSettings,
     SandboxSettings,
     TemporalSettings,
     TenancySettings,
     TenantSettings,
     TlsSettings,
+    TunerSettings,
     WorkerSettings,
 )
 from orkestra.directory import (
@@ -48,6 +51,7 @@ from orkestra.temporal.health import HealthReport, check_temporal_health
 from orkestra.temporal.interceptors.tenant import TenantInterceptor, TenantWorkerInterceptor
 from orkestra.temporal.interceptors.tracing import TracingInterceptor
 from orkestra.temporal.lifecycle import WorkerExit, run_worker
+from orkestra.temporal.logs import TaskContextFilter, configure_logging
 from orkestra.temporal.manager import TemporalConnectionManager
 from orkestra.temporal.plugin import OrkestraPlugin
 from orkestra.temporal.search_attributes import ensure_search_attributes
@@ -66,6 +70,7 @@ __all__ = [
     "ConnectionClosedError",
     "ConnectionFailedError",
     "ConnectionFailureReason",
+    "DeploymentSettings",
     "DevServerError",
     "DirectoryUnavailableError",
     "DiscoveryError",
@@ -81,9 +86,11 @@ __all__ = [
     "OrkestraConfig",
     "OrkestraError",
     "OrkestraPlugin",
+    "PollerSettings",
     "SandboxSettings",
     "SearchAttributeError",
     "StaticTenantDirectory",
+    "TaskContextFilter",
     "TemporalConnectionManager",
     "TemporalSettings",
     "TenancySettings",
@@ -99,12 +106,14 @@ __all__ = [
     "TenantWorkerInterceptor",
     "TlsSettings",
     "TracingInterceptor",
+    "TunerSettings",
     "UnknownTenantError",
     "Unowned",
     "WorkerExit",
     "WorkerSettings",
     "WorkersRunningError",
     "check_temporal_health",
+    "configure_logging",
     "create_temporal_client",
     "create_worker",
     "create_workers",
