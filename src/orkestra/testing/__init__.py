@@ -1,6 +1,29 @@
-"""Helpers for tests of applications: a stand-in for Langfuse, and what it received."""
+"""The testing kit: a real server, tenants, workers and captured traces for tests of applications.
+
+pytest finds its fixtures by itself: `environment`, `time_skipping`, `tenant`, `tenant_client`,
+`histories`. Without pytest, begin with `OrkestraEnvironment`.
+"""
 
 from orkestra.otlp import ReceivedSpan, TraceTree, traces_of
+from orkestra.testing.activities import TenantActivityEnvironment
+from orkestra.testing.captured import CapturedSpan, CapturedTrace
+from orkestra.testing.environment import OrkestraEnvironment
+from orkestra.testing.histories import Histories, HistoryMode, assert_replays
+from orkestra.testing.isolation import assert_isolated
 from orkestra.testing.receiver import Behaviour, LangfuseReceiver
 
-__all__ = ["Behaviour", "LangfuseReceiver", "ReceivedSpan", "TraceTree", "traces_of"]
+__all__ = [
+    "Behaviour",
+    "CapturedSpan",
+    "CapturedTrace",
+    "Histories",
+    "HistoryMode",
+    "LangfuseReceiver",
+    "OrkestraEnvironment",
+    "ReceivedSpan",
+    "TenantActivityEnvironment",
+    "TraceTree",
+    "assert_isolated",
+    "assert_replays",
+    "traces_of",
+]
