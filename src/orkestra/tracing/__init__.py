@@ -11,40 +11,41 @@ from orkestra.tracing.attributes import (
     trace_attributes,
 )
 from orkestra.tracing.capture import Captured, CaptureLimits, Json, capture, capture_error
+from orkestra.tracing.clock import LocalActivityTimes, WorkflowClock
 from orkestra.tracing.context import TraceContext
-from orkestra.tracing.ids import (
-    activity_span_id,
-    message_span_id,
-    nanoseconds,
-    trace_id_of,
-    workflow_span_id,
-)
+from orkestra.tracing.ids import nanoseconds, trace_id_of, workflow_span_id
 from orkestra.tracing.records import Level, LiveSpan, Outcome, Span, SpanKind, SpanRecord
 from orkestra.tracing.sink import Caller, TraceSink
+from orkestra.tracing.spans import AttemptFacts, RunFacts, RunSpans, activity_span, ui_link
 
 __all__ = [
+    "AttemptFacts",
     "Caller",
     "CaptureLimits",
     "Captured",
     "Json",
     "Level",
     "LiveSpan",
+    "LocalActivityTimes",
     "MetadataValue",
     "Outcome",
+    "RunFacts",
+    "RunSpans",
     "Span",
     "SpanKind",
     "SpanRecord",
     "TraceAttributes",
     "TraceContext",
     "TraceSink",
-    "activity_span_id",
+    "WorkflowClock",
+    "activity_span",
     "capture",
     "capture_error",
     "current_trace_attributes",
     "fitting",
-    "message_span_id",
     "nanoseconds",
     "trace_attributes",
     "trace_id_of",
+    "ui_link",
     "workflow_span_id",
 ]

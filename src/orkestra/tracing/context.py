@@ -22,6 +22,7 @@ from orkestra.tracing.attributes import (
 _TRACE_ID_BYTES: Final = 16
 _SPAN_ID_BYTES: Final = 8
 _MAX_BYTES: Final = 16 * 1024
+_END_OF_TIME_NS: Final = 2**63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +33,20 @@ class TraceContext:
         trace_id: The trace, as 32 hexadecimal digits; None means that the receiver computes it.
         span_id: The span that the receiver's hangs under, as 16 hexadecimal digits.
         attributes: Attributes of the trace.
+        start_ns: When the receiver's span begins, where the sender says so: a local activity's,
+            whose header is not in the history.
     """
 
     trace_id: str | None = None
     span_id: str | None = None
     attributes: TraceAttributes = field(default_factory=TraceAttributes)
+    start_ns: int | None = None
 
     def encode(self) -> bytes:
         """The header's content."""
         content: list[Any] = [_pack(self.trace_id), _pack(self.span_id)]
-        if self.attributes:
-            content.append(_written(self.attributes))
+        if values := _written(self.attributes, self.start_ns):
+            content.append(values)
         return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
 
     @classmethod
@@ -60,13 +64,14 @@ class TraceContext:
         try:
             content = json.loads(data)
             trace, span, *rest = content
-            attributes = _read(rest[0]) if rest else TraceAttributes()
+            values = _mapping(rest[0]) if rest else {}
+            attributes, start_ns = _read(values), _time(values.get("t"))
             trace_id, span_id = _unpack(trace, _TRACE_ID_BYTES), _unpack(span, _SPAN_ID_BYTES)
         except (ValueError, TypeError, RecursionError, binascii.Error):
             return None
         if not isinstance(content, list) or (span_id and not trace_id):
             return None
-        return cls(trace_id=trace_id, span_id=span_id, attributes=attributes)
+        return cls(trace_id=trace_id, span_id=span_id, attributes=attributes, start_ns=start_ns)
 
 
 def _pack(hexadecimal: str | None) -> str:
@@ -86,19 +91,19 @@ def _unpack(packed: object, length: int) -> str | None:
     return unpacked.hex()
 
 
-def _written(attributes: TraceAttributes) -> dict[str, Any]:
-    values = {
+def _written(attributes: TraceAttributes, start_ns: int | None) -> dict[str, Any]:
+    values: dict[str, Any] = {
         "u": attributes.user_id,
         "s": attributes.session_id,
         "g": list(attributes.tags),
         "m": dict(attributes.metadata),
+        "t": start_ns,
     }
     return {key: value for key, value in values.items() if value}
 
 
-def _read(content: object) -> TraceAttributes:
+def _read(values: dict[str, object]) -> TraceAttributes:
     """Keep what `trace_attributes()` would have let through."""
-    values = _mapping(content)
     tags, metadata = values.get("g", []), _mapping(values.get("m", {}))
     if not isinstance(tags, list):
         raise TypeError
@@ -113,6 +118,11 @@ def _read(content: object) -> TraceAttributes:
             if is_text(key) and key.lower() not in RESERVED_METADATA and is_metadata(value)
         },
     )
+
+
+def _time(value: object) -> int | None:
+    is_time = isinstance(value, int) and not isinstance(value, bool) and 0 < value < _END_OF_TIME_NS
+    return cast("int", value) if is_time else None
 
 
 def _mapping(content: object) -> dict[str, object]:

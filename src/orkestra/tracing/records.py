@@ -1,6 +1,7 @@
 """Spans as plain data, which cross from the workflow sandbox to the host in one call."""
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -16,6 +17,11 @@ class SpanKind(StrEnum):
     ACTIVITY = "activity"
     SIGNAL = "signal"
     UPDATE = "update"
+    QUERY = "query"
+    TIMER = "timer"
+    NEXUS = "nexus"
+    CHILD = "child"
+    UNDELIVERED = "undelivered"
 
 
 class Level(StrEnum):
@@ -91,6 +97,14 @@ class SpanRecord:
 
 class LiveSpan(Protocol):
     """A span that the running code is in: what the code observes nests under it."""
+
+    def through(self, pool: Executor) -> Executor:
+        """A pool of processes in which the span is the current one, too.
+
+        Args:
+            pool: The pool that runs the code.
+        """
+        ...
 
     def end(self, outcome: Outcome) -> None:
         """Leave the span and send it; never raises."""

@@ -10,15 +10,17 @@ from orkestra.tracing.records import LiveSpan, Span, SpanRecord
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The observation that the running code is in, which a workflow started now hangs under.
+    """The span that the running code is in.
 
     Attributes:
         trace_id: Its trace, as 32 hexadecimal digits.
         span_id: Its span, as 16 hexadecimal digits.
+        is_joined: Whether a workflow started now hangs under it; else it is linked to it only.
     """
 
     trace_id: str
     span_id: str
+    is_joined: bool = True
 
 
 class TraceSink(Protocol):
@@ -49,7 +51,7 @@ class TraceSink(Protocol):
         ...
 
     def caller(self, tenant: str | None) -> Caller | None:
-        """The observation that the running code is in, if the tenant's workflows may join it.
+        """The span that the running code is in, and whether the tenant's workflows may join it.
 
         Args:
             tenant: For whom a workflow is about to be started.

@@ -2,10 +2,13 @@
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
 from temporalio import activity
+from temporalio.exceptions import is_cancelled_exception
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
 from orkestra.temporal.interceptors.tracing.attributes import complete
@@ -13,16 +16,14 @@ from orkestra.temporal.interceptors.tracing.header import read_header
 from orkestra.temporal.interceptors.tracing.outcomes import outcome_of_attempt
 from orkestra.tenancy import current_tenant
 from orkestra.tracing import (
+    AttemptFacts,
     CaptureLimits,
-    MetadataValue,
     Outcome,
     Span,
-    SpanKind,
     TraceSink,
-    activity_span_id,
+    activity_span,
     capture,
     nanoseconds,
-    trace_id_of,
 )
 
 _logger: Final = logging.getLogger(__name__)
@@ -50,10 +51,12 @@ class TracingActivityInbound(ActivityInboundInterceptor):
         live = None if span is None else await sink.enter(span)
         if live is None:
             return await super().execute_activity(input)
+        if not isinstance(input.executor, ThreadPoolExecutor | None):
+            input.executor = live.through(input.executor)
         try:
             result = await super().execute_activity(input)
         except BaseException as error:
-            live.end(outcome_of_attempt(error))
+            live.end(_outcome(error))
             raise
         limits = sink.limits
         output = capture(result, max_bytes=limits.max_bytes) if limits.output else None
@@ -73,37 +76,33 @@ class TracingActivityInbound(ActivityInboundInterceptor):
         tenant = current_tenant()
         owner_id = info.workflow_id or info.activity_id
         run_id = info.workflow_run_id or info.activity_run_id or ""
-        return Span(
-            trace_id=carried.trace_id or trace_id_of(info.namespace, owner_id, run_id),
-            span_id=activity_span_id(
-                run_id, info.activity_id, info.attempt, info.current_attempt_scheduled_time
-            ),
-            parent_id=carried.span_id,
-            kind=SpanKind.ACTIVITY,
-            name=f"activity:{info.activity_type}",
-            start_ns=nanoseconds(info.started_time),
+        facts = AttemptFacts(
+            namespace=info.namespace,
+            workflow_id=info.workflow_id,
+            workflow_type=info.workflow_type,
             run_id=run_id,
+            activity_id=info.activity_id,
+            activity_type=info.activity_type,
+            task_queue=info.task_queue,
+            attempt=info.attempt,
+            start_ns=(info.is_local and carried.start_ns) or nanoseconds(info.started_time),
+            is_local=info.is_local,
             tenant=tenant,
+            carried=carried,
             attributes=complete(carried.attributes, tenant=tenant, workflow_id=owner_id),
-            metadata=_metadata(info, run_id, self._identity),
-            input=capture(list(input.args), max_bytes=limits.max_bytes) if limits.input else None,
         )
+        taken = capture(list(input.args), max_bytes=limits.max_bytes) if limits.input else None
+        span = activity_span(facts, input=taken)
+        latency = (info.started_time - info.current_attempt_scheduled_time) / _MILLISECOND
+        of_worker = {"worker": self._identity, "schedule_to_start_ms": round(latency, 3)}
+        return replace(span, metadata={**span.metadata, **of_worker})
 
 
-def _metadata(info: activity.Info, run_id: str, identity: str) -> dict[str, MetadataValue]:
-    latency = (info.started_time - info.current_attempt_scheduled_time) / _MILLISECOND
-    metadata: dict[str, MetadataValue] = {
-        "activity_id": info.activity_id,
-        "attempt": info.attempt,
-        "run_id": run_id,
-        "namespace": info.namespace,
-        "task_queue": info.task_queue,
-        "worker": identity,
-        "schedule_to_start_ms": round(latency, 3),
-        "is_local": info.is_local,
-    }
-    if info.workflow_id is not None:
-        metadata["workflow_id"] = info.workflow_id
-    if info.workflow_type is not None:
-        metadata["workflow_type"] = info.workflow_type
-    return metadata
+def _outcome(error: BaseException) -> Outcome:
+    """How the attempt ended, with the reasons where it was cancelled."""
+    outcome = outcome_of_attempt(error)
+    details = activity.cancellation_details()
+    if details is None or not is_cancelled_exception(error):
+        return outcome
+    reasons = [name for name, holds in vars(details).items() if holds]
+    return replace(outcome, metadata={**outcome.metadata, "cancelled_by": ", ".join(reasons)})

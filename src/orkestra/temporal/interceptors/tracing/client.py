@@ -25,7 +25,13 @@ from temporalio.client import (
 
 from orkestra.temporal.interceptors.tracing.header import Headers, write_header
 from orkestra.tenancy import current_tenant, owner_of
-from orkestra.tracing import TraceContext, TraceSink, current_trace_attributes
+from orkestra.tracing import (
+    Caller,
+    TraceAttributes,
+    TraceContext,
+    TraceSink,
+    current_trace_attributes,
+)
 
 SinkFor = Callable[[str | None], TraceSink]
 """Chooses where a tenant's spans go."""
@@ -97,14 +103,14 @@ class TracingClientOutbound(OutboundInterceptor):
     def _stamp_start(self, call: _Call, server_id: str) -> None:
         caller = self._caller(server_id)
         attributes = current_trace_attributes()
-        context = None
-        if caller is not None:
+        if caller is not None and caller.is_joined:
             context = TraceContext(
                 trace_id=caller.trace_id, span_id=caller.span_id, attributes=attributes
             )
-        elif attributes:
-            context = TraceContext(attributes=attributes)
-        call.headers = write_header(call.headers, context)
+        else:
+            context = TraceContext(attributes=attributes.merged(_link(caller)))
+        is_empty = context.trace_id is None and not context.attributes
+        call.headers = write_header(call.headers, None if is_empty else context)
 
     def _stamp_message(self, call: _Call, server_id: str) -> None:
         """Say where a signal or update comes from; its span belongs to the workflow's trace."""
@@ -112,9 +118,17 @@ class TracingClientOutbound(OutboundInterceptor):
         context = caller and TraceContext(trace_id=caller.trace_id, span_id=caller.span_id)
         call.headers = write_header(call.headers, context)
 
-    def _caller(self, server_id: str) -> Any:
+    def _caller(self, server_id: str) -> Caller | None:
         tenant = self._tenant or current_tenant() or owner_of(server_id)
         return self._sink_for(tenant).caller(tenant)
+
+
+def _link(caller: Caller | None) -> TraceAttributes:
+    """Where a trace came from that does not continue its caller's."""
+    if caller is None:
+        return TraceAttributes()
+    found = {"caller_trace_id": caller.trace_id, "caller_span_id": caller.span_id}
+    return TraceAttributes(metadata=found)
 
 
 def _stamp_schedule(schedule: Schedule) -> None:

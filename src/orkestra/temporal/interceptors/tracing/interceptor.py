@@ -9,7 +9,7 @@ from temporalio import client, worker
 
 from orkestra.temporal.interceptors.tracing.activity import TracingActivityInbound
 from orkestra.temporal.interceptors.tracing.client import TracingClientOutbound
-from orkestra.temporal.interceptors.tracing.run import EMIT
+from orkestra.temporal.interceptors.tracing.run import EMIT, RunOptions
 from orkestra.temporal.interceptors.tracing.workflow import TracingWorkflowInbound
 from orkestra.tracing import SpanRecord, TraceSink
 
@@ -42,8 +42,9 @@ class TracingInterceptor(client.Interceptor, worker.Interceptor):
         self._sink = sink
         self._tenant = tenant
         self._identity = identity or f"{os.getpid()}@{socket.gethostname()}"
+        options = RunOptions(limits=sink.limits)
         self._workflow_class = type(
-            "TracingWorkflowInbound", (TracingWorkflowInbound,), {"limits": sink.limits}
+            "TracingWorkflowInbound", (TracingWorkflowInbound,), {"options": options}
         )
 
     def for_tenant(self, tenant: str | None) -> "TracingInterceptor":

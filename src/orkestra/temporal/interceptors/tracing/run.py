@@ -2,29 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 from temporalio import workflow
+from temporalio.worker import HandleSignalInput, HandleUpdateInput
 
 from orkestra.temporal.interceptors.tracing.attributes import complete
+from orkestra.temporal.interceptors.tracing.delivery import signal_event_id
 from orkestra.temporal.interceptors.tracing.header import read_header
 from orkestra.tenancy import current_tenant
 from orkestra.tracing import (
     Captured,
     CaptureLimits,
-    MetadataValue,
     Outcome,
+    RunFacts,
+    RunSpans,
     Span,
-    SpanKind,
     SpanRecord,
-    TraceAttributes,
     TraceContext,
     capture,
     fitting,
-    message_span_id,
     nanoseconds,
-    trace_id_of,
-    workflow_span_id,
 )
 
 EMIT: Final = "__orkestra_emit_span"
@@ -32,76 +30,71 @@ EMIT: Final = "__orkestra_emit_span"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Position:
-    """Where a run stands in its trace.
+class RunOptions:
+    """How runs are traced.
 
     Attributes:
-        trace_id: The trace.
-        span_id: The run's own span.
-        parent_id: What the run's span hangs under: the parent workflow's span, the caller's, or
-            the first run's for later runs of a chain.
-        carried: What the start's header said, which the next run of the chain gets again.
-        attributes: The trace's attributes as they are shown.
-        tenant: The run's tenant.
-        metadata: What every span of the run says.
+        limits: What of values may be captured.
+        ui_url: Where Temporal's web interface is.
+        queries: Whether queries have spans.
     """
 
-    trace_id: str
-    span_id: str
-    parent_id: str | None
-    carried: TraceContext
-    attributes: TraceAttributes
-    tenant: str | None
-    metadata: dict[str, MetadataValue]
+    limits: CaptureLimits
+    ui_url: str | None = None
+    queries: bool = False
 
 
 class RunTrace:
     """The trace of one run, read when it is first asked for: `init` cannot ask for `info()`."""
 
-    def __init__(self, limits: CaptureLimits) -> None:
-        """Capture within the limits."""
-        self._limits = limits
-        self._position: Position | None = None
+    def __init__(self, options: RunOptions) -> None:
+        """Trace by the options."""
+        self.options = options
+        self._spans: RunSpans | None = None
         self._signals = 0
+        self._operations = 0
 
     @property
-    def position(self) -> Position:
-        """Where the run stands."""
-        if self._position is None:
-            self._position = _position()
-        return self._position
+    def spans(self) -> RunSpans:
+        """Where the run stands, and what its spans look like."""
+        if self._spans is None:
+            self._spans = RunSpans(_facts(self.options.ui_url))
+        return self._spans
 
     def of_workflow(self, args: Sequence[Any]) -> Span:
         """The run's own span."""
-        here, info = self.position, workflow.info()
-        return Span(
-            trace_id=here.trace_id,
-            span_id=here.span_id,
-            parent_id=here.parent_id,
-            kind=SpanKind.WORKFLOW,
-            name=f"workflow:{info.workflow_type}",
-            start_ns=nanoseconds(info.workflow_start_time),
-            run_id=info.run_id,
-            tenant=here.tenant,
-            attributes=here.attributes,
-            metadata={**here.metadata, "attempt": info.attempt},
-            input=self._capture_input(args),
+        return self.spans.workflow(input=self.argument(args))
+
+    def of_signal(self, input: HandleSignalInput) -> Span:
+        """The span of the signal that is being handled."""
+        self._signals += 1
+        return self.spans.signal(
+            input.signal,
+            key=signal_event_id() or f"#{self._signals}",
+            start_ns=workflow.time_ns(),
+            sender=read_header(input.headers),
+            input=self._live_argument(input.args),
         )
 
-    def of_signal(self, name: str, args: Sequence[Any], sender: TraceContext) -> Span:
-        """The span of the next signal of the run."""
-        self._signals += 1
-        return self._of_message("signal", name, self._signals, args, sender)
-
-    def of_update(
-        self, name: str, update_id: str, args: Sequence[Any], sender: TraceContext
-    ) -> Span:
+    def of_update(self, input: HandleUpdateInput) -> Span:
         """The span of an update."""
-        return self._of_message("update", name, update_id, args, sender)
+        return self.spans.update(
+            input.update,
+            update_id=input.id,
+            start_ns=workflow.time_ns(),
+            sender=read_header(input.headers),
+            input=self._live_argument(input.args),
+        )
+
+    def argument(self, args: Sequence[Any]) -> Captured | None:
+        """A picture of arguments."""
+        limits = self.options.limits
+        return capture(list(args), max_bytes=limits.max_bytes) if limits.input else None
 
     def result(self, value: object) -> Captured | None:
         """A picture of a result."""
-        return capture(value, max_bytes=self._limits.max_bytes) if self._limits.output else None
+        limits = self.options.limits
+        return capture(value, max_bytes=limits.max_bytes) if limits.output else None
 
     def emit(self, span: Span, outcome: Outcome) -> None:
         """Send a span that has ended now, unless it was sent when this happened first."""
@@ -112,82 +105,49 @@ class RunTrace:
 
     def for_activity(self) -> TraceContext:
         """What an activity of this run is told; it knows the workflow's ID itself."""
-        here = self.position
-        attributes = here.attributes
+        attributes = self.spans.facts.attributes
         if attributes.session_id == fitting(workflow.info().workflow_id):
             attributes = replace(attributes, session_id=None)
-        return TraceContext(trace_id=here.trace_id, span_id=here.span_id, attributes=attributes)
+        return replace(self.spans.context, attributes=attributes)
+
+    def for_local_activity(self) -> TraceContext:
+        """What a local activity of this run is told: when its span begins, too."""
+        return replace(self.for_activity(), start_ns=workflow.time_ns())
 
     def for_child(self) -> TraceContext:
         """What a child is told; it knows the ID of the root workflow, its session, itself."""
-        here = self.position
-        return TraceContext(
-            trace_id=here.trace_id, span_id=here.span_id, attributes=here.carried.attributes
-        )
+        return replace(self.spans.context, attributes=self.spans.facts.carried.attributes)
 
     def for_message(self) -> TraceContext:
         """What the receiver of a signal is told."""
-        return TraceContext(trace_id=self.position.trace_id, span_id=self.position.span_id)
+        return self.spans.context
 
     def for_next_run(self) -> TraceContext | None:
         """What the run that continues this one is told: the same as this one was."""
-        carried = self.position.carried
+        carried = self.spans.facts.carried
         return carried if carried.trace_id or carried.attributes else None
 
-    def _of_message(
-        self,
-        kind: Literal["signal", "update"],
-        name: str,
-        key: int | str,
-        args: Sequence[Any],
-        sender: TraceContext,
-    ) -> Span:
-        here, run_id = self.position, workflow.info().run_id
-        metadata = dict(here.metadata)
-        if kind == "update":
-            metadata["update_id"] = key
-        if sender.trace_id and sender.span_id:
-            metadata |= {"sender_trace_id": sender.trace_id, "sender_span_id": sender.span_id}
-        return Span(
-            trace_id=here.trace_id,
-            span_id=message_span_id(run_id, kind, key),
-            parent_id=here.span_id,
-            kind=SpanKind(kind),
-            name=f"{kind}:{name}",
-            start_ns=workflow.time_ns(),
-            run_id=run_id,
-            tenant=here.tenant,
-            attributes=here.attributes,
-            metadata=metadata,
-            input=self._capture_input(args),
-        )
-
-    def _capture_input(self, args: Sequence[Any]) -> Captured | None:
-        if not self._limits.input:
-            return None
-        return capture(list(args), max_bytes=self._limits.max_bytes)
+    def _live_argument(self, args: Sequence[Any]) -> Captured | None:
+        """A picture of arguments, unless the span was sent when this happened first."""
+        return None if workflow.unsafe.is_replaying_history_events() else self.argument(args)
 
 
-def _position() -> Position:
+def _facts(ui_url: str | None) -> RunFacts:
     info = workflow.info()
     carried = read_header(info.headers)
-    first_run_id = info.first_execution_run_id or info.run_id
-    is_first = info.run_id == first_run_id
     tenant = current_tenant()
     root_id = info.root.workflow_id if info.root else info.workflow_id
-    trace_id = carried.trace_id or trace_id_of(info.namespace, info.workflow_id, first_run_id)
-    return Position(
-        trace_id=trace_id,
-        span_id=workflow_span_id(info.run_id),
-        parent_id=carried.span_id if is_first else workflow_span_id(first_run_id),
+    return RunFacts(
+        namespace=info.namespace,
+        workflow_id=info.workflow_id,
+        run_id=info.run_id,
+        first_run_id=info.first_execution_run_id or info.run_id,
+        workflow_type=info.workflow_type,
+        task_queue=info.task_queue,
+        start_ns=nanoseconds(info.workflow_start_time),
+        attempt=info.attempt,
+        tenant=tenant,
         carried=carried,
         attributes=complete(carried.attributes, tenant=tenant, workflow_id=root_id),
-        tenant=tenant,
-        metadata={
-            "workflow_type": info.workflow_type,
-            "workflow_id": info.workflow_id,
-            "run_id": info.run_id,
-            "namespace": info.namespace,
-            "task_queue": info.task_queue,
-        },
+        ui_url=ui_url,
     )

@@ -17,20 +17,20 @@ from temporalio.worker import (
     WorkflowOutboundInterceptor,
 )
 
-from orkestra.temporal.interceptors.tracing.header import read_header, write_header
+from orkestra.temporal.interceptors.tracing.header import write_header
 from orkestra.temporal.interceptors.tracing.outcomes import outcome_of_handler, outcome_of_run
-from orkestra.temporal.interceptors.tracing.run import RunTrace
-from orkestra.tracing import CaptureLimits, Outcome
+from orkestra.temporal.interceptors.tracing.run import RunOptions, RunTrace
+from orkestra.tracing import Outcome
 
 
 class TracingWorkflowInbound(WorkflowInboundInterceptor):
     """Makes the spans of a run, its signals and its updates; subclassed once for each sink."""
 
-    limits: ClassVar[CaptureLimits]
+    options: ClassVar[RunOptions]
 
     def init(self, outbound: WorkflowOutboundInterceptor) -> None:
         """See base class."""
-        self._run = RunTrace(self.limits)
+        self._run = RunTrace(self.options)
         super().init(TracingWorkflowOutbound(outbound, self._run))
 
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
@@ -48,7 +48,7 @@ class TracingWorkflowInbound(WorkflowInboundInterceptor):
 
     async def handle_signal(self, input: HandleSignalInput) -> None:
         """See base class."""
-        span = self._run.of_signal(input.signal, input.args, read_header(input.headers))
+        span = self._run.of_signal(input)
         try:
             await super().handle_signal(input)
         except BaseException as error:
@@ -59,8 +59,7 @@ class TracingWorkflowInbound(WorkflowInboundInterceptor):
 
     async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
         """See base class."""
-        sender = read_header(input.headers)
-        span = self._run.of_update(input.update, input.id, input.args, sender)
+        span = self._run.of_update(input)
         try:
             result = await super().handle_update_handler(input)
         except BaseException as error:
@@ -101,7 +100,7 @@ class TracingWorkflowOutbound(WorkflowOutboundInterceptor):
 
     def start_local_activity(self, input: StartLocalActivityInput) -> workflow.ActivityHandle[Any]:
         """See base class."""
-        input.headers = write_header(input.headers, self._run.for_activity())
+        input.headers = write_header(input.headers, self._run.for_local_activity())
         return super().start_local_activity(input)
 
     async def start_child_workflow(
