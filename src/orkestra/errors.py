@@ -7,6 +7,7 @@ OrkestraError
 │   └── MissingExtraError         an optional dependency is not installed
 ├── ConnectionFailedError         the Temporal service could not be reached
 ├── ConnectionClosedError         the connection was used after close()
+├── ConnectionOverloadedError     too many calls wait for a service that answers none
 ├── WorkersRunningError           close() while workers still run on the connection
 ├── SearchAttributeError          the tenant search attribute is missing or has another type
 ├── DevServerError                the embedded server did not start
@@ -88,6 +89,7 @@ class ConnectionFailureReason(StrEnum):
     TLS = "tls"
     BAD_ADDRESS = "bad_address"
     BAD_CERTIFICATE = "bad_certificate"
+    BAD_API_KEY = "bad_api_key"
     UNAUTHENTICATED = "unauthenticated"
     PERMISSION_DENIED = "permission_denied"
     NAMESPACE_NOT_FOUND = "namespace_not_found"
@@ -139,6 +141,10 @@ class ConnectionFailedError(OrkestraError):
 
 class ConnectionClosedError(OrkestraError):
     """A client, handle or call used a connection after it was closed."""
+
+
+class ConnectionOverloadedError(OrkestraError):
+    """Too many calls wait already for a service that answers none; this one was not sent."""
 
 
 class WorkersRunningError(OrkestraError):

@@ -1,5 +1,6 @@
 """From the settings to what the SDK is told."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -16,7 +17,7 @@ OFF = TlsSettings(disabled=True, server_name="temporal.example")
 
 
 def config_of(**settings):
-    return connect_config(TemporalSettings(**settings), None)
+    return asyncio.run(connect_config(TemporalSettings(**settings), None))
 
 
 def test_the_defaults_are_the_sdks_own_apart_from_the_time_outs():

@@ -1,12 +1,13 @@
 """Configuration: `OrkestraConfig` and its sections."""
 
+from orkestra.config.langfuse import LangfuseProject, LangfuseSettings
 from orkestra.config.loading import OrkestraConfig
-from orkestra.config.settings import (
+from orkestra.config.settings import TenancySettings, TenantSettings
+from orkestra.config.temporal import (
+    ApiKeyProvider,
     CertificateSource,
-    LangfuseSettings,
+    ProxySettings,
     TemporalSettings,
-    TenancySettings,
-    TenantSettings,
     TlsSettings,
 )
 from orkestra.config.worker import (
@@ -18,11 +19,14 @@ from orkestra.config.worker import (
 )
 
 __all__ = [
+    "ApiKeyProvider",
     "CertificateSource",
     "DeploymentSettings",
+    "LangfuseProject",
     "LangfuseSettings",
     "OrkestraConfig",
     "PollerSettings",
+    "ProxySettings",
     "SandboxSettings",
     "TemporalSettings",
     "TenancySettings",

@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from orkestra.config.settings import (
-    LangfuseSettings,
-    TemporalSettings,
-    TenancySettings,
-    TenantSettings,
-)
+from orkestra.config.langfuse import LangfuseSettings
+from orkestra.config.settings import TenancySettings, TenantSettings
+from orkestra.config.temporal import TemporalSettings
 from orkestra.config.worker import WorkerSettings
 from orkestra.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from orkestra.config.sources import Source
 
-_SECRET_KEYS: Final = frozenset({"api_key", "secret_key", "data", "grpc_meta"})
+_SECRET_KEYS: Final = frozenset({"api_key", "secret_key", "data", "grpc_meta", "password"})
 
 
 class OrkestraConfig(BaseModel):

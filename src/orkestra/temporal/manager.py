@@ -1,6 +1,7 @@
 """`TemporalConnectionManager`: one connection for all namespaces and tenants of a process."""
 
 import asyncio
+import itertools
 import weakref
 from collections.abc import Awaitable, Sequence
 from functools import partial
@@ -16,6 +17,9 @@ from orkestra.directory import Placements, TenantDirectory
 from orkestra.errors import ConfigurationError, ConnectionClosedError
 from orkestra.temporal.connection import (
     Connection,
+    ConnectionCounters,
+    ConnectionState,
+    ConnectionStatistics,
     SingleFlight,
     open_connection,
     require_idle,
@@ -30,7 +34,8 @@ _Result = TypeVar("_Result")
 class TemporalConnectionManager:
     """Opens one connection when it is first needed, and makes clients on it.
 
-    Clients of any namespace and tenant share the connection; making one costs no call. Where the
+    Clients of any namespace and tenant share the connection, or the `temporal.pool_size` of them,
+    which they get in turn; making one costs no call. Where the
     manager is dropped without `close()`, the connection lives as long as its clients.
 
     Args:
@@ -66,7 +71,9 @@ class TemporalConnectionManager:
         self._data_converter = data_converter
         self._runtime = runtime
         self._plugin = OrkestraPlugin(self.config, directory=directory)
-        self._shared: Connection | None = None
+        self._shared: dict[int, Connection] = {}
+        self._turns = itertools.cycle(range(self.config.temporal.pool_size))
+        self._counters = ConnectionCounters()
         self._dedicated: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._openings = SingleFlight[Connection]()
         self._checks = SingleFlight[None]()
@@ -77,6 +84,20 @@ class TemporalConnectionManager:
     def placements(self) -> Placements:
         """Where tenants belong, as the directory says."""
         return self._plugin.placements
+
+    @property
+    def statistics(self) -> ConnectionStatistics:
+        """What the connections of this manager are doing, without asking the server."""
+        shared = list(self._shared.values())
+        connections = [each for each in (*shared, *self._dedicated) if not each.is_closed]
+        return ConnectionStatistics.of(
+            self._counters,
+            state=self._state([each.state for each in shared]),
+            connections=len(connections),
+            calls_in_flight=sum(each.calls_in_flight for each in connections),
+            calls_waiting=sum(each.calls_waiting for each in connections),
+            workers=sum(len(each.workers) for each in connections),
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -160,9 +181,7 @@ class TemporalConnectionManager:
         Raises:
             WorkersRunningError: Workers run on a connection; nothing was closed.
         """
-        connections = list(self._dedicated)
-        if self._shared is not None:
-            connections.append(self._shared)
+        connections = [*self._dedicated, *self._shared.values()]
         require_idle(*connections)
         self._is_closed = True
         await self._openings.cancel()
@@ -175,20 +194,22 @@ class TemporalConnectionManager:
             raise self._closed_error()
         if dedicated:
             return await self._until_closed(self._openings.join(object(), self._open_dedicated))
-        connection = self._shared
+        turn = next(self._turns)
+        connection = self._shared.get(turn)
         if connection is None or connection.is_closed:
-            opening = self._openings.join("shared", self._open_shared)
+            opening = self._openings.join(turn, partial(self._open_shared, turn))
             connection = await self._until_closed(opening)
         connection.check_usable()
         return connection
 
-    async def _open_shared(self) -> Connection:
+    async def _open_shared(self, turn: int) -> Connection:
         connection = await self._open()
-        if self._shared is None or self._shared.is_closed:
-            self._shared = connection
-        else:  # another event loop was faster
+        present = self._shared.get(turn)
+        if present is not None and not present.is_closed:  # another event loop was faster
             await connection.close()
-        return self._shared
+            return present
+        self._shared[turn] = connection
+        return connection
 
     async def _open_dedicated(self) -> Connection:
         connection = await self._open()
@@ -198,7 +219,9 @@ class TemporalConnectionManager:
     async def _open(self) -> Connection:
         # Whether a namespace exists is the matter of those who ask for it, one by one.
         settings = self.config.temporal.model_copy(update={"verify_namespace": False})
-        connection = await open_connection(settings, runtime=self._runtime, plugins=self._plugins)
+        connection = await open_connection(
+            settings, runtime=self._runtime, plugins=self._plugins, counters=self._counters
+        )
         if self._is_closed:
             await connection.close()
             raise self._closed_error()
@@ -219,6 +242,14 @@ class TemporalConnectionManager:
             if self._is_closed and task is not None and not task.cancelling():
                 raise self._closed_error() from None
             raise
+
+    def _state(self, shared: list[ConnectionState]) -> ConnectionState:
+        if self._is_closed:
+            return ConnectionState.CLOSED
+        for state in (ConnectionState.SILENT, ConnectionState.OPEN):
+            if state in shared:
+                return state
+        return ConnectionState.UNOPENED
 
     def _closed_error(self) -> ConnectionClosedError:
         address = self.config.temporal.address

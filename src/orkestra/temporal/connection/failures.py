@@ -31,10 +31,16 @@ class Failure:
 WANTS_TLS: Final = Failure(Reason.TLS, "the server expects TLS: configure temporal.tls")
 """Of a server that hung up on plain text, and then answered a TLS handshake."""
 
+WANTS_CERTIFICATE: Final = Failure(
+    Reason.TLS,
+    "the server expects a client certificate: configure tls.client_cert and tls.client_key",
+)
+"""Of a server that hung up, and asks for a client's certificate, of which there is none."""
+
 _NO_ANSWER: Final = Failure(Reason.TIMED_OUT, "no answer: check the address and the firewalls")
 _HUNG_UP: Final = Failure(
     Reason.RESET,
-    "the server closes the connection; it may be starting, or expect a client certificate",
+    "the server closes the connection; it may be starting",
     is_hang_up=True,
 )
 _NO_TEMPORAL: Final = "what answers there is not a Temporal server"

@@ -11,7 +11,7 @@ from typing import Final
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Plugin
 from temporalio.runtime import Runtime
-from temporalio.service import ConnectConfig, RPCError, RPCStatusCode, ServiceClient
+from temporalio.service import ConnectConfig, RPCError, RPCStatusCode, ServiceClient, TLSConfig
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -22,11 +22,21 @@ from tenacity import (
 
 from orkestra.config import TemporalSettings
 from orkestra.errors import ConnectionFailedError, ConnectionFailureReason, OrkestraError
+from orkestra.temporal.connection.api_key import BadApiKeyError
 from orkestra.temporal.connection.connection import Connection
-from orkestra.temporal.connection.failures import WANTS_TLS, Failure, classify
-from orkestra.temporal.connection.options import BadCertificateError, connect_config, uses_tls
-from orkestra.temporal.connection.probe import speaks_tls
-from orkestra.temporal.connection.wire import settle
+from orkestra.temporal.connection.failures import WANTS_CERTIFICATE, WANTS_TLS, Failure, classify
+from orkestra.temporal.connection.load import Load
+from orkestra.temporal.connection.options import (
+    BadCertificateError,
+    connect_config,
+    has_changing_credentials,
+    reason_of,
+    uses_tls,
+)
+from orkestra.temporal.connection.probe import probe_tls
+from orkestra.temporal.connection.rotation import Rotation
+from orkestra.temporal.connection.settling import settle
+from orkestra.temporal.connection.statistics import ConnectionCounters
 
 _logger: Final = logging.getLogger("orkestra.temporal.connection")
 _FIRST_WAIT: Final = 0.1
@@ -40,6 +50,7 @@ async def open_connection(
     namespace: str | None = None,
     runtime: Runtime | None = None,
     plugins: Sequence[Plugin] = (),
+    counters: ConnectionCounters | None = None,
 ) -> Connection:
     """Connect to the Temporal service, patiently.
 
@@ -52,6 +63,7 @@ async def open_connection(
         namespace: Namespace to look for where `verify_namespace` is set; None means the settings'.
         runtime: Runtime of the SDK's core; None means its default one.
         plugins: Plugins of the SDK whose `connect_service_client` has a say.
+        counters: Where attempts, calls and rotations are counted; None counts anew.
 
     Returns:
         An open connection, to be closed by the caller.
@@ -69,7 +81,21 @@ async def open_connection(
         namespace = None
     elif namespace is None:
         namespace = settings.namespace
-    return await _Opening(settings, namespace, runtime, plugins).run()
+    counters = counters or ConnectionCounters()
+    opening = _Opening(settings, namespace, plugins, counters)
+    config = await opening.configure(runtime)
+    connection = await opening.run(config)
+    if settings.credentials_refresh and has_changing_credentials(settings):
+        rotation = Rotation(
+            connection,
+            settings,
+            runtime,
+            config=config,
+            reopen=lambda changed: _Opening(settings, None, plugins, counters).run(changed),
+            counters=counters,
+        )
+        connection.renew_by(rotation)
+    return connection
 
 
 async def verify_namespace(connection: Connection, namespace: str, *, timeout: timedelta) -> None:
@@ -109,23 +135,24 @@ class _Opening:
         self,
         settings: TemporalSettings,
         namespace: str | None,
-        runtime: Runtime | None,
         plugins: Sequence[Plugin],
+        counters: ConnectionCounters,
     ) -> None:
         self._settings = settings
         self._namespace = namespace
-        self._runtime = runtime
         self._plugins = plugins
+        self._counters = counters
         self._attempts = 0
         self._previous: _AttemptFailed | None = None
         self._started = time.monotonic()
 
-    async def run(self) -> Connection:
+    async def configure(self, runtime: Runtime | None) -> ConnectConfig:
         try:
-            config = connect_config(self._settings, self._runtime)
-        except BadCertificateError as error:
-            failure = Failure(ConnectionFailureReason.BAD_CERTIFICATE, str(error))
-            raise self._error(failure) from error.__cause__
+            return await connect_config(self._settings, runtime)
+        except (BadCertificateError, BadApiKeyError) as error:
+            raise self._error(Failure(reason_of(error), str(error))) from error.__cause__
+
+    async def run(self, config: ConnectConfig) -> Connection:
         retrying = AsyncRetrying(
             retry=retry_if_exception(_can_heal),
             wait=wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT),
@@ -143,6 +170,7 @@ class _Opening:
 
     async def _attempt(self, template: ConnectConfig) -> Connection:
         self._attempts += 1
+        self._counters.attempts += 1
         config = replace(template)  # plugins may change theirs
         allowed, remaining = self._settings.connect_timeout.total_seconds(), self._remaining()
         try:
@@ -151,12 +179,18 @@ class _Opening:
         except OrkestraError:
             raise
         except Exception as error:
+            self._counters.failed_attempts += 1
             was_cut = isinstance(error, TimeoutError) and remaining < allowed
             raise _AttemptFailed(await self._why(error, config), was_cut=was_cut) from error
 
     async def _connect(self, config: ConnectConfig) -> Connection:
         sdk_client = await _through(self._plugins)(config)
-        connection = Connection(sdk_client, address=self._settings.address)
+        load = Load(
+            limit=self._settings.max_waiting_calls,
+            patience=self._settings.call_retry_deadline.total_seconds() / 2,
+            counters=self._counters,
+        )
+        connection = Connection(sdk_client, address=self._settings.address, load=load)
         try:
             await settle(sdk_client)
             if self._namespace is not None:
@@ -171,11 +205,14 @@ class _Opening:
         if isinstance(error, RPCError) and self._namespace is not None:
             return _of_namespace(error, self._namespace)
         failure = classify(error)
-        if failure.is_hang_up and not uses_tls(config):
-            timeout = min(_PROBE_TIMEOUT, self._remaining())
-            if await speaks_tls(self._settings.address, timeout=timeout):
-                return WANTS_TLS
-        return failure
+        has_certificate = isinstance(config.tls, TLSConfig) and config.tls.client_cert is not None
+        if not failure.is_hang_up or has_certificate or config.http_connect_proxy_config:
+            return failure
+        timeout = min(_PROBE_TIMEOUT, self._remaining())
+        answer = await probe_tls(self._settings.address, timeout=timeout)
+        if answer.speaks_tls and not uses_tls(config):
+            return WANTS_TLS
+        return WANTS_CERTIFICATE if answer.asks_for_certificate else failure
 
     def _remaining(self) -> float:
         until = self._started + self._settings.connect_deadline.total_seconds()

@@ -7,9 +7,18 @@ from datetime import timedelta
 from typing import Final
 
 from temporalio.runtime import Runtime
-from temporalio.service import ConnectConfig, RetryConfig, TLSConfig
+from temporalio.service import (
+    ConnectConfig,
+    DnsLoadBalancingConfig,
+    HttpConnectProxyConfig,
+    KeepAliveConfig,
+    RetryConfig,
+    TLSConfig,
+)
 
-from orkestra.config import CertificateSource, TemporalSettings, TlsSettings
+from orkestra.config import CertificateSource, ProxySettings, TemporalSettings, TlsSettings
+from orkestra.errors import ConnectionFailureReason
+from orkestra.temporal.connection.api_key import BadApiKeyError, read_api_key
 
 _CERTIFICATE: Final = re.compile(
     r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
@@ -17,8 +26,18 @@ _CERTIFICATE: Final = re.compile(
 _KEY: Final = re.compile(r"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----.+-----END ", re.DOTALL)
 
 
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
 class BadCertificateError(Exception):
     """A certificate or key cannot be used; the message says which and why."""
+
+
+def reason_of(error: BadCertificateError | BadApiKeyError) -> ConnectionFailureReason:
+    """What a connection failed for that could not be tried without its credentials."""
+    if isinstance(error, BadApiKeyError):
+        return ConnectionFailureReason.BAD_API_KEY
+    return ConnectionFailureReason.BAD_CERTIFICATE
 
 
 @dataclass(repr=False)
@@ -31,29 +50,66 @@ class QuietConnectConfig(ConnectConfig):
         )
 
 
-def connect_config(settings: TemporalSettings, runtime: Runtime | None) -> ConnectConfig:
-    """Read certificate files, and translate the settings.
+async def connect_config(settings: TemporalSettings, runtime: Runtime | None) -> ConnectConfig:
+    """Read the API key and the certificate files, and translate the settings.
 
     Raises:
         BadCertificateError: A certificate file cannot be read or holds something else.
+        BadApiKeyError: The API key cannot be had.
     """
     deadline = settings.call_retry_deadline
-    api_key = settings.api_key
     return QuietConnectConfig(
         target_host=settings.address,
-        api_key=None if api_key is None else api_key.get_secret_value(),
         tls=None if settings.tls is None else _tls(settings.tls),
-        retry_config=RetryConfig(max_elapsed_time_millis=deadline // timedelta(milliseconds=1)),
+        api_key=await read_api_key(settings),
+        retry_config=RetryConfig(max_elapsed_time_millis=deadline // _MILLISECOND),
+        keep_alive_config=_keep_alive(settings),
         rpc_metadata=dict(settings.grpc_meta),
         identity=settings.identity or "",
         runtime=runtime,
         connect_timeout=settings.connect_timeout or None,
+        http_connect_proxy_config=None if settings.proxy is None else _proxy(settings.proxy),
+        dns_load_balancing_config=_dns(settings),
+    )
+
+
+def has_changing_credentials(settings: TemporalSettings) -> bool:
+    """Whether any of them comes from a file or a function."""
+    tls = settings.tls or TlsSettings()
+    files = (tls.server_ca_cert, tls.client_cert, tls.client_key)
+    return (
+        settings.api_key_file is not None
+        or callable(settings.api_key)
+        or any(source is not None and source.path is not None for source in files)
     )
 
 
 def uses_tls(config: ConnectConfig) -> bool:
     """Whether the SDK will speak TLS."""
     return bool(config.tls) or (config.tls is None and config.api_key is not None)
+
+
+def _keep_alive(settings: TemporalSettings) -> KeepAliveConfig | None:
+    if not settings.keep_alive_interval:
+        return None
+    return KeepAliveConfig(
+        interval_millis=settings.keep_alive_interval // _MILLISECOND,
+        timeout_millis=settings.keep_alive_timeout // _MILLISECOND,
+    )
+
+
+def _proxy(settings: ProxySettings) -> HttpConnectProxyConfig:
+    login = None
+    if settings.user is not None and settings.password is not None:
+        login = (settings.user, settings.password.get_secret_value())
+    return HttpConnectProxyConfig(target_host=settings.address, basic_auth=login)
+
+
+def _dns(settings: TemporalSettings) -> DnsLoadBalancingConfig | None:
+    # The core ignores it behind a proxy, and warns of that.
+    if settings.dns_refresh is None or settings.proxy is not None:
+        return None
+    return DnsLoadBalancingConfig(settings.dns_refresh // _MILLISECOND)
 
 
 def _tls(settings: TlsSettings) -> bool | TLSConfig | None:

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.message import Message
 from temporalio.bridge.client import Client as CoreClient
 from temporalio.service import (
+    RPCError,
+    RPCStatusCode,
     ServiceClient,
     _BridgeServiceClient,  # pyright: ignore[reportPrivateUsage] - the class that Worker asks for
 )
@@ -15,6 +18,7 @@ from orkestra.temporal.connection.wire import Wire
 
 if TYPE_CHECKING:
     from orkestra.temporal.connection.connection import Connection
+    from orkestra.temporal.connection.rotation import Rotation
 
 _Response = TypeVar("_Response", bound=Message)
 
@@ -24,6 +28,7 @@ class ManagedServiceClient(ServiceClient):
 
     Attributes:
         connection: The connection, shared with other service clients.
+        rotation: Takes up changed credentials, where they can change.
 
     Args:
         connection: The connection that owns the wire.
@@ -33,6 +38,7 @@ class ManagedServiceClient(ServiceClient):
     def __init__(self, connection: "Connection", wire: Wire) -> None:
         super().__init__(wire.sdk_client.config)
         self.connection = connection
+        self.rotation: Rotation | None = None
         self._wire = wire
 
     @property
@@ -72,7 +78,8 @@ class ManagedServiceClient(ServiceClient):
         timeout: timedelta | None,
     ) -> _Response:
         """See base class."""
-        return await self._wire.call(
+        call = partial(
+            self._wire.call,
             rpc,
             req,
             resp_type,
@@ -81,6 +88,16 @@ class ManagedServiceClient(ServiceClient):
             metadata=metadata,
             timeout=timeout,
         )
+        if self.rotation is None:
+            return await call()
+        await self.rotation.before_call()
+        try:
+            return await call()
+        except RPCError as error:
+            is_refused = error.status is RPCStatusCode.UNAUTHENTICATED
+            if not is_refused or not await self.rotation.has_another_key():
+                raise
+        return await call()
 
 
 class _WorkerServiceClient(_BridgeServiceClient):
