@@ -18,6 +18,7 @@ from orkestra.tenancy import current_tenant
 from orkestra.tracing import (
     AttemptFacts,
     CaptureLimits,
+    MetadataValue,
     Outcome,
     Span,
     TraceSink,
@@ -94,7 +95,10 @@ class TracingActivityInbound(ActivityInboundInterceptor):
         taken = capture(list(input.args), max_bytes=limits.max_bytes) if limits.input else None
         span = activity_span(facts, input=taken)
         latency = (info.started_time - info.current_attempt_scheduled_time) / _MILLISECOND
-        of_worker = {"worker": self._identity, "schedule_to_start_ms": round(latency, 3)}
+        of_worker: dict[str, MetadataValue] = {
+            "worker": self._identity,
+            "schedule_to_start_ms": round(latency, 3),
+        }
         return replace(span, metadata={**span.metadata, **of_worker})
 
 
