@@ -15,7 +15,7 @@ from orkestra.tracing.clock import LocalActivityTimes, WorkflowClock
 from orkestra.tracing.context import TraceContext
 from orkestra.tracing.ids import nanoseconds, trace_id_of, workflow_span_id
 from orkestra.tracing.records import Level, LiveSpan, Outcome, Span, SpanKind, SpanRecord
-from orkestra.tracing.sink import Caller, TraceSink
+from orkestra.tracing.sink import Caller, TraceProject, TraceSink
 from orkestra.tracing.spans import AttemptFacts, RunFacts, RunSpans, activity_span, ui_link
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "SpanRecord",
     "TraceAttributes",
     "TraceContext",
+    "TraceProject",
     "TraceSink",
     "WorkflowClock",
     "activity_span",

@@ -23,6 +23,42 @@ class Caller:
     is_joined: bool = True
 
 
+class TraceProject(Protocol):
+    """Where the spans of one tenant go, for whoever sends what is missing of a trace."""
+
+    @property
+    def limits(self) -> CaptureLimits:
+        """What of arguments and results may be captured."""
+        ...
+
+    def is_sampled(self, span: Span) -> bool:
+        """Whether the span's trace is sent."""
+        ...
+
+    def emit(self, record: SpanRecord) -> None:
+        """Take a span that has ended, as a sink does."""
+        ...
+
+    async def flush(self, timeout: timedelta) -> bool:
+        """Send what waits to be sent, as a sink does."""
+        ...
+
+    async def present(self, trace_id: str, timeout: timedelta) -> frozenset[str]:
+        """Ask which spans of a trace are there.
+
+        Args:
+            trace_id: The trace, as 32 hexadecimal digits.
+            timeout: How long each step of a request may take.
+
+        Returns:
+            Their ids, as 16 hexadecimal digits.
+
+        Raises:
+            LangfuseUnavailableError: There is no answer.
+        """
+        ...
+
+
 class TraceSink(Protocol):
     """Takes spans and sends them. No method waits for the network, except for its time-out."""
 
@@ -55,6 +91,18 @@ class TraceSink(Protocol):
 
         Args:
             tenant: For whom a workflow is about to be started.
+        """
+        ...
+
+    async def project(self, tenant: str | None) -> TraceProject | None:
+        """Where the spans of a tenant go; None where they are not sent.
+
+        Args:
+            tenant: The tenant; None for what belongs to none.
+
+        Raises:
+            UnknownTenantError: The directory does not know the tenant.
+            DirectoryUnavailableError: The directory gave no answer.
         """
         ...
 
