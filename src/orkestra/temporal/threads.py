@@ -1,6 +1,7 @@
 """The threads of activities that are not async."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
 
 class ActivityThreads(ThreadPoolExecutor):
@@ -11,6 +12,11 @@ class ActivityThreads(ThreadPoolExecutor):
 
     def __init__(self, count: int) -> None:
         super().__init__(count, thread_name_prefix="orkestra-activity")
+        self._count = count
+
+    def renewed(self) -> Self:
+        """As many threads, for a worker that takes the first one's place."""
+        return type(self)(self._count)
 
     def end(self) -> None:
         """Let idle threads end now; busy ones are not waited for."""

@@ -10,10 +10,13 @@ from temporalio.worker import Interceptor, Worker
 
 from orkestra.config import OrkestraConfig
 from orkestra.errors import ConfigurationError, DiscoveryError
+from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.discovery import check_unique_names, discover
 from orkestra.temporal.manager import TemporalConnectionManager
 from orkestra.temporal.plugin import plugin_of, with_plugin
+from orkestra.temporal.telemetry import metered_runtime
 from orkestra.temporal.threads import ActivityThreads
+from orkestra.temporal.unconfined import unconfined_service
 from orkestra.temporal.worker_options import activity_threads, sdk_options
 
 
@@ -81,7 +84,7 @@ async def create_worker(
         raise ConfigurationError(msg)
     check_unique_names(workflows, activities)
     if manager is None:
-        manager = TemporalConnectionManager(config or OrkestraConfig.load())
+        manager = _own_manager(config or OrkestraConfig.load())
     client = await manager.get_client(namespace=namespace, data_converter=data_converter)
     if tenants is not None:
         client = await _limited(client, tenants, task_queue)
@@ -134,7 +137,7 @@ async def create_workers(
         ```
     """
     if manager is None:
-        manager = TemporalConnectionManager(config or OrkestraConfig.load())
+        manager = _own_manager(config or OrkestraConfig.load())
     namespace = manager.config.temporal.namespace
     places = await manager.placements.served(task_queue, namespace=namespace)
     return [
@@ -149,6 +152,12 @@ async def create_workers(
     ]
 
 
+def _own_manager(config: OrkestraConfig) -> TemporalConnectionManager:
+    """A connection of the worker's own, metered where its metrics are asked for."""
+    runtime = metered_runtime() if config.worker.probes_address is not None else None
+    return TemporalConnectionManager(config, runtime=runtime)
+
+
 async def _limited(client: Client, tenants: Collection[str], task_queue: str) -> Client:
     plugin, namespace = plugin_of(client), client.namespace
     limited = plugin.limited_to(tenants)
@@ -158,7 +167,7 @@ async def _limited(client: Client, tenants: Collection[str], task_queue: str) ->
 
 def _make(client: Client, *, workflows: Sequence[type], **options: Any) -> Worker:
     try:
-        return Worker(client, workflows=workflows, **options)
+        worker = Worker(client, workflows=workflows, **options)
     except RuntimeError as error:
         if error.__cause__ is None:
             msg = f"the worker for task queue {options['task_queue']!r} was refused: {error}"
@@ -167,6 +176,10 @@ def _make(client: Client, *, workflows: Sequence[type], **options: Any) -> Worke
     except (ValueError, TypeError) as error:
         msg = f"the worker for task queue {options['task_queue']!r} cannot be made: {error}"
         raise ConfigurationError(msg) from error
+    service = unconfined_service(worker.client)
+    if isinstance(service, ManagedServiceClient):
+        service.connection.made(worker)
+    return worker
 
 
 def _explain(workflows: Sequence[type], error: BaseException) -> str:
