@@ -114,7 +114,7 @@ async def town(fresh) -> AsyncIterator[Town]:
         pytest.param([(BIG // 4, abuse) for abuse in ABUSES], id="-".join(ABUSES)),
     ],
 )
-async def test_twenty_behind_five_hundred_are_done_in_the_first_share_of_them(town, crowds):
+async def test_b13_twenty_behind_five_hundred_are_done_in_the_first_share_of_them(town, crowds):
     big, small = town.shared, town.own
     done = await served(
         town, [*((big, count, abuse) for count, abuse in crowds), (small, SMALL, "none")]

@@ -305,7 +305,7 @@ async def test_a_signal_that_a_new_run_overtakes_reaches_the_new_run(house):
 
 
 @once
-async def test_no_conflict_policy_attaches_to_or_ends_anothers_workflow(house):
+async def test_b09_no_conflict_policy_attaches_to_or_ends_anothers_workflow(house):
     victim = await house.start(house.beta)
 
     async def taken(call: Awaitable[object]) -> None:
@@ -341,7 +341,7 @@ async def test_no_conflict_policy_attaches_to_or_ends_anothers_workflow(house):
 
 
 @once
-async def test_a_start_that_another_wins_gives_out_no_handle(house):
+async def test_b09_a_start_that_another_wins_gives_out_no_handle(house):
     """beta starts under the ID right before acme's request to use whatever exists."""
     use_existing = WorkflowIDConflictPolicy.USE_EXISTING
     house.wire.before["start_workflow_execution"] = lambda: house.start(house.beta)
@@ -463,7 +463,7 @@ async def test_a_workflow_cancels_its_own_tenants_workflow_and_finds_no_other(ho
     await victim.terminate()
 
 
-async def test_a_child_does_not_terminate_what_runs_under_its_id(house):
+async def test_b09_a_child_does_not_terminate_what_runs_under_its_id(house):
     victim = await house.start(house.beta)
     handle = await house.acme.start_workflow(
         TerminatesByChild.run, victim.id, id=house.id("t"), task_queue=house.queue

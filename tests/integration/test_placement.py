@@ -150,7 +150,7 @@ async def test_what_runs_of_a_suspended_tenant_can_be_signalled_read_and_cancell
         assert await handle.query(Sends.told) is True
 
 
-async def test_no_client_call_names_another_tenants_queue(town):
+async def test_b11_no_client_call_names_another_tenants_queue(town):
     client = town.client(town.shared)
     start = {"id": town.id(), "task_queue": town.own_queue}
     plan = Schedule(action=ScheduleActionStartWorkflow(Where.run, **start), spec=ScheduleSpec())
@@ -177,7 +177,7 @@ async def test_schedules_and_activities_without_a_workflow_go_to_the_own_queue_t
     await schedule.delete()
 
 
-async def test_a_start_as_one_tenant_in_anothers_namespace_is_refused_by_the_worker(town):
+async def test_b05_a_start_as_one_tenant_in_anothers_namespace_is_refused_by_the_worker(town):
     """A worker of several namespaces must not take a forged tenant at its word."""
     for tenant in (town.shared, town.own):
         async with town.worker(namespace="second"):
@@ -188,7 +188,7 @@ async def test_a_start_as_one_tenant_in_anothers_namespace_is_refused_by_the_wor
             assert await failure(handle) == ("TenantMismatch", True)
 
 
-async def test_a_start_past_the_tenants_own_queue_is_refused_by_the_worker(town):
+async def test_b05_a_start_past_the_tenants_own_queue_is_refused_by_the_worker(town):
     async with town.worker():
         handle = await town.forger(town.own).start_workflow(
             Where.run, id=f"{town.own}:past", task_queue=town.queue
@@ -226,7 +226,7 @@ async def test_an_activity_without_a_workflow_is_refused_by_the_worker_likewise(
 
 @pytest.mark.parametrize("kind", ["activity", "child", "continue"])
 @pytest.mark.parametrize("cache", [1000, 0])
-async def test_a_workflow_that_names_another_tenants_queue_fails_and_nothing_is_queued_there(
+async def test_b11_a_workflow_that_names_another_tenants_queue_fails(
     town, kind, cache
 ):
     async with town.worker(max_cached_workflows=cache):
@@ -241,7 +241,7 @@ async def test_a_workflow_that_names_another_tenants_queue_fails_and_nothing_is_
     }
 
 
-async def test_an_activity_that_arrives_on_another_tenants_queue_all_the_same_is_refused(town):
+async def test_b05_an_activity_that_arrives_on_another_tenants_queue_is_refused(town):
     """From a worker of the bare SDK that forges the header, and without a workflow."""
     bare = town.fresh.task_queue("bare")
     forger = town.forger(town.shared)
@@ -386,7 +386,7 @@ async def test_urgency_and_weight_are_what_the_directory_grants(town):
             assert priority.fairness_key == town.shared
 
 
-async def test_a_worker_of_some_tenants_is_refused_on_a_queue_of_others(town):
+async def test_b16_a_worker_of_some_tenants_is_refused_on_a_queue_of_others(town):
     async with TemporalConnectionManager(town.config, directory=town.directory) as manager:
 
         async def limited(queue: str, *tenants: str) -> Worker:
@@ -409,7 +409,7 @@ async def test_a_worker_of_some_tenants_is_refused_on_a_queue_of_others(town):
         await open_manager.close()
 
 
-async def test_foreign_work_at_a_worker_of_some_tenants_is_left_for_another_worker(town, caplog):
+async def test_b16_foreign_work_at_a_worker_of_some_tenants_is_left_for_another(town, caplog):
     """It keeps its attempts for the worker that serves it: here, one that is started later."""
     async with TemporalConnectionManager(town.config, directory=town.directory) as manager:
         limited = await create_worker(
@@ -476,7 +476,7 @@ class Handler:
         return await self.backed(ctx, text)
 
 
-async def test_an_operation_on_an_endpoint_of_another_tenants_queue_is_refused(town):
+async def test_b05_an_operation_on_an_endpoint_of_another_tenants_queue_is_refused(town):
     """Whoever may name an endpoint gets to its queue, whose it is."""
     name = f"endpoint-{town.fresh.suffix}"
     target = EndpointTarget.Worker(namespace="default", task_queue=town.own_queue)

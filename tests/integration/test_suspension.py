@@ -60,7 +60,7 @@ async def runs(town: Town, workflow_id: str, status: WorkflowExecutionStatus) ->
     return [run.run_id async for run in listed if run.status is status]
 
 
-async def test_a_schedule_of_a_suspended_tenant_starts_nothing_that_runs(town):
+async def test_b17_a_schedule_of_a_suspended_tenant_starts_nothing_that_runs(town):
     client = town.client(town.shared)
     schedule = await client.create_schedule(
         town.id("s"),
@@ -124,7 +124,7 @@ async def test_schedules_are_paused_in_the_tenants_own_namespace(town):
     await schedule.delete()
 
 
-async def test_each_run_of_a_cron_schedule_is_refused_and_the_schedule_survives(town):
+async def test_b17_each_run_of_a_cron_schedule_is_refused(town):
     client = town.client(town.shared)
     handle = await client.start_workflow(
         Ticks.run, id=town.id("cron"), task_queue=town.queue, cron_schedule="@every 1s"
@@ -136,7 +136,7 @@ async def test_each_run_of_a_cron_schedule_is_refused_and_the_schedule_survives(
     await town.raw.get_workflow_handle(handle.id).terminate()
 
 
-async def test_a_continued_run_waits_until_its_tenant_is_active_again(town, caplog):
+async def test_b17_a_continued_run_waits_until_its_tenant_is_active_again(town, caplog):
     client = town.client(town.shared)
     handle = await client.start_workflow(
         Again.run,
@@ -154,7 +154,7 @@ async def test_a_continued_run_waits_until_its_tenant_is_active_again(town, capl
     assert await handle.result() == 1
 
 
-async def test_a_child_is_refused_and_its_parent_learns_why(town):
+async def test_b17_a_child_is_refused_and_its_parent_learns_why(town):
     client = town.client(town.shared)
     handle = await client.start_workflow(Parent.run, id=town.id("parent"), task_queue=town.queue)
     assert await handle.query(Parent.told) is False
@@ -178,7 +178,7 @@ async def test_suspension_takes_effect_within_the_time_to_live_and_not_before(
         await client.start_workflow(Ticks.run, id=town.id("after"), **start)
 
 
-async def test_what_stands_under_a_tenants_prefix_without_its_attribute_is_found(town):
+async def test_b04_what_stands_under_a_tenants_prefix_without_its_attribute_is_found(town):
     """A tenant named as people name things would own what was there before it: `order:17`."""
     operator = town.client(ALL_TENANTS)
     old = f"{town.shared}:17"

@@ -326,7 +326,7 @@ async def test_queries_and_updates_from_elsewhere_fail_to_their_caller_only(desk
     assert await victim.result() == [("update own", desk.acme)] * 2
 
 
-async def test_the_built_in_queries_are_answered_to_the_ui(desk):
+async def test_b25_the_built_in_queries_are_answered_to_the_ui(desk):
     victim = await desk.mailbox(desk.acme)
     raw = desk.raw.get_workflow_handle(victim.id)
     assert (await raw.query("__stack_trace")).startswith("Stack for")

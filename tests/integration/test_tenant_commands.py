@@ -58,7 +58,7 @@ async def test_an_external_cancel_does_not_reach_another_tenants_workflow(raw_cl
     ("where", "tenant"),
     [("memo", "beta"), ("memo", None), ("attribute", "beta"), ("attribute", None)],
 )
-async def test_writing_what_names_the_tenant_ends_the_workflow(
+async def test_b10_writing_what_names_the_tenant_ends_the_workflow(
     raw_client, fresh, queue, workflow, where, tenant
 ):
     acme = bound(raw_client, fresh.tenant())

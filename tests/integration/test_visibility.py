@@ -141,19 +141,19 @@ async def test_any_activity_query_returns_and_counts_what_it_does_alone_less_for
 
 @searching
 @given(hostile_queries(*workflows, fragments=FRAGMENTS))
-async def test_no_hostile_fragment_in_a_workflow_query_reaches_another_tenant(client, query):
+async def test_b01_no_hostile_fragment_in_a_workflow_query_reaches_another_tenant(client, query):
     await never_reaches_the_other_tenant(client, WORKFLOWS, query)
 
 
 @searching
 @given(hostile_queries(*schedules, fragments=FRAGMENTS))
-async def test_no_hostile_fragment_in_a_schedule_query_reaches_another_tenant(client, query):
+async def test_b01_no_hostile_fragment_in_a_schedule_query_reaches_another_tenant(client, query):
     await never_reaches_the_other_tenant(client, SCHEDULES, query)
 
 
 @searching
 @given(hostile_queries(*activities, fragments=FRAGMENTS))
-async def test_no_hostile_fragment_in_an_activity_query_reaches_another_tenant(client, query):
+async def test_b01_no_hostile_fragment_in_an_activity_query_reaches_another_tenant(client, query):
     await never_reaches_the_other_tenant(client, ACTIVITIES, query)
 
 
@@ -168,7 +168,7 @@ async def test_no_hostile_fragment_in_an_activity_query_reaches_another_tenant(c
     ],
 )
 @pytest.mark.parametrize("kind", KINDS, ids=repr)
-async def test_a_comment_that_opens_a_pasted_scope_is_refused(client, kind, attack):
+async def test_b01_a_comment_that_opens_a_pasted_scope_is_refused(client, kind, attack):
     quote = "'" if attack.endswith("beta") else ""
     pasted = f"(tenantId = 'acme') AND ({attack}{quote})"
     assert f"{BETA}:one" in await kind.rows(client, pasted)
@@ -247,7 +247,7 @@ async def test_the_server_takes_the_deepest_and_the_longest_query_that_is_allowe
     assert await kind.rows(client, kind.scoped(start + items * item + ")")) == acme("one")
 
 
-async def test_a_row_whose_id_differs_in_case_only_is_told_apart_by_is_own_row(client, fresh):
+async def test_b14_a_row_whose_id_differs_in_case_only_is_told_apart(client, fresh):
     tenant = fresh.tenant("case")
     row = f"{tenant.upper()}:order"
     shown = TypedSearchAttributes([SearchAttributePair(TENANT, tenant)])

@@ -54,6 +54,7 @@ class GuardedServiceClient(ServiceClient):
 
     Raises:
         InvalidTenantError: The tenant is malformed.
+        TenantMismatchError: The code that makes it acts for another tenant.
     """
 
     def __init__(
@@ -69,6 +70,10 @@ class GuardedServiceClient(ServiceClient):
         super().__init__(_PublicConfig(inner.config))
         if tenant is not None and tenant is not ALL_TENANTS:
             tenant = check_tenant_id(tenant)
+        running = current_tenant()
+        if None not in (running, tenant) and running != tenant:
+            msg = f"cannot make a client of {tenant!r}: this code acts for {running!r}"
+            raise TenantMismatchError(msg)
         self._inner = inner
         self._tenant = tenant
         self._namespace = namespace
@@ -93,10 +98,9 @@ class GuardedServiceClient(ServiceClient):
             TenantMismatchError: This client is bound to another tenant, or the code acts for one.
         """
         tenant = check_tenant_id(tenant)
-        for other in (self._tenant, current_tenant()):
-            if isinstance(other, str) and other != tenant:
-                msg = f"cannot make a client of tenant {tenant!r}: this code acts for {other!r}"
-                raise TenantMismatchError(msg)
+        if isinstance(self._tenant, str) and self._tenant != tenant:
+            msg = f"cannot make a client of {tenant!r}: this one acts for {self._tenant!r}"
+            raise TenantMismatchError(msg)
         return GuardedServiceClient(
             self._inner,
             tenant=tenant,
@@ -120,10 +124,9 @@ class GuardedServiceClient(ServiceClient):
                 acts for another tenant.
         """
         bound = self._tenant if isinstance(self._tenant, str) else None
-        for other in (bound, current_tenant()):
-            if other is not None and tenant is not None and other != tenant:
-                msg = f"cannot make a client of {tenant!r}: this one acts for {other!r}"
-                raise TenantMismatchError(msg)
+        if None not in (bound, tenant) and bound != tenant:
+            msg = f"cannot make a client of {tenant!r}: this one acts for {bound!r}"
+            raise TenantMismatchError(msg)
         if bound is not None and self._namespace not in ("", namespace):
             msg = f"a client of {bound!r} cannot be moved to namespace {namespace!r}"
             raise TenantMismatchError(msg)

@@ -36,6 +36,7 @@ from orkestra.errors import (
 )
 from orkestra.temporal.interceptors.tenant.admission import Admission, Limit
 from orkestra.temporal.interceptors.tenant.asking import Asking
+from orkestra.temporal.interceptors.tenant.issued import Issued, spellings
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.temporal.interceptors.tenant.untenanted import Untenanted
 from orkestra.temporal.interceptors.tenant.verdicts import COMMAND, RUN, Verdict, recorded_verdict
@@ -90,6 +91,16 @@ class TenantRunHook:
             self._is_refused = True
         self._info = details.info
         self._is_scoped = owner_of(details.info.workflow_id) == self._tenant
+        self._issued = (
+            Issued(
+                policy,
+                self._tenant,
+                namespace=details.info.namespace,
+                is_scoped=self._is_scoped,
+            )
+            if self._tenant is not None
+            else None
+        )
         self._limit = None if tenants is None else Limit(details, tenants)
         self._asking = None if placements is None else Asking(placements)
         self._untenanted = (
@@ -156,12 +167,17 @@ class TenantRunHook:
             Verdict(TENANT_UNDECIDED, f"workflow waits: {error}").write(completion)
 
     def _check(self, command: WorkflowCommand, tenant: str) -> None:
+        if self._issued is not None:
+            self._issued.check(command)
         if command.HasField("request_cancel_external_workflow_execution"):
             target = command.request_cancel_external_workflow_execution.workflow_execution
             if self._is_scoped:
                 target.workflow_id = scope_id(tenant, target.workflow_id)
-            if self._asking is not None and not self._is_replaying:
-                self._hold_to_own(target, tenant, self._asking)
+            self._hold_to_own(target, tenant)
+        elif command.HasField("signal_external_workflow_execution"):
+            signal = command.signal_external_workflow_execution
+            if signal.HasField("workflow_execution"):
+                self._hold_to_own(signal.workflow_execution, tenant)
         elif command.HasField("upsert_workflow_search_attributes"):
             attributes = command.upsert_workflow_search_attributes.search_attributes
             self._leave_alone(self._policy.attribute.name, attributes.indexed_fields, tenant)
@@ -171,12 +187,10 @@ class TenantRunHook:
         elif self._asking is not None and not self._is_replaying:
             self._place(command, tenant, self._asking)
 
-    def _hold_to_own(
-        self, target: NamespacedWorkflowExecution, tenant: str, asking: Asking
-    ) -> None:
-        """Let a cancel reach the tenant's own workflow, and find none in place of another's."""
-        owners = self._owners
-        if owners is None:
+    def _hold_to_own(self, target: NamespacedWorkflowExecution, tenant: str) -> None:
+        """Let it reach the tenant's own workflow, and find none in place of another's."""
+        owners, asking = self._owners, self._asking
+        if owners is None or asking is None or self._is_replaying:
             return
         workflow_id, run_id = target.workflow_id, target.run_id
         found = asking.wait_for(lambda: owners.whose(workflow_id, run_id))
@@ -187,7 +201,7 @@ class TenantRunHook:
 
     def _leave_alone(self, name: str, upserted: Mapping[str, Payload], tenant: str) -> None:
         payload = upserted.get(name)
-        if payload is not None and payload.data not in _spellings(tenant):
+        if payload is not None and payload.data not in spellings(tenant):
             msg = f"workflow code wrote {name!r}, which names the tenant: leave it alone"
             raise TenantMismatchError(msg)
 
@@ -246,7 +260,3 @@ class _MisplacedError(TenantMismatchError):
 
 def _is_placed(command: WorkflowCommand) -> bool:
     return command.WhichOneof("variant") in _PLACED
-
-
-def _spellings(tenant: str) -> tuple[bytes, bytes]:
-    return f'"{tenant}"'.encode(), f'["{tenant}"]'.encode()

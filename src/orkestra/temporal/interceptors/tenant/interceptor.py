@@ -39,8 +39,8 @@ class TenantInterceptor(client.Interceptor):
             placements: Asked before each start; None lets every tenant start work, anywhere.
             namespace: Namespace of the client; None compares it with nothing.
         """
-        self.policy: TenantPolicy = TenantPolicy(settings or TenancySettings())
-        self.tenant: str | AllTenants | None = tenant
+        self._policy = TenantPolicy(settings or TenancySettings())
+        self._tenant = tenant
         self._placements = placements or Placements()
         self._namespace = namespace
 
@@ -48,8 +48,8 @@ class TenantInterceptor(client.Interceptor):
         """See base class."""
         return TenantClientOutbound(
             next,
-            self.policy,
-            self.tenant,
+            self._policy,
+            self._tenant,
             placements=self._placements,
             namespace=self._namespace,
         )
@@ -79,23 +79,23 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
             bind: Makes the client that an activity's code may ask for; None leaves the worker's.
         """
         self._bind_client = bind
-        self.policy: TenantPolicy = TenantPolicy(settings or TenancySettings())
+        self._policy = TenantPolicy(settings or TenancySettings())
         self._arrivals = Arrivals(placements or Placements(), tenants)
         self._workflow_class = type(
-            "TenantWorkflowInbound", (TenantWorkflowInbound,), {"policy": self.policy}
+            "TenantWorkflowInbound", (TenantWorkflowInbound,), {"policy": self._policy}
         )
 
     def intercept_activity(
         self, next: worker.ActivityInboundInterceptor
     ) -> worker.ActivityInboundInterceptor:
         """See base class."""
-        return TenantActivityInbound(next, self.policy, self._arrivals, self._bind_client)
+        return TenantActivityInbound(next, self._policy, self._arrivals, self._bind_client)
 
     def intercept_nexus_operation(
         self, next: worker.NexusOperationInboundInterceptor
     ) -> worker.NexusOperationInboundInterceptor:
         """See base class."""
-        return TenantNexusInbound(next, self.policy, self._arrivals, self._bind_client)
+        return TenantNexusInbound(next, self._policy, self._arrivals, self._bind_client)
 
     def workflow_interceptor_class(
         self, input: worker.WorkflowInterceptorClassInput
@@ -115,15 +115,15 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
 
         def run_hook(details: worker.WorkflowInstanceDetails) -> TenantRunHook:
             return TenantRunHook(
-                self.policy,
+                self._policy,
                 details,
                 placements=arrivals.placements,
                 tenants=arrivals.tenants,
-                owners=owners if self.policy.has_global_ids else None,
+                owners=owners if self._policy.has_global_ids else None,
             )
 
         return run_hook
 
     def replay_hook(self, details: worker.WorkflowInstanceDetails) -> TenantRunHook:
         """The same for a replayer, which asks nothing."""
-        return TenantRunHook(self.policy, details)
+        return TenantRunHook(self._policy, details)

@@ -7,6 +7,8 @@ turn `TenantMismatchError` into what their side of the call needs.
 import dataclasses
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from temporalio import workflow
@@ -27,16 +29,27 @@ Headers = Mapping[str, Payload]
 """Temporal headers as the SDK has them."""
 
 
+@dataclass(frozen=True)
 class TenantPolicy:
-    """Writes a tenant into calls and reads it back, under the configured names."""
+    """Writes a tenant into calls and reads it back, under the configured names.
 
-    def __init__(self, settings: TenancySettings) -> None:
-        """Use the names and switches of the settings."""
-        self.settings: TenancySettings = settings
-        self.header: str = settings.header
-        self.attribute: SearchAttributeKey[str] = SearchAttributeKey.for_keyword(
-            settings.search_attribute
-        )
+    Frozen, because one is shared by all tenants of a worker, within reach of their code.
+
+    Attributes:
+        settings: Names and mode.
+    """
+
+    settings: TenancySettings
+
+    @cached_property
+    def header(self) -> str:
+        """Name of the Temporal header and memo field of the tenant."""
+        return self.settings.header
+
+    @cached_property
+    def attribute(self) -> SearchAttributeKey[str]:
+        """The search attribute of the tenant."""
+        return SearchAttributeKey.for_keyword(self.settings.search_attribute)
 
     @property
     def is_required(self) -> bool:

@@ -35,13 +35,13 @@ QUERIES = (
         ("count_activity_executions", api.CountActivityExecutionsRequest),
     ],
 )
-async def test_comments_in_a_query_do_not_open_it(attack, query, service_call, kind):
+async def test_b01_comments_in_a_query_do_not_open_it(attack, query, service_call, kind):
     request = kind(namespace="default", query=query.format(beta=attack.desk.beta))
     with pytest.raises(InvalidQueryError):
         await getattr(attack.service, service_call)(request)
 
 
-async def test_no_query_lists_or_counts_what_is_anothers(attack):
+async def test_b01_no_query_lists_or_counts_what_is_anothers(attack):
     beta = attack.desk.beta
 
     async def visible() -> int:

@@ -24,7 +24,7 @@ from tests.workflows.everything import Mailbox
 
 
 @pytest.mark.parametrize("how", ["complete", "fail", "heartbeat", "report_cancellation"])
-async def test_no_task_token_is_taken_although_the_server_would_take_it(attack, fresh, how):
+async def test_b02_no_task_token_is_taken_although_the_server_would_take_it(attack, fresh, how):
     """A token is a message that anybody can write; this one is another tenant's, and good."""
     tokens: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -48,7 +48,7 @@ async def test_no_task_token_is_taken_although_the_server_would_take_it(attack, 
 
 
 @pytest.mark.parametrize("how", ["complete", "fail", "heartbeat", "report_cancellation"])
-async def test_anothers_activity_is_not_reached_by_id(attack, how):
+async def test_b02_anothers_activity_is_not_reached_by_id(attack, how):
     opened = await attack.desk.open_activity(attack.desk.beta)
     arguments = [RuntimeError("no")] if how == "fail" else []
 
@@ -68,7 +68,7 @@ async def test_anothers_activity_is_not_reached_by_id(attack, how):
 # Workers
 
 
-async def test_a_bound_client_makes_no_worker(attack):
+async def test_b03_a_bound_client_makes_no_worker(attack):
     for client in (attack.acme, attack.bare):
         with pytest.raises(ForbiddenOperationError):
             Worker(client, task_queue=attack.desk.queue, workflows=[Mailbox])
@@ -76,7 +76,7 @@ async def test_a_bound_client_makes_no_worker(attack):
             _ = client.service_client.worker_service_client.workflow_service
 
 
-async def test_a_bound_client_does_not_take_over_a_running_worker(attack, fresh):
+async def test_b03_a_bound_client_does_not_take_over_a_running_worker(attack, fresh):
     async with Worker(
         attack.desk.unbound, task_queue=fresh.task_queue("w"), activities=[_nothing]
     ) as w:
@@ -88,7 +88,7 @@ async def test_a_bound_client_does_not_take_over_a_running_worker(attack, fresh)
 async def _nothing() -> None: ...
 
 
-async def test_code_in_an_activity_has_no_more_than_its_tenant(attack, fresh):
+async def test_b08_code_in_an_activity_has_no_more_than_its_tenant(attack, fresh):
     """The worker's own client serves all tenants, and an activity can ask for it."""
     found: list[str] = []
 

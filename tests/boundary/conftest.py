@@ -1,11 +1,9 @@
-"""What tests of a hostile tenant start from."""
+"""What the tests of a hostile tenant start from."""
 
 from collections.abc import AsyncIterator
 
 import pytest
-from temporalio.client import (
-    Client,
-)
+from temporalio.client import Client
 
 from tests.guard_attack import Attack
 from tests.guard_desk import GuardDesk

@@ -27,7 +27,7 @@ from tests.guarding import ALLOWED
 from tests.workflows.everything import Mailbox
 
 
-async def test_another_namespace_is_not_reached_by_naming_it(attack):
+async def test_b06_another_namespace_is_not_reached_by_naming_it(attack):
     elsewhere = Client(attack.acme.service_client, namespace="second")
     await refused(
         elsewhere.get_workflow_handle(f"{attack.desk.acme}:x").describe(), match="namespace"
@@ -107,7 +107,7 @@ REACHES: dict[str, Callable[[Attack], Message]] = {
 
 
 @pytest.mark.parametrize("rpc", REACHES)
-async def test_a_raw_request_does_not_reach_anothers_work(attack, rpc):
+async def test_b06_a_raw_request_does_not_reach_anothers_work(attack, rpc):
     await refused(getattr(attack.service, rpc)(REACHES[rpc](attack)), match=rpc)
 
 
@@ -204,7 +204,7 @@ async def test_a_start_under_anothers_id_is_a_workflow_of_ones_own(attack, polic
     await refused(attack.service.start_workflow_execution(request), match="workflow_id")
 
 
-async def test_fairness_is_not_voided_by_raw_priorities(attack):
+async def test_b13_fairness_is_not_voided_by_raw_priorities(attack):
     for priority in (
         Priority(),
         Priority(fairness_key="small"),
@@ -224,7 +224,7 @@ async def test_fairness_is_not_voided_by_raw_priorities(attack):
     await handle.terminate()
 
 
-async def test_a_queue_of_another_tenant_cannot_be_named(attack):
+async def test_b11_a_queue_of_another_tenant_cannot_be_named(attack):
     class Dedicated(SharedQueues):
         def queue_allowed(self, tenant: str, queue: str) -> bool:
             return queue == f"{tenant}-only"

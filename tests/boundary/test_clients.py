@@ -1,15 +1,10 @@
 """A hostile tenant's clients: without interceptors, of others, with other settings and codecs."""
 
-from typing import Any
-
 import pytest
-from temporalio.api.common.v1 import Payload
 from temporalio.client import (
     Client,
-    HeaderCodecBehavior,
     WorkflowUpdateStage,
 )
-from temporalio.converter import DataConverter, PayloadCodec
 from temporalio.service import RPCError
 
 from orkestra import (
@@ -24,7 +19,7 @@ from tests.guard_attack import refused
 from tests.workflows.everything import Mailbox
 
 
-async def test_a_client_cloned_without_interceptors_is_told_to_stamp(attack):
+async def test_b07_a_client_cloned_without_interceptors_is_told_to_stamp(attack):
     bare = Client(**{**attack.acme.config(), "plugins": [], "interceptors": []})
     start = bare.start_workflow(
         Mailbox.run, id=f"{attack.desk.acme}:x", task_queue=attack.desk.queue
@@ -44,7 +39,7 @@ async def test_a_raw_request_that_is_stamped_right_passes(attack):
     assert await handle.result() == []
 
 
-async def test_anothers_client_and_scope_do_not_help(attack):
+async def test_b07_anothers_client_and_scope_do_not_help(attack):
     with tenant_scope(attack.desk.beta), pytest.raises(TenantMismatchError):
         await attack.acme.get_workflow_handle("target").describe()
     with pytest.raises(TenantRequiredError):
@@ -71,7 +66,7 @@ async def test_polls_without_interceptors_stay_inside(attack):
     await secret.terminate()
 
 
-async def test_what_clients_share_cannot_be_changed(attack):
+async def test_b18_what_clients_share_cannot_be_changed(attack):
     with pytest.raises(ForbiddenOperationError):
         attack.acme.rpc_metadata = {"temporal-namespace": "second"}
     with pytest.raises(ForbiddenOperationError):
@@ -81,39 +76,7 @@ async def test_what_clients_share_cannot_be_changed(attack):
         await refused(attack.acme.count_workflows(rpc_metadata={key: "second"}), match="metadata")
 
 
-class Sealing(PayloadCodec):
-    """Hides everything, as an encrypting codec does."""
-
-    async def encode(self, payloads: Any) -> list[Payload]:
-        return [
-            Payload(metadata={"encoding": b"binary/sealed"}, data=p.SerializeToString())
-            for p in payloads
-        ]
-
-    async def decode(self, payloads: Any) -> list[Payload]:
-        return [Payload.FromString(p.data) for p in payloads]
-
-
-async def test_what_a_codec_hides_is_refused_and_the_rest_passes(attack):
-    desk = attack.desk
-    sealed = DataConverter(payload_codec=Sealing())
-    client = desk.client(desk.acme, data_converter=sealed)
-    start: dict[str, Any] = {"task_queue": desk.queue}
-    await refused(
-        client.start_workflow(Mailbox.run, id="c", memo={"tenantId": desk.acme}, **start),
-        match=r"memo\.fields\['tenantId'\]",
-    )
-    handle = await client.start_workflow(Mailbox.run, id="c", memo={"note": "secret"}, **start)
-    await handle.terminate()
-    hidden = desk.client(
-        desk.acme, data_converter=sealed, header_codec_behavior=HeaderCodecBehavior.CODEC
-    )
-    await refused(
-        hidden.start_workflow(Mailbox.run, id="d", **start), match=r"header\.fields\['tenantId'\]"
-    )
-
-
-async def test_the_operators_client_is_open_outside_of_scopes_only(attack):
+async def test_b07_the_operators_client_is_open_outside_of_scopes_only(attack):
     operator = attack.desk.client(ALL_TENANTS)
     assert (await operator.get_workflow_handle(attack.target.id).describe()).id == attack.target.id
     with tenant_scope(attack.desk.acme):

@@ -103,7 +103,7 @@ async def test_a_workflow_that_backs_an_operation_completes_it(desk, endpoint, f
     assert result == f"done by {desk.acme}:backing"
 
 
-async def test_a_handler_cannot_complete_anothers_operation(desk, endpoint, fresh):
+async def test_b06_a_handler_cannot_complete_anothers_operation(desk, endpoint, fresh):
     refusals.clear()
     with pytest.raises(WorkflowFailureError):
         await desk.client(desk.acme).execute_workflow(

@@ -1,0 +1,89 @@
+"""Workflow code that changes what Orkestra reads about it, and then sends something."""
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import Any
+
+import nexusrpc
+from temporalio import activity, workflow
+from temporalio.api.common.v1 import Payload
+
+SECONDS = timedelta(seconds=20)
+SHARED: list[str] = []
+"""State of a module of the user's own, which is imported anew for each workflow."""
+
+
+@nexusrpc.service
+class Counter:
+    look: nexusrpc.Operation[str, str]
+
+
+@activity.defn
+async def innocent() -> str:
+    return "ran"
+
+
+@workflow.defn
+class Innocent:
+    @workflow.run
+    async def run(self) -> str:
+        return "ran"
+
+
+@workflow.defn
+class Forges:
+    """Takes another tenant's name before anything looks, by what its own info lets it write."""
+
+    @workflow.init
+    def __init__(self, kind: str, forged: str, target: str) -> None:
+        info: Any = workflow.info()
+        data = json.dumps(forged).encode()
+        info.headers["tenantId"] = Payload(metadata={"encoding": b"json/plain"}, data=data)
+        info.typed_search_attributes.search_attributes.clear()
+
+    @workflow.run
+    async def run(self, kind: str, forged: str, target: str) -> str:
+        if kind == "activity":
+            return await workflow.execute_activity(innocent, start_to_close_timeout=SECONDS)
+        if kind == "local activity":
+            return await workflow.execute_local_activity(innocent, start_to_close_timeout=SECONDS)
+        if kind == "child":
+            return await workflow.execute_child_workflow(Innocent.run, id=target)
+        if kind == "continue":
+            workflow.continue_as_new(args=["none", forged, target])
+        if kind == "signal":
+            await workflow.get_external_workflow_handle(target).signal("finish")
+        if kind == "nexus":
+            client = workflow.create_nexus_client(service=Counter, endpoint=target)
+            return await client.execute_operation(
+                Counter.look, "", schedule_to_close_timeout=SECONDS
+            )
+        return kind
+
+
+@workflow.defn
+class Signals:
+    """Signals what it is told to, and says what became of it."""
+
+    @workflow.run
+    async def run(self, target: str) -> str:
+        try:
+            await workflow.get_external_workflow_handle(target).signal("finish")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test looks at it
+            return str(error).replace(target, "")
+        return "signalled"
+
+
+@workflow.defn
+class Remembers:
+    """Notes its tenant in its module, and shows what is noted there."""
+
+    @workflow.run
+    async def run(self, tenant: str) -> list[str]:
+        SHARED.append(tenant)
+        await asyncio.sleep(0)
+        return SHARED
+
+
+WORKFLOWS = [Forges, Innocent, Remembers, Signals]
