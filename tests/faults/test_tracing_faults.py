@@ -197,8 +197,6 @@ settings = LangfuseSettings(
     public_key="pk-lf-test", secret_key="sk-lf-test", base_url=sys.argv[1], flush_timeout="2s"
 )
 sink = LangfuseSink(settings)
-sink.start()
-sink._writer.pipeline.result()  # as a worker would have, long before it ends
 sink.emit(SpanRecord(span=span, outcome=Outcome(), end_ns=2))
 """
 

@@ -37,7 +37,7 @@ async def traced(
 async def langfuse_of(traced: Traced) -> Langfuse:
     """The SDK's client, as `get_client()` would give it to an application of one project."""
     traced.sink.start()
-    await asyncio.wrap_future(traced.sink._writer.pipeline)
+    await asyncio.wrap_future(traced.sink._shared._opening)
     return Langfuse(public_key=traced.receiver.public_key, secret_key="ignored")
 
 

@@ -5,6 +5,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from orkestra.config import LangfuseProject
 from orkestra.errors import ConfigurationError
 from orkestra.tenancy import check_tenant_id
 
@@ -36,6 +37,7 @@ class TenantRecord:
         fairness_weight: Its share of a queue beside the others', 0.001 to 1000; None means 1.
         most_urgent_priority: The smallest priority key that it may use, 1 to 5; 3 is normal.
         encryption_key: Reference of the key that encrypts its payloads.
+        langfuse: A Langfuse project of its own; None means the shared one.
 
     Raises:
         InvalidTenantError: The tenant is malformed.
@@ -50,6 +52,7 @@ class TenantRecord:
     fairness_weight: float | None = None
     most_urgent_priority: int = NORMAL_PRIORITY
     encryption_key: str | None = None
+    langfuse: LangfuseProject | None = None
 
     def __post_init__(self) -> None:
         check_tenant_id(self.tenant)

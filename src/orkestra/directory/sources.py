@@ -130,6 +130,7 @@ def _record(tenant: str, settings: TenantSettings) -> TenantRecord:
             fairness_weight=settings.fairness_weight,
             most_urgent_priority=settings.most_urgent_priority,
             encryption_key=settings.encryption_key,
+            langfuse=settings.langfuse,
         )
     except InvalidTenantError as error:
         msg = f"tenants.{tenant}: {error}"

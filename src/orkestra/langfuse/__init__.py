@@ -1,9 +1,10 @@
 """Spans to Langfuse: the only package that imports `langfuse` and `opentelemetry`.
 
-Importing it imports neither: `LangfuseSink` does so in a thread of its own when it is first used.
+Importing it imports neither: that happens in threads, when they are first needed.
 """
 
 from orkestra.langfuse.losses import Loss
+from orkestra.langfuse.projects import LangfuseProjects
 from orkestra.langfuse.sink import LangfuseSink
 
-__all__ = ["LangfuseSink", "Loss"]
+__all__ = ["LangfuseProjects", "LangfuseSink", "Loss"]

@@ -3,23 +3,25 @@
 import base64
 import gzip
 import os
-from collections.abc import Sequence
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from enum import Enum
+from importlib.metadata import version
 from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
-from langfuse import __version__ as langfuse_version
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.sdk.trace import ReadableSpan
 
 from orkestra.config import LangfuseSettings
 
 _PATH: Final = "api/public/otel/v1/traces"
 _PATH_VARIABLE: Final = "LANGFUSE_OTEL_TRACES_EXPORT_PATH"
 _TIMEOUT_SECONDS: Final = 5.0
+_LONGEST_RETRY_AFTER: Final = 60.0
 _TRANSIENT: Final = frozenset({408, 425, 429})
+_TOO_LARGE: Final = 413
 _SUCCESS: Final = range(200, 300)
 _SERVER_ERROR: Final = 500
 
@@ -29,7 +31,23 @@ class Answer(Enum):
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
+    TOO_LARGE = "too_large"
     TRY_AGAIN = "try_again"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What Langfuse said.
+
+    Attributes:
+        answer: What became of the batch.
+        why: In words.
+        retry_after: Seconds in which Langfuse does not want to be asked again.
+    """
+
+    answer: Answer
+    why: str = ""
+    retry_after: float = 0.0
 
 
 class Delivery:
@@ -50,28 +68,24 @@ class Delivery:
             "Content-Encoding": "gzip",
             "Content-Type": "application/x-protobuf",
             "x-langfuse-sdk-name": "python",
-            "x-langfuse-sdk-version": langfuse_version,
+            "x-langfuse-sdk-version": version("langfuse"),
             "x-langfuse-public-key": settings.public_key or "",
             "x-langfuse-ingestion-version": "4",
         }
         self._transport = httpx.HTTPTransport(proxy=_proxy(self._url))
         self._timeout = httpx.Timeout(_TIMEOUT_SECONDS).as_dict()
 
-    def encode(self, spans: Sequence[ReadableSpan]) -> bytes:
-        """A batch as it goes over the wire; whatever the encoder raises is raised."""
-        return gzip.compress(encode_spans(spans).SerializeToString(), compresslevel=5)
+    def post(self, body: bytes) -> Reply:
+        """Post a request.
 
-    def post(self, body: bytes) -> tuple[Answer, str]:
-        """Post an encoded batch.
-
-        Returns:
-            What became of it, and why.
+        Args:
+            body: The protobuf, not compressed.
         """
         request = httpx.Request(
             "POST",
             self._url,
             headers=self._headers,
-            content=body,
+            content=gzip.compress(body, compresslevel=4),
             extensions={"timeout": self._timeout},
         )
         try:
@@ -81,17 +95,35 @@ class Delivery:
             finally:
                 response.close()
         except httpx.HTTPError as error:
-            return Answer.TRY_AGAIN, f"{type(error).__name__}: {error}"
-        status = response.status_code
-        if status in _SUCCESS:
-            return Answer.ACCEPTED, ""
-        is_transient = status >= _SERVER_ERROR or status in _TRANSIENT
-        why = f"Langfuse answered {status} {text!r}"
-        return (Answer.TRY_AGAIN if is_transient else Answer.REJECTED), why
+            return Reply(Answer.TRY_AGAIN, f"{type(error).__name__}: {error}")
+        return _reply(response, text)
 
     def close(self) -> None:
         """Close the connections."""
         self._transport.close()
+
+
+def _reply(response: httpx.Response, text: str) -> Reply:
+    status = response.status_code
+    if status in _SUCCESS:
+        return Reply(Answer.ACCEPTED)
+    why = f"Langfuse answered {status} {text!r}"
+    if status == _TOO_LARGE:
+        return Reply(Answer.TOO_LARGE, why)
+    if status >= _SERVER_ERROR or status in _TRANSIENT:
+        pause = min(_seconds(response.headers.get("Retry-After", "")), _LONGEST_RETRY_AFTER)
+        return Reply(Answer.TRY_AGAIN, why, max(0.0, pause))
+    return Reply(Answer.REJECTED, why)
+
+
+def _seconds(retry_after: str) -> float:
+    """The header says a number of seconds, or a date."""
+    if retry_after.isdigit():
+        return float(retry_after)
+    try:
+        return parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except ValueError:
+        return 0.0
 
 
 def _proxy(url: str) -> str | None:

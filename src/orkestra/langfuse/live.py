@@ -1,82 +1,136 @@
-"""Spans that code runs in, and spans that are written once they have ended."""
+"""The span that an attempt's code runs in: current for OpenTelemetry and for the Langfuse SDK.
 
-import logging
-import time
+It is a span of OpenTelemetry's API and not of its SDK: what the code inside puts on it is kept, and
+the whole is sent as every other span of ours once it has ended.
+"""
+
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, Final
 
-from langfuse import propagate_attributes
 from opentelemetry import baggage, context, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span as OtelSpan
 from opentelemetry.trace import Status, StatusCode
 
-from orkestra.langfuse import sdk
-from orkestra.langfuse.losses import Loss
-from orkestra.langfuse.naming import Describer
-from orkestra.langfuse.origin import Origin, mark
-from orkestra.langfuse.pipeline import Pipeline
-from orkestra.tracing import Level, Outcome, Span, SpanRecord
+from orkestra.langfuse import names, sdk
+from orkestra.langfuse.items import Taker
+from orkestra.langfuse.naming import Attributes
 
-_logger: Final = logging.getLogger(__name__)
+ATTEMPT: Final = "orkestra-attempt"
+"""Key of OpenTelemetry's context under which the attempt stands, for the spans made below it."""
 
-
-def write(pipeline: Pipeline, describer: Describer, record: SpanRecord) -> None:
-    """Send a span that has ended."""
-    if not pipeline.is_sampled(record.span):
-        return
-    span = record.span
-    started, _ = pipeline.start(span, describer.name(span), describer.at_start(span))
-    _finish(started, describer, record.outcome, max(span.start_ns, record.end_ns))
+_SAMPLED: Final = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+_MAX_ADDED: Final = 128
 
 
-class CurrentSpan:
-    """A span around the running task, which what the task observes nests under."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inside:
+    """What the code of an attempt is told, in this process or in another.
 
-    def __init__(self, pipeline: Pipeline, describer: Describer, span: Span) -> None:
-        """Start the span and make it the current one."""
-        self._pipeline = pipeline
-        self._describer = describer
-        self._span = span
-        self._stack = ExitStack()
-        is_sampled = pipeline.is_sampled(span)
-        attributes = describer.at_start(span) if is_sampled else None
-        name = describer.name(span) if is_sampled else span.name
-        self._started, under = pipeline.start(span, name, attributes)
-        mark(self._started, Origin(span.tenant))
-        with ExitStack() as entering:
-            outside = baggage.set_baggage(sdk.TRACE_ID_BAGGAGE, span.trace_id, under)
-            entering.callback(context.detach, context.attach(outside))
-            entering.enter_context(sdk.client_in_context(pipeline.public_key))
-            if is_sampled:
-                # Entered outside the span, which has these attributes already.
-                entering.enter_context(_propagated(describer, span))
-            inside = trace.set_span_in_context(self._started)
-            entering.callback(context.detach, context.attach(inside))
-            self._stack = entering.pop_all()
+    Attributes:
+        trace_id: Its trace, as 32 hexadecimal digits.
+        span_id: Its span, as 16 hexadecimal digits.
+        is_sampled: Whether the trace is sent.
+        tenant: For whom it acts.
+        labels: Attributes that every span of the trace carries.
+    """
 
-    def end(self, outcome: Outcome) -> None:
-        """Leave the span and send it; never raises."""
-        try:
-            self._stack.close()
-            if self._started.is_recording():
-                end_ns = max(self._span.start_ns, time.time_ns())
-                _finish(self._started, self._describer, outcome, end_ns)
-        except Exception as error:  # noqa: BLE001 - the work is done, and must not fail for its span
-            self._pipeline.losses.count(Loss.INTERNAL, 1, repr(error))
+    trace_id: str
+    span_id: str
+    is_sampled: bool
+    tenant: str | None
+    labels: Attributes
 
 
-def _propagated(describer: Describer, span: Span) -> Any:
-    """What the SDK puts on every observation that is made inside."""
-    return propagate_attributes(
-        user_id=describer.user(span),
-        session_id=describer.session(span),
-        tags=describer.tags(span),
-        metadata=dict(describer.masked(describer.trace_metadata(span))),
-        version=describer.version,
-    )
+class AttemptSpan(OtelSpan):
+    """Keeps what the code inside puts on it."""
+
+    def __init__(self, inside: Inside, taker: Taker) -> None:
+        """Stand for the attempt.
+
+        Args:
+            inside: The attempt.
+            taker: Takes the spans that are made below it.
+        """
+        self.inside = inside
+        self.taker = taker
+        self.added: dict[str, object] = {}
+        self.name: str | None = None
+        self._is_ended = False
+        self._context = trace.SpanContext(
+            trace_id=int(inside.trace_id, 16),
+            span_id=int(inside.span_id, 16),
+            is_remote=False,
+            trace_flags=_SAMPLED if inside.is_sampled else trace.DEFAULT_TRACE_OPTIONS,
+        )
+
+    @property
+    def attributes(self) -> Mapping[str, object]:
+        """What the Langfuse SDK asks for before it updates the current observation."""
+        return {names.TYPE: "tool", **self.added}
+
+    def get_span_context(self) -> trace.SpanContext:
+        """See base class."""
+        return self._context
+
+    def is_recording(self) -> bool:
+        """See base class."""
+        return self.inside.is_sampled and not self._is_ended
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """See base class."""
+        for key, value in attributes.items():
+            self.set_attribute(key, value)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """See base class; whose trace it is cannot be set."""
+        is_room = len(self.added) < _MAX_ADDED or key in self.added
+        if self.is_recording() and is_room and key not in self.inside.labels:
+            self.added[key] = value
+
+    def update_name(self, name: str) -> None:
+        """See base class."""
+        if self.is_recording():
+            self.name = name
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        """See base class; Langfuse shows no events."""
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """See base class; how the attempt ends is its status."""
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Any = None,
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: FBT001, FBT002 - the base class's
+    ) -> None:
+        """See base class; the exception that ends the attempt is recorded."""
+
+    def end(self, end_time: int | None = None) -> None:
+        """See base class."""
+        self._is_ended = True
 
 
-def _finish(started: trace.Span, describer: Describer, outcome: Outcome, end_ns: int) -> None:
-    started.set_attributes(describer.at_end(outcome))
-    if outcome.level is Level.ERROR:
-        started.set_status(Status(StatusCode.ERROR, describer.message(outcome)))
-    started.end(end_time=end_ns)
+def entered(span: AttemptSpan) -> ExitStack:
+    """Make the span the current one.
+
+    Returns:
+        Ends that when it is closed.
+    """
+    inside = span.inside
+    around = baggage.set_baggage(names.TRACE_ID_BAGGAGE, inside.trace_id, Context())
+    below = trace.set_span_in_context(span, context.set_value(ATTEMPT, span, around))
+    with ExitStack() as entering:
+        entering.callback(context.detach, context.attach(below))
+        entering.enter_context(sdk.client_in_context(span.taker.public_key))
+        return entering.pop_all()
+
+
+def attempt_in(otel_context: Context | None) -> AttemptSpan | None:
+    """The attempt that a context is inside of."""
+    found = context.get_value(ATTEMPT, otel_context)
+    return found if isinstance(found, AttemptSpan) else None

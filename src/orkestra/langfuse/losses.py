@@ -16,8 +16,12 @@ class Loss(StrEnum):
     """They came faster than Langfuse took them; `queue_size` says how many may wait."""
     REJECTED = "rejected"
     """Langfuse refused them for good: a wrong key, for instance."""
+    TOO_LARGE = "too_large"
+    """A single span was too large for Langfuse, or for a proxy before it."""
     UNSENT = "unsent"
     """They still waited when everything was closed."""
+    UNKNOWN_TENANT = "unknown_tenant"
+    """The directory did not say in time to which project they belong."""
     INTERNAL = "internal"
     """They could not be written: an error of Orkestra's, of the mask's or of the SDK's."""
 

@@ -6,6 +6,7 @@ that was cut in half, and no longer looks like one, goes too.
 """
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -18,6 +19,7 @@ MARGIN_BYTES: Final = 512
 """How much a secret may straddle the cut."""
 
 _CUT: Final = "… (cut)"
+_OPENING: Final = ("{", "[")
 
 
 class Masker:
@@ -44,9 +46,9 @@ class Masker:
     def text(self, text: str) -> str:
         """The masked text, which remains a text."""
         if self._mask is None:
-            return clean(text)
+            return cleaned(text)
         try:
-            return clean(str(self._mask(data=text)))
+            return cleaned(str(self._mask(data=text)))
         except Exception:  # noqa: BLE001 - as above
             return HIDDEN
 
@@ -62,20 +64,30 @@ class Masker:
             text = value if isinstance(value, str) else _json(value)
         except (TypeError, ValueError, RecursionError):
             text = HIDDEN
-        return _fitted(clean(text), max_bytes, is_cut=captured.is_cut and text != HIDDEN)
+        return _fitted(cleaned(text), max_bytes, is_cut=captured.is_cut and text != HIDDEN)
+
+    def written(self, text: str) -> str:
+        """A text of others, masked as what it says where it is JSON, and then as a text."""
+        if self._mask is None or text[:1] not in _OPENING:
+            return self.text(text)
+        try:
+            said = json.loads(text)
+        except (ValueError, RecursionError):
+            return self.text(text)
+        return self.rendered(Captured(said), max_bytes=sys.maxsize)
 
     def _leaves(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
             found = cast("Any", value)
-            return {key: self._leaves(item) for key, item in found.items()}
+            return {self._leaves(key): self._leaves(item) for key, item in found.items()}
         if isinstance(value, list | tuple):
             return [self._leaves(item) for item in cast("list[Any]", value)]
         return value
 
 
-def clean(text: str) -> str:
+def cleaned(text: str) -> str:
     """The text without what UTF-8, and so the wire, cannot carry."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 

@@ -1,24 +1,23 @@
 """Langfuse's attributes for a span of ours. Everything is masked before it becomes one."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final
 
-from langfuse import LangfuseOtelSpanAttributes as Names
-
 from orkestra.config import LangfuseSettings
-from orkestra.langfuse.masking import Masker
-from orkestra.tracing import Level, MetadataValue, Outcome, Span, SpanKind
+from orkestra.langfuse import names
+from orkestra.langfuse.items import Ended
+from orkestra.langfuse.masking import Masker, cleaned
+from orkestra.tracing import Captured, Level, MetadataValue, Outcome, Span
 
-Attributes = dict[str, str | list[str]]
+Attributes = dict[str, str | bool | list[str]]
 
-_TYPES: Final[Mapping[SpanKind, str]] = {
-    SpanKind.WORKFLOW: "chain",
-    SpanKind.ACTIVITY: "tool",
-    SpanKind.SIGNAL: "span",
-    SpanKind.UPDATE: "span",
-}
+_TYPES: Final[Mapping[str, str]] = {"workflow": "chain", "activity": "tool"}
+_PLAIN: Final = "span"
 _OF_TRACE: Final = ("workflow_type", "workflow_id", "run_id", "namespace", "task_queue")
+_REMEMBERED_NAMES: Final = 1024
 
 
 class Describer:
@@ -28,96 +27,90 @@ class Describer:
         """Describe by the settings."""
         self._settings = settings
         self._masker = masker
+        self._of_project: Attributes = {
+            name: value
+            for name, value in (
+                (names.ENVIRONMENT, settings.environment),
+                (names.RELEASE, settings.release),
+                (names.VERSION, settings.version),
+            )
+            if value is not None
+        }
+        self._is_hidden = lru_cache(_REMEMBERED_NAMES)(self._matches_hidden)
 
-    @property
-    def version(self) -> str | None:
-        """Version of what is traced."""
-        return self._settings.version
-
-    def name(self, span: Span) -> str:
+    def name(self, ended: Ended) -> str:
         """The span's name."""
-        return self._masker.text(span.name)
+        return self._masker.text(ended.name or ended.record.span.name)
 
-    def at_start(self, span: Span) -> Attributes:
-        """What is known when the span begins."""
-        found: Attributes = {Names.OBSERVATION_TYPE: _TYPES[span.kind]}
-        for name, value in (
-            (Names.ENVIRONMENT, self._settings.environment),
-            (Names.RELEASE, self._settings.release),
-            (Names.VERSION, self._settings.version),
-        ):
-            if value is not None:
-                found[name] = value
-        if span.input is not None:
-            found[Names.OBSERVATION_INPUT] = self._masker.rendered(
-                span.input, self._settings.max_value_bytes
-            )
-        found |= self._metadata(Names.OBSERVATION_METADATA, span.metadata)
-        found |= self._of_trace(span)
-        return found
+    def failure(self, outcome: Outcome) -> str | None:
+        """The message of what counts as an error; None where nothing does."""
+        return (self._message(outcome) or "") if outcome.level is Level.ERROR else None
 
-    def at_end(self, outcome: Outcome) -> Attributes:
-        """What is known when it has ended."""
-        found: Attributes = {}
+    def attributes(self, ended: Ended) -> Attributes:
+        """Everything else that is known of the span."""
+        span, outcome = ended.record.span, ended.record.outcome
+        found: Attributes = {names.TYPE: _TYPES.get(span.kind, _PLAIN)}
+        if not self._is_hidden(span.kind.value, span.name):
+            found |= self._value(names.INPUT, span.input)
+            found |= self._value(names.OUTPUT, outcome.output)
+        found |= self._metadata(names.METADATA, {**span.metadata, **outcome.metadata})
         if outcome.level is not Level.DEFAULT:
-            found[Names.OBSERVATION_LEVEL] = outcome.level.value
-        if (message := self.message(outcome)) is not None:
-            found[Names.OBSERVATION_STATUS_MESSAGE] = message
-        if outcome.output is not None:
-            found[Names.OBSERVATION_OUTPUT] = self._masker.rendered(
-                outcome.output, self._settings.max_value_bytes
-            )
-        return found | self._metadata(Names.OBSERVATION_METADATA, outcome.metadata)
+            found[names.LEVEL] = outcome.level.value
+        if (message := self._message(outcome)) is not None:
+            found[names.STATUS_MESSAGE] = message
+        found |= self._added(ended.added)
+        if span.parent_id is None:
+            found[names.IS_APP_ROOT] = True
+        return found | self.of_trace(span)
 
-    def message(self, outcome: Outcome) -> str | None:
-        """What went wrong."""
+    def of_trace(self, span: Span) -> Attributes:
+        """What every span of the trace carries, those that others make among them."""
+        mask, attributes = self._masker.text, span.attributes
+        found = self._of_project.copy()
+        if attributes.user_id is not None:
+            found[names.TRACE_USER] = mask(attributes.user_id)
+        if attributes.session_id is not None:
+            found[names.TRACE_SESSION] = mask(attributes.session_id)
+        ours = () if span.tenant is None else (f"tenant:{span.tenant}",)
+        if tags := [mask(tag) for tag in (*ours, *attributes.tags)]:
+            found[names.TRACE_TAGS] = tags
+        metadata = {mask(key): value for key, value in attributes.metadata.items()}
+        if span.tenant is not None:
+            metadata["tenant_id"] = span.tenant
+        if span.parent_id is None:
+            metadata |= {key: span.metadata[key] for key in _OF_TRACE if key in span.metadata}
+        return found | self._metadata(names.TRACE_METADATA, metadata)
+
+    def _message(self, outcome: Outcome) -> str | None:
         if outcome.message is None:
             return None
         return self._masker.rendered(outcome.message, self._settings.max_value_bytes)
 
-    def user(self, span: Span) -> str | None:
-        """For whom the work is done."""
-        user = span.attributes.user_id
-        return None if user is None else self._masker.text(user)
-
-    def session(self, span: Span) -> str | None:
-        """What the trace is grouped by."""
-        session = span.attributes.session_id
-        return None if session is None else self._masker.text(session)
-
-    def tags(self, span: Span) -> list[str]:
-        """The tenant's tag and the caller's."""
-        ours = [] if span.tenant is None else [f"tenant:{span.tenant}"]
-        return [self._masker.text(tag) for tag in (*ours, *span.attributes.tags)]
-
-    def trace_metadata(self, span: Span) -> dict[str, MetadataValue]:
-        """Metadata that every observation of the trace carries, not yet masked."""
-        metadata = dict(span.attributes.metadata)
-        if span.tenant is not None:
-            metadata["tenant_id"] = span.tenant
-        return metadata
-
-    def masked(self, metadata: Mapping[str, MetadataValue]) -> Iterator[tuple[str, object]]:
-        """Metadata as it is sent."""
-        for key, value in metadata.items():
-            yield key, self._masker.value(value)
-
-    def _of_trace(self, span: Span) -> Attributes:
-        found: Attributes = {}
-        if (user := self.user(span)) is not None:
-            found[Names.TRACE_USER_ID] = user
-        if (session := self.session(span)) is not None:
-            found[Names.TRACE_SESSION_ID] = session
-        if tags := self.tags(span):
-            found[Names.TRACE_TAGS] = tags
-        metadata = self.trace_metadata(span)
-        if span.parent_id is None:
-            metadata |= {key: span.metadata[key] for key in _OF_TRACE if key in span.metadata}
-        return found | self._metadata(Names.TRACE_METADATA, metadata)
+    def _value(self, name: str, captured: Captured | None) -> Attributes:
+        if captured is None:
+            return {}
+        return {name: self._masker.rendered(captured, self._settings.max_value_bytes)}
 
     def _metadata(self, prefix: str, metadata: Mapping[str, MetadataValue]) -> Attributes:
         """Langfuse decodes metadata values from JSON."""
+        masked = self._masker.value
+        return {f"{prefix}.{key}": _json(masked(value)) for key, value in metadata.items()}
+
+    def _added(self, added: Mapping[str, object]) -> Attributes:
+        """What the code inside put on its span, cut as ours is."""
+        limit = self._settings.max_value_bytes
         return {
-            f"{prefix}.{key}": json.dumps(value, ensure_ascii=False, default=str)
-            for key, value in self.masked(metadata)
+            key: self._masker.rendered(Captured(value), limit)
+            for key, value in added.items()
+            if isinstance(value, str)
         }
+
+    def _matches_hidden(self, kind: str, name: str) -> bool:
+        return any(
+            fnmatchcase(name, pattern) or pattern == kind
+            for pattern in self._settings.capture_except
+        )
+
+
+def _json(value: object) -> str:
+    return cleaned(json.dumps(value, ensure_ascii=False, default=str))

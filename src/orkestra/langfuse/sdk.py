@@ -23,12 +23,6 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from orkestra.config import LangfuseSettings
 
-TRACER_NAME: Final = "langfuse-sdk"
-"""Instrumentation scope by which Langfuse knows spans that speak its own attributes."""
-
-TRACE_ID_BAGGAGE: Final = "langfuse_trace_id"
-"""Baggage that tells the processor that the trace has its root elsewhere."""
-
 _manager: Final = cast("Any", LangfuseResourceManager)
 
 
@@ -43,10 +37,7 @@ def resources_of(public_key: str) -> Any:
 
 
 def make_client(
-    settings: LangfuseSettings,
-    provider: TracerProvider,
-    exporter: SpanExporter,
-    mask: Callable[..., Any] | None,
+    settings: LangfuseSettings, provider: TracerProvider, exporter: SpanExporter
 ) -> Any:
     """Make the SDK's client of the key, on our provider and over our exporter.
 
@@ -61,7 +52,6 @@ def make_client(
         base_url=settings.base_url,
         environment=settings.environment,
         release=settings.release,
-        mask=mask,
         should_export_span=_everything,
         tracer_provider=provider,
         span_exporter=exporter,
@@ -71,15 +61,23 @@ def make_client(
     return resources
 
 
-def make_processor(settings: LangfuseSettings, exporter: SpanExporter) -> LangfuseSpanProcessor:
-    """The SDK's processor, for a provider that its client of the key does not use."""
-    return LangfuseSpanProcessor(
-        public_key=settings.public_key or "",
-        secret_key=settings.secret_key.get_secret_value() if settings.secret_key else "",
-        base_url=settings.base_url,
-        should_export_span=_everything,
-        span_exporter=exporter,
-    )
+def confine(provider: TracerProvider, is_elsewhere: Callable[[ReadableSpan, str], bool]) -> None:
+    """Keep the SDK's processors on a provider of the application's from spans of other projects.
+
+    Args:
+        provider: The application's provider.
+        is_elsewhere: Whether a span is for another project than the one of the key.
+    """
+    processors = cast("Any", provider)._active_span_processor._span_processors  # noqa: SLF001
+    for processor in processors:
+        if isinstance(processor, LangfuseSpanProcessor):
+            _confine_processor(processor, is_elsewhere)
+
+
+def keys_of(provider: TracerProvider) -> frozenset[str]:
+    """The projects that the SDK's processors on a provider send to."""
+    processors = cast("Any", provider)._active_span_processor._span_processors  # noqa: SLF001
+    return frozenset(p.public_key for p in processors if isinstance(p, LangfuseSpanProcessor))
 
 
 def forget_client(public_key: str, resources: Any) -> None:
@@ -92,6 +90,18 @@ def client_in_context(public_key: str) -> AbstractContextManager[None]:
     """Make `get_client()` and `@observe` mean the client of the key; with two they mean none."""
     choose = cast("Any", _get_client)._set_current_public_key  # noqa: SLF001
     return cast("AbstractContextManager[None]", choose(public_key))
+
+
+def _confine_processor(
+    processor: LangfuseSpanProcessor, is_elsewhere: Callable[[ReadableSpan, str], bool]
+) -> None:
+    hidden = cast("Any", processor)
+    wanted = hidden._should_export_span  # noqa: SLF001
+
+    def should_export(span: ReadableSpan) -> bool:
+        return bool(wanted(span)) and not is_elsewhere(span, processor.public_key)
+
+    hidden._should_export_span = should_export  # noqa: SLF001
 
 
 def _everything(_: ReadableSpan) -> bool:

@@ -1,151 +1,260 @@
-"""The exporter under Langfuse's span processor: takes batches at once, sends them from a thread.
+"""The thread that sends the spans of one project, in batches, for as long as it takes.
 
-The processor's own export blocks whoever flushes for as long as Langfuse takes to answer, and drops
-what one attempt could not deliver. Here a batch waits, within `queue_size`, until it is delivered.
+Whoever hands in a span waits for nothing and wakes nobody but an idle thread: a span that comes
+while another lingers joins its batch. What waits is bounded; what does not fit is counted.
 """
 
+import os
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
 
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-
-from orkestra.langfuse.delivery import Answer, Delivery
+from orkestra.langfuse.items import Ended, Observed
 from orkestra.langfuse.losses import Loss, Losses
-from orkestra.langfuse.scrubbing import Scrubber
 
+if TYPE_CHECKING:
+    from orkestra.langfuse.wire import Part, Wire
+
+_BATCH: Final = 512
+_BATCH_BYTES: Final = 2 * 1024 * 1024
+_LINGER: Final = 1.0
 _FIRST_BACKOFF: Final = 0.5
 _MAX_BACKOFF: Final = 30.0
 
+Item = Ended | Observed
 
-class Sender(SpanExporter):
-    """Sends batches in order, one at a time, for as long as it takes."""
 
-    def __init__(
-        self, delivery: Delivery, scrubber: Scrubber, losses: Losses, *, limit: int
-    ) -> None:
+@dataclass(slots=True)
+class _Flush:
+    """Somebody waits until everything handed in so far is sent."""
+
+    deadline: float
+    lost_before: int
+    until: int | None = None
+    done: Future[bool] = field(default_factory=Future[bool])
+
+    def answer(self, *, is_sent: bool) -> None:
+        if not self.done.done() and self.done.set_running_or_notify_cancel():
+            self.done.set_result(is_sent)
+
+
+class Sender:
+    """Takes what is to be sent; safe to use from any thread."""
+
+    def __init__(self, open_wire: "Callable[[], Wire]", losses: Losses, *, limit: int) -> None:
         """Start the thread.
 
         Args:
-            delivery: How to send.
-            scrubber: Masks spans that others made.
+            open_wire: Makes the way to Langfuse, in the thread.
             losses: Where to count what is lost.
             limit: How many spans may wait.
         """
-        self._delivery = delivery
-        self._scrubber = scrubber
+        self.gather: Callable[[], None] = _nothing
+        self._open_wire = open_wire
         self._losses = losses
         self._limit = limit
-        self._batches: deque[Sequence[ReadableSpan]] = deque()
-        self._waiting = 0
-        self._is_nudged = False
+        self._items: deque[Item] = deque()
+        self._taken = 0
+        self._finished = 0
+        self._flushes: list[_Flush] = []
+        self._is_idle = False
+        self._is_closed = False
         self._is_stopped = False
         self._changed = threading.Condition()
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="orkestra-spans", daemon=True)
         self._thread.start()
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """See base class; returns before the spans are sent."""
-        with self._changed:
-            is_room = self._waiting + len(spans) <= self._limit and not self._is_stopped
-            if is_room:
-                self._batches.append(spans)
-                self._waiting += len(spans)
-                self._changed.notify_all()
-        if not is_room:
-            why = f"{self._limit} already wait to be sent"
-            self._losses.count(Loss.QUEUE_FULL, len(spans), why)
-        return SpanExportResult.SUCCESS
-
-    def drain(self, deadline: float) -> bool:
-        """Wait until nothing waits to be sent.
+    def put(self, item: Item, *, spans: int = 1) -> None:
+        """Take something to send, or count it as lost.
 
         Args:
-            deadline: Until when, by `time.monotonic()`.
+            item: What to send.
+            spans: How many spans it has.
+        """
+        if os.getpid() != self._process:
+            return  # a forked child has neither the thread nor, perhaps, the lock
+        with self._changed:
+            is_room = self._taken - self._finished + spans <= self._limit
+            is_taken = is_room and not self._is_closed
+            if is_taken:
+                self._items.append(item)
+                self._taken += spans
+                if self._is_idle or len(self._items) == _BATCH:
+                    self._changed.notify()
+        if not is_room:
+            self._losses.count(Loss.QUEUE_FULL, spans, f"{self._limit} already wait to be sent")
+        elif not is_taken:
+            self._losses.count(Loss.UNSENT, spans, "tracing was closed before they came")
+
+    def flush(self, timeout: timedelta, *, is_last: bool = False) -> Future[bool]:
+        """Ask for everything taken so far to be sent now.
+
+        Args:
+            timeout: How long to hurry for it.
+            is_last: Whether to take nothing more.
 
         Returns:
-            Whether all that waited was delivered.
+            Will say whether all was delivered.
         """
-        before = self._losses.total()
+        flush = _Flush(time.monotonic() + timeout.total_seconds(), self._losses.total())
         with self._changed:
-            self._is_nudged = True
-            self._changed.notify_all()
-            left = deadline - time.monotonic()
-            is_empty = self._changed.wait_for(lambda: self._waiting == 0, max(left, 0.0))
-            self._is_nudged = False
-        return is_empty and self._losses.total() == before
+            if self._is_stopped:
+                flush.answer(is_sent=True)
+            else:
+                self._is_closed |= is_last
+                self._flushes.append(flush)
+                self._changed.notify()
+        return flush.done
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """See base class."""
-        return self.drain(time.monotonic() + timeout_millis / 1000)
-
-    def shutdown(self) -> None:
-        """See base class; what still waits is lost."""
+    def stop(self) -> None:
+        """End the thread; what still waits is lost. May be called again."""
         with self._changed:
             if self._is_stopped:
                 return
-            self._is_stopped = True
-            unsent, self._waiting = self._waiting, 0
-            self._batches.clear()
-            self._changed.notify_all()
+            self._is_stopped = self._is_closed = True
+            unsent = self._taken - self._finished
+            self._items.clear()
+            self._changed.notify()
         self._losses.count(Loss.UNSENT, unsent, "tracing was closed before Langfuse took them")
 
     def _run(self) -> None:
-        while (spans := self._next()) is not None:
+        try:
+            wire = self._open_wire()
+        except Exception as error:  # noqa: BLE001 - the work goes on, and this is counted
+            self._lose_everything(repr(error))
+            return
+        while (batch := self._next()) is not None:
+            parts = [part for item in batch if (part := self._encoded(wire, item)) is not None]
+            for some in _portions(parts):
+                self._send(wire, some)
+        wire.close()
+
+    def _next(self) -> "list[Item] | None":
+        """Wait for a batch; None where there is nothing more to do."""
+        lingering_until = None
+        with self._changed:
+            while not self._is_stopped:
+                if ungathered := [flush for flush in self._flushes if flush.until is None]:
+                    self._gather(ungathered)
+                    continue
+                self._settle()
+                now = time.monotonic()
+                if not self._items:
+                    self._is_idle, lingering_until = True, None
+                    self._changed.wait()
+                    self._is_idle = False
+                    continue
+                lingering_until = lingering_until or now + _LINGER
+                if self._flushes or len(self._items) >= _BATCH or now >= lingering_until:
+                    return [self._items.popleft() for _ in range(min(_BATCH, len(self._items)))]
+                self._changed.wait(lingering_until - now)
+            self._settle()
+            return None
+
+    def _gather(self, flushes: Sequence[_Flush]) -> None:
+        """Have what others still hold handed in, without the lock, which that needs."""
+        self._changed.release()
+        try:
+            self.gather()
+        except Exception as error:  # noqa: BLE001 - the thread must live on
+            self._losses.count(Loss.INTERNAL, 1, repr(error))
+        finally:
+            self._changed.acquire()
+        for flush in flushes:
+            flush.until = self._taken
+
+    def _settle(self) -> None:
+        """Answer those whose spans are all through, or who wait no longer."""
+        now = time.monotonic()
+        for flush in tuple(self._flushes):
+            is_through = flush.until is not None and self._finished >= flush.until
+            if is_through or self._is_stopped or now >= flush.deadline:
+                self._flushes.remove(flush)
+                is_sent = is_through and self._losses.total() == flush.lost_before
+                flush.answer(is_sent=is_sent)
+
+    def _encoded(self, wire: "Wire", item: Item) -> "Part | None":
+        try:
+            return wire.encode(item)
+        except Exception as error:  # noqa: BLE001 - one span that cannot be written is lost alone
+            spans = item.spans if isinstance(item, Observed) else 1
+            self._finish(Loss.INTERNAL, spans, repr(error))
+            return None
+
+    def _send(self, wire: "Wire", parts: "Sequence[Part]") -> None:
+        from orkestra.langfuse.delivery import Answer  # noqa: PLC0415 - brings an HTTP client
+
+        spans, attempt = sum(part.spans for part in parts), 0
+        while not self._is_stopped:
             try:
-                self._send(spans)
-            except Exception as error:  # noqa: BLE001 - the thread must live as long as the process
-                self._losses.count(Loss.INTERNAL, len(spans), repr(error))
-            with self._changed:
-                self._waiting = max(0, self._waiting - len(spans))
-                self._changed.notify_all()
-        self._delivery.close()
+                reply = wire.post(parts)
+            except Exception as error:  # noqa: BLE001 - the thread must live on
+                self._finish(Loss.INTERNAL, spans, repr(error))
+                return
+            if reply.answer is Answer.TRY_AGAIN:
+                self._back_off(attempt, reply.retry_after)
+                attempt += 1
+                continue
+            if reply.answer is Answer.TOO_LARGE and len(parts) > 1:
+                half = len(parts) // 2
+                self._send(wire, parts[:half])
+                self._send(wire, parts[half:])
+            elif reply.answer is Answer.TOO_LARGE:
+                self._finish(Loss.TOO_LARGE, spans, reply.why)
+            else:
+                loss = Loss.REJECTED if reply.answer is Answer.REJECTED else None
+                self._finish(loss, spans, reply.why)
+            return
 
-    def _next(self) -> Sequence[ReadableSpan] | None:
+    def _finish(self, loss: Loss | None, spans: int, why: str) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._batches or self._is_stopped)
-            return None if self._is_stopped else self._batches.popleft()
+            is_counted = loss is not None and not self._is_stopped
+            self._finished += spans
+        if is_counted and loss is not None:
+            self._losses.count(loss, spans, why)
 
-    def _send(self, spans: Sequence[ReadableSpan]) -> None:
-        body = self._encode([self._scrubber.scrubbed(span) for span in spans])
-        attempt = 0
-        while body and not self._is_stopped:
-            answer, why = self._delivery.post(body)
-            if answer is Answer.ACCEPTED:
-                return
-            if answer is Answer.REJECTED:
-                self._losses.count(Loss.REJECTED, len(spans), why)
-                return
-            self._back_off(attempt)
-            attempt += 1
-
-    def _back_off(self, attempt: int) -> None:
-        """Wait, but not for long where somebody waits for the flush."""
+    def _back_off(self, attempt: int, at_least: float) -> None:
+        """Wait, but not for long where somebody waits for the flush and Langfuse allows it."""
         longest = min(_MAX_BACKOFF, _FIRST_BACKOFF * 2 ** min(attempt, 10))
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+        began = time.monotonic()
         with self._changed:
-            if self._is_nudged:
-                longest = min(longest, _FIRST_BACKOFF)
-            pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
-            was_nudged = self._is_nudged
-            self._changed.wait_for(
-                lambda: self._is_stopped or self._is_nudged is not was_nudged, pause
-            )
+            while not self._is_stopped:
+                self._settle()
+                shortest = _FIRST_BACKOFF if self._flushes else longest
+                left = began + max(at_least, jitter * shortest) - time.monotonic()
+                if left <= 0:
+                    return
+                next_flush = min((f.deadline for f in self._flushes), default=None)
+                until_flush = left if next_flush is None else next_flush - time.monotonic()
+                self._changed.wait(max(0.01, min(left, until_flush)))
 
-    def _encode(self, spans: Sequence[ReadableSpan]) -> bytes | None:
-        try:
-            return self._delivery.encode(spans)
-        except Exception as error:  # noqa: BLE001 - one span that cannot be written spoils a batch
-            good = [span for span in spans if self._can_encode(span)]
-            self._losses.count(Loss.INTERNAL, len(spans) - len(good), repr(error))
-            return self._delivery.encode(good) if good else None
+    def _lose_everything(self, why: str) -> None:
+        """Langfuse cannot be used: count what comes, and answer who waits."""
+        while (batch := self._next()) is not None:
+            spans = sum(item.spans if isinstance(item, Observed) else 1 for item in batch)
+            self._finish(Loss.INTERNAL, spans, f"Langfuse cannot be used: {why}")
 
-    def _can_encode(self, span: ReadableSpan) -> bool:
-        try:
-            self._delivery.encode([span])
-        except Exception:  # noqa: BLE001 - as above
-            return False
-        return True
+
+def _portions(parts: "list[Part]") -> "list[list[Part]]":
+    """Split what would be too large for one request."""
+    portions: list[list[Part]] = []
+    size = 0
+    for part in parts:
+        if not portions or size + len(part.content) > _BATCH_BYTES:
+            portions.append([])
+            size = 0
+        portions[-1].append(part)
+        size += len(part.content)
+    return portions
+
+
+def _nothing() -> None:
+    """There is nothing to gather."""

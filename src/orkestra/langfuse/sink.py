@@ -1,4 +1,4 @@
-"""`LangfuseSink`: a `TraceSink` that sends to Langfuse."""
+"""`LangfuseSink`: a `TraceSink` that sends to one Langfuse project."""
 
 import asyncio
 import atexit
@@ -12,47 +12,56 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from orkestra.config import LangfuseSettings
+from orkestra.langfuse.attempt import Attempt
 from orkestra.langfuse.extra import require_langfuse
+from orkestra.langfuse.items import Ended, Observed, Taker
 from orkestra.langfuse.losses import Loss, Losses
-from orkestra.langfuse.writer import Writer
+from orkestra.langfuse.sender import Sender
 from orkestra.tracing import Caller, CaptureLimits, LiveSpan, Span, SpanRecord
 
 if TYPE_CHECKING:
-    from orkestra.langfuse.naming import Describer
-    from orkestra.langfuse.pipeline import Pipeline
+    from orkestra.langfuse.observing import Observing
+    from orkestra.langfuse.origin import Route
+    from orkestra.langfuse.wire import Wire
 
 _logger: Final = logging.getLogger(__name__)
 _MAX_OPENING_SECONDS: Final = 15.0
+_WHOLE: Final = 2**64
 
 
 class LangfuseSink:
     """Sends spans to one Langfuse project.
 
-    Making one does nothing yet: the Langfuse SDK is imported, and threads are started, when the
-    first span comes or `start()` is called. Sinks of one public key in one process share all of it.
+    Making one does nothing yet: a thread is started when the first span comes, and the Langfuse SDK
+    is imported when an activity runs or `start()` is called.
     """
 
-    def __init__(self, settings: LangfuseSettings) -> None:
+    def __init__(self, settings: LangfuseSettings, *, route: "Route | None" = None) -> None:
         """Send to the project of the settings.
 
         Args:
             settings: With both keys; whether tracing is on is for the caller to ask.
+            route: Where the observations of a tenant go that are made outside of activities; None
+                means here.
 
         Raises:
             MissingExtraError: The Langfuse SDK is not installed.
         """
         require_langfuse()
         self._settings = settings
-        self._limits = CaptureLimits(
-            input=settings.capture_input,
-            output=settings.capture_output,
-            max_bytes=settings.max_value_bytes,
-        )
+        self._route: Route = route or self._here
+        self._limits = limits_of(settings)
+        self._bound = round(settings.sample_rate * _WHOLE)
         self._losses = Losses()
         self._lock = threading.Lock()
-        self._writer: Writer | None = None
-        self._describer: Describer | None = None
+        self._sender: Sender | None = None
+        self._opening: Future[Observing] | None = None
         self._is_closed = False
+
+    @property
+    def public_key(self) -> str:
+        """Key of the project."""
+        return self._settings.public_key or ""
 
     @property
     def limits(self) -> CaptureLimits:
@@ -62,98 +71,155 @@ class LangfuseSink:
     @property
     def lost(self) -> Counter[Loss]:
         """How many spans were lost, by reason."""
-        pipeline = self._pipeline()
-        return self._losses.counts() + (pipeline.losses.counts() if pipeline else Counter())
+        return self._losses.counts()
 
     def start(self) -> None:
         """See base class."""
-        with self._lock:
-            if self._writer is None and not self._is_closed:
-                atexit.register(self._flush_at_exit)
-                self._writer = Writer(
-                    self._open, self._write, self._losses, limit=self._settings.queue_size
-                )
+        self._send()
+        self._observe()
 
     def emit(self, record: SpanRecord) -> None:
         """See base class."""
-        self.start()
-        if self._writer is not None:
-            self._writer.put(record)
+        self._put(Ended(record))
+
+    def take(self, observed: Observed) -> None:
+        """Take spans that others made; never blocks and never raises."""
+        if (sender := self._send()) is not None:
+            sender.put(observed, spans=observed.spans)
 
     async def enter(self, span: Span) -> LiveSpan | None:
         """See base class."""
+        attempt = Attempt(span, self._put)
         try:
-            self.start()
-            if self._writer is None:
-                return None
-            opening = self._writer.pipeline
-            if not opening.done():
-                waiting = asyncio.shield(asyncio.wrap_future(opening))
-                await asyncio.wait_for(waiting, _MAX_OPENING_SECONDS)
-            return self._entered(span)
-        except Exception as error:  # noqa: BLE001 - the work must go on, untraced if need be
-            self._losses.count(Loss.INTERNAL, 1, repr(error))
-            return None
+            opening = self._observe()
+            if opening is not None:
+                if not opening.done():
+                    waiting = asyncio.shield(asyncio.wrap_future(opening))
+                    await asyncio.wait_for(waiting, _MAX_OPENING_SECONDS)
+                attempt.begin(self, self._settings, is_sampled=self.is_sampled(span))
+        except Exception:
+            _logger.exception("Nothing can be observed inside of an activity")
+        return attempt
 
     def caller(self, tenant: str | None) -> Caller | None:
         """See base class."""
-        if "langfuse" not in sys.modules:
+        if "opentelemetry.trace" not in sys.modules:
             return None
         try:
-            self.start()
+            if "langfuse" in sys.modules:
+                self._observe()
             from orkestra.langfuse.origin import caller_in  # noqa: PLC0415 - imports OpenTelemetry
 
-            return caller_in(self._settings.public_key or "", tenant)
+            return caller_in(self.public_key, tenant)
         except Exception:
             _logger.exception("The caller's observation cannot be read")
             return None
 
+    def is_sampled(self, span: Span) -> bool:
+        """Whether the trace is sent, which its id decides, in every process alike.
+
+        The Langfuse SDK decides by the same rule, OpenTelemetry's `TraceIdRatioBased`.
+        """
+        return int(span.trace_id[16:], 16) < self._bound
+
+    async def project(self, tenant: str | None) -> "LangfuseSink":
+        """See base class."""
+        return self
+
+    async def present(self, trace_id: str, timeout: timedelta) -> frozenset[str]:
+        """See `TraceProject`."""
+        from orkestra.langfuse.observations import present_observations  # noqa: PLC0415 - httpx
+
+        return await present_observations(self._settings, trace_id, timeout=timeout)
+
     async def flush(self, timeout: timedelta) -> bool:
         """See base class."""
-        writer = self._writer
-        return writer is None or await _within(writer.flush(timeout), timeout)
+        sender = self._sender
+        return sender is None or await _within(sender.flush(timeout), timeout)
 
     async def close(self, timeout: timedelta) -> bool:
         """See base class."""
         with self._lock:
-            writer, self._is_closed = self._writer, True
+            sender, opening, self._is_closed = self._sender, self._opening, True
         atexit.unregister(self._flush_at_exit)
-        return writer is None or await _within(writer.flush(timeout, is_last=True), timeout)
+        is_sent = sender is None or await _within(sender.flush(timeout, is_last=True), timeout)
+        if sender is not None:
+            sender.stop()
+        if opening is not None:
+            opening.add_done_callback(self._let_go)
+        return is_sent
 
-    def _open(self) -> "Pipeline":
-        from orkestra.langfuse.masking import Masker  # noqa: PLC0415 - imports Langfuse
-        from orkestra.langfuse.naming import Describer  # noqa: PLC0415
-        from orkestra.langfuse.pipeline import open_pipeline  # noqa: PLC0415
+    def _put(self, item: Ended) -> None:
+        if self.is_sampled(item.record.span) and (sender := self._send()) is not None:
+            sender.put(item)
 
-        self._describer = Describer(self._settings, Masker(self._settings.mask))
-        return open_pipeline(self._settings)
+    def _send(self) -> Sender | None:
+        if (sender := self._sender) is not None:
+            return sender
+        with self._lock:
+            if self._sender is None and not self._is_closed:
+                sender = Sender(self._wire, self._losses, limit=self._settings.queue_size)
+                sender.gather = self._gather
+                atexit.register(self._flush_at_exit)
+                self._sender = sender
+            return self._sender
 
-    def _write(self, pipeline: "Pipeline", record: SpanRecord) -> None:
-        from orkestra.langfuse.live import write  # noqa: PLC0415 - imports Langfuse
+    def _observe(self) -> "Future[Observing] | None":
+        """Open what activities observe with, which takes a second, in a thread."""
+        if (opening := self._opening) is not None:
+            return opening
+        with self._lock:
+            if self._opening is None and not self._is_closed:
+                made: Future[Observing] = Future()
+                thread = threading.Thread(
+                    target=self._open, args=(made,), name="orkestra-langfuse", daemon=True
+                )
+                thread.start()
+                self._opening = made
+            return self._opening
 
-        if self._describer is not None:
-            write(pipeline, self._describer, record)
+    def _open(self, opening: "Future[Observing]") -> None:
+        try:
+            from orkestra.langfuse.observing import open_observing  # noqa: PLC0415 - imports Langfuse
 
-    def _entered(self, span: Span) -> LiveSpan | None:
-        from orkestra.langfuse.live import CurrentSpan  # noqa: PLC0415 - imports Langfuse
+            opening.set_result(open_observing(self._settings, self._route))
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it must hear of it
+            opening.set_exception(error)
 
-        pipeline = self._pipeline()
-        if pipeline is None or self._describer is None:
-            return None
-        return CurrentSpan(pipeline, self._describer, span)
+    def _wire(self) -> "Wire":
+        from orkestra.langfuse.wire import Wire  # noqa: PLC0415 - imports OpenTelemetry's protocol
 
-    def _pipeline(self) -> "Pipeline | None":
-        writer = self._writer
-        return writer.pipeline.result() if writer and writer.pipeline.done() else None
+        return Wire(self._settings)
+
+    def _gather(self) -> None:
+        opening = self._opening
+        if opening is not None and opening.done() and opening.exception() is None:
+            opening.result().flush()
+
+    def _let_go(self, opening: "Future[Observing]") -> None:
+        if opening.exception() is None and (end := opening.result().close(self._route)) is not None:
+            threading.Thread(target=end, name="orkestra-langfuse-end", daemon=True).start()
+
+    def _here(self, _: str | None) -> Taker:
+        return self
 
     def _flush_at_exit(self) -> None:
         """Threads cannot be started any more, but those that run still do."""
         timeout = self._settings.flush_timeout
-        if self._writer is not None:
+        if self._sender is not None:
             try:
-                self._writer.flush(timeout).result(timeout.total_seconds())
+                self._sender.flush(timeout).result(timeout.total_seconds())
             except FutureTimeoutError:
                 _logger.warning("Some spans were not sent within %s", timeout)
+
+
+def limits_of(settings: LangfuseSettings) -> CaptureLimits:
+    """What of arguments and results may be captured."""
+    return CaptureLimits(
+        input=settings.capture_input,
+        output=settings.capture_output,
+        max_bytes=settings.max_value_bytes,
+    )
 
 
 async def _within(done: Future[bool], timeout: timedelta) -> bool:

@@ -13,7 +13,7 @@ from temporalio import client, worker
 from temporalio.service import ConnectConfig, ServiceClient
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from orkestra.config import OrkestraConfig
+from orkestra.config import LangfuseProject, OrkestraConfig, TenancySettings
 from orkestra.directory import Placements, StaticTenantDirectory, TenantDirectory
 from orkestra.errors import ConfigurationError, ForbiddenOperationError, TenantMismatchError
 from orkestra.temporal.connection import ManagedServiceClient
@@ -26,7 +26,7 @@ from orkestra.temporal.sandbox import sandbox_runner
 from orkestra.temporal.threads import ActivityThreads
 from orkestra.temporal.unconfined import unconfined_service
 from orkestra.tenancy import AllTenants, check_tenant_id
-from orkestra.tracing import TraceSink
+from orkestra.tracing import TraceProject, TraceSink
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -68,9 +68,10 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         _settle_at_exit()
         self._config: OrkestraConfig = config or OrkestraConfig()
         self._placements: Placements = _placements(self._config, directory)
+        self._is_shared = False
         self._limit: frozenset[str] | None = None
         self._owners = OwnerMemory()
-        self._sink = _sink(self._config)
+        self._sink = _sink(self._config, self._placements)
         self._worker_interceptors = self._make_worker_interceptors()
         self._bind(tenant)
 
@@ -89,6 +90,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             raise TenantMismatchError(msg)
         bound = object.__new__(type(self))
         vars(bound).update(vars(self))
+        bound._is_shared = True
         bound._bind(tenant)
         return bound
 
@@ -138,9 +140,34 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         return self._config.tenancy.search_attribute
 
     @property
+    def tenancy(self) -> TenancySettings:
+        """How tenants are carried."""
+        return self._config.tenancy
+
+    @property
     def tenant(self) -> str | AllTenants | None:
         """The tenant that the client is bound to."""
         return self._tenant
+
+    async def project_of(self, tenant: str | None) -> TraceProject | None:
+        """Where the spans of a tenant go; None where they are not sent.
+
+        Args:
+            tenant: The tenant; None for what belongs to none.
+
+        Raises:
+            TenantMismatchError: The plugin is bound to another tenant.
+            ConfigurationError: Tracing is off.
+            UnknownTenantError: The directory does not know the tenant.
+            DirectoryUnavailableError: The directory gave no answer.
+        """
+        if isinstance(self._tenant, str) and tenant != self._tenant:
+            msg = f"the traces of tenant {tenant!r} are not for {self._tenant!r}"
+            raise TenantMismatchError(msg)
+        if self._sink is None:
+            msg = "tracing is off: set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY"
+            raise ConfigurationError(msg)
+        return await self._sink.project(tenant)
 
     async def flush(self, timeout: timedelta | None = None) -> bool:
         """Send the spans that wait to be sent.
@@ -154,6 +181,21 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         if self._sink is None:
             return True
         return await self._sink.flush(timeout or self._config.langfuse.flush_timeout)
+
+    async def close(self) -> None:
+        """Send the spans that wait, within `langfuse.flush_timeout`, and let go of everything.
+
+        For plugins of one's own; `TemporalConnectionManager.close()` closes its own. It may be called
+        again.
+
+        Raises:
+            ForbiddenOperationError: The plugin came from `for_tenant()`, and shares with others.
+        """
+        if self._is_shared:
+            msg = "a plugin made by for_tenant() shares with others: close the one it came from"
+            raise ForbiddenOperationError(msg)
+        if self._sink is not None:
+            await self._sink.close(self._config.langfuse.flush_timeout)
 
     def configure_client(self, config: client.ClientConfig) -> client.ClientConfig:
         """See base class."""
@@ -235,7 +277,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             self._sink.start()
         try:
             if isinstance(service, ManagedServiceClient):
-                with service.connection.working(f"task queue {worker.task_queue!r}"):
+                with service.connection.working(f"task queue {worker.task_queue!r}", worker):
                     await next(worker)
             else:
                 await next(worker)
@@ -388,12 +430,20 @@ def _placements(config: OrkestraConfig, directory: TenantDirectory | None) -> Pl
     return Placements(directory, shared_namespace=config.temporal.namespace)
 
 
-def _sink(config: OrkestraConfig) -> TraceSink | None:
-    if not config.langfuse.is_on:
+def _sink(config: OrkestraConfig, placements: Placements) -> TraceSink | None:
+    settings = config.langfuse
+    has_projects = any(tenant.langfuse is not None for tenant in config.tenants.values())
+    if not (settings.is_on or (has_projects and settings.enabled is not False)):
         return None
-    from orkestra.langfuse import LangfuseSink  # noqa: PLC0415 - off means that it is not imported
+    from orkestra.langfuse import LangfuseProjects  # noqa: PLC0415 - off means not imported
 
-    return LangfuseSink(config.langfuse)
+    def project_of(tenant: str) -> LangfuseProject | None:
+        placement = placements.last_known(tenant)
+        if placement is None:
+            raise LookupError(tenant)
+        return placement.record.langfuse
+
+    return LangfuseProjects(settings, project_of, placements.of)
 
 
 def _is_ours(interceptor: object) -> bool:

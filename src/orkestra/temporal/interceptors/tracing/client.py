@@ -115,7 +115,9 @@ class TracingClientOutbound(OutboundInterceptor):
     def _stamp_message(self, call: _Call, server_id: str) -> None:
         """Say where a signal or update comes from; its span belongs to the workflow's trace."""
         caller = self._caller(server_id)
-        context = caller and TraceContext(trace_id=caller.trace_id, span_id=caller.span_id)
+        context = None
+        if caller is not None:
+            context = TraceContext(trace_id=caller.trace_id, span_id=caller.span_id)
         call.headers = write_header(call.headers, context)
 
     def _caller(self, server_id: str) -> Caller | None:

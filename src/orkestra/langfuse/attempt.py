@@ -1,0 +1,55 @@
+"""A span around the running task, sent as a whole when it has ended."""
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Final
+
+from orkestra.config import LangfuseSettings
+from orkestra.langfuse.items import Ended, Taker
+from orkestra.tracing import Outcome, Span, SpanRecord
+
+if TYPE_CHECKING:
+    from orkestra.langfuse.current import Current
+
+_logger: Final = logging.getLogger(__name__)
+
+
+class Attempt:
+    """A `LiveSpan`; it is sent even where nothing could be made current."""
+
+    def __init__(self, span: Span, put: Callable[[Ended], None]) -> None:
+        """Nothing is current yet.
+
+        Args:
+            span: How it begins.
+            put: Takes it when it has ended.
+        """
+        self._span = span
+        self._put = put
+        self._current: Current | None = None
+
+    def begin(self, taker: Taker, settings: LangfuseSettings, *, is_sampled: bool) -> None:
+        """Make it the current one.
+
+        Args:
+            taker: Takes what is observed inside.
+            settings: Their project.
+            is_sampled: Whether the trace is sent.
+        """
+        from orkestra.langfuse.current import Current  # noqa: PLC0415 - imports OpenTelemetry
+
+        self._current = Current(self._span, taker, settings, is_sampled=is_sampled)
+
+    def through(self, pool: Executor) -> Executor:
+        """See base class."""
+        return pool if self._current is None else self._current.through(pool)
+
+    def end(self, outcome: Outcome) -> None:
+        """See base class."""
+        try:
+            record = SpanRecord(span=self._span, outcome=outcome, end_ns=time.time_ns())
+            self._put(Ended(record) if self._current is None else self._current.ended(record))
+        except Exception:
+            _logger.exception("The span of an attempt was lost")

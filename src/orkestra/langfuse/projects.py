@@ -1,0 +1,227 @@
+"""`LangfuseProjects`: a `TraceSink` that gives each tenant's spans to the tenant's own project."""
+
+import asyncio
+import logging
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final
+
+from orkestra.config import LangfuseProject, LangfuseSettings
+from orkestra.errors import OrkestraError
+from orkestra.langfuse.items import Taker
+from orkestra.langfuse.losses import Loss, Losses
+from orkestra.langfuse.sink import LangfuseSink, limits_of
+from orkestra.tracing import Caller, CaptureLimits, LiveSpan, Span, SpanRecord
+
+_logger: Final = logging.getLogger(__name__)
+
+ProjectOf = Callable[[str], LangfuseProject | None]
+"""The project of a tenant, None for the shared one; a `LookupError` where it is not known yet."""
+
+Ask = Callable[[str], Awaitable[object]]
+"""Asks for a tenant, so that its project becomes known."""
+
+
+class LangfuseProjects:
+    """Opens a project when the first span of one of its tenants comes, and keeps some open.
+
+    Tenants without a project of their own share one. What belongs to a tenant that is not known
+    goes nowhere.
+    """
+
+    def __init__(self, shared: LangfuseSettings, project_of: ProjectOf, ask: Ask) -> None:
+        """Open nothing yet.
+
+        Args:
+            shared: The shared project, and how all of them are sent to. Without keys, tenants that
+                have no project of their own are not traced.
+            project_of: Knows whose project is which; called from any thread.
+            ask: Makes it known.
+
+        Raises:
+            MissingExtraError: The Langfuse SDK is not installed.
+        """
+        self._settings = shared
+        self._project_of = project_of
+        self._ask = ask
+        self._limits = limits_of(shared)
+        self._shared = LangfuseSink(shared, route=self._taker) if shared.is_on else None
+        self._open: OrderedDict[LangfuseProject, LangfuseSink] = OrderedDict()
+        self._lock = threading.Lock()
+        self._losses = Losses()
+        self._past: Counter[Loss] = Counter()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asking: set[asyncio.Task[None]] = set()
+        self._parked = 0
+        self._is_closed = False
+
+    @property
+    def limits(self) -> CaptureLimits:
+        """See base class."""
+        return self._limits
+
+    @property
+    def lost(self) -> Counter[Loss]:
+        """How many spans were lost, by reason, in all projects."""
+        return sum((sink.lost for sink in self._sinks()), self._past + self._losses.counts())
+
+    def start(self) -> None:
+        """See base class."""
+        self._note_loop()
+        if self._shared is not None:
+            self._shared.start()
+
+    def emit(self, record: SpanRecord) -> None:
+        """See base class."""
+        try:
+            sink = self.sink_of(record.span.tenant)
+        except LookupError:
+            self._park(record)
+            return
+        if sink is not None:
+            sink.emit(record)
+
+    async def enter(self, span: Span) -> LiveSpan | None:
+        """See base class."""
+        self._note_loop()
+        try:
+            if span.tenant is not None and not self._is_known(span.tenant):
+                await self._ask(span.tenant)
+            sink = self.sink_of(span.tenant)
+        except (LookupError, OrkestraError) as error:
+            self._losses.count(Loss.UNKNOWN_TENANT, 1, repr(error))
+            return None
+        return None if sink is None else await sink.enter(span)
+
+    def caller(self, tenant: str | None) -> Caller | None:
+        """See base class."""
+        self._note_loop()
+        try:
+            sink = self.sink_of(tenant)
+        except LookupError:
+            return None
+        return None if sink is None else sink.caller(tenant)
+
+    async def project(self, tenant: str | None) -> LangfuseSink | None:
+        """See base class."""
+        self._note_loop()
+        if tenant is not None and not self._is_known(tenant):
+            await self._ask(tenant)
+        return self.sink_of(tenant)
+
+    async def flush(self, timeout: timedelta) -> bool:
+        """See base class."""
+        if self._asking:
+            await asyncio.wait(self._asking, timeout=timeout.total_seconds())
+        return all(await asyncio.gather(*(sink.flush(timeout) for sink in self._sinks())))
+
+    async def close(self, timeout: timedelta) -> bool:
+        """See base class."""
+        with self._lock:
+            self._is_closed = True
+        return all(await asyncio.gather(*(sink.close(timeout) for sink in self._sinks())))
+
+    def sink_of(self, tenant: str | None) -> LangfuseSink | None:
+        """Where the spans of a tenant go; None where they are not sent.
+
+        Raises:
+            LookupError: That is not known yet.
+        """
+        project = None if tenant is None else self._project_of(tenant)
+        if project is None:
+            return self._shared
+        with self._lock:
+            sink = self._open.get(project)
+            if sink is None and not self._is_closed:
+                sink = self._open[project] = self._opened(project)
+            if sink is not None:
+                self._open.move_to_end(project)
+            evicted = None
+            if len(self._open) > self._settings.max_open_projects:
+                _, evicted = self._open.popitem(last=False)
+        if evicted is not None:
+            self._retire(evicted)
+        return sink
+
+    def _opened(self, project: LangfuseProject) -> LangfuseSink:
+        own = {
+            "public_key": project.public_key,
+            "secret_key": project.secret_key,
+            "base_url": project.base_url or self._settings.base_url,
+            "environment": project.environment or self._settings.environment,
+            "enabled": True,
+        }
+        return LangfuseSink(self._settings.model_copy(update=own), route=self._taker)
+
+    def _retire(self, sink: LangfuseSink) -> None:
+        """Send what the longest unused project still has, without waiting for it."""
+
+        def retire() -> None:
+            asyncio.run(sink.close(self._settings.flush_timeout))
+            with self._lock:
+                self._past += sink.lost
+
+        threading.Thread(target=retire, name="orkestra-retire", daemon=True).start()
+
+    def _sinks(self) -> list[LangfuseSink]:
+        with self._lock:
+            return [*self._open.values(), *([self._shared] if self._shared else ())]
+
+    def _taker(self, tenant: str | None) -> Taker | None:
+        try:
+            return self.sink_of(tenant)
+        except LookupError:
+            return None
+
+    def _is_known(self, tenant: str) -> bool:
+        try:
+            self._project_of(tenant)
+        except LookupError:
+            return False
+        return True
+
+    def _note_loop(self) -> None:
+        if self._loop is None or self._loop.is_closed():
+            with suppress(RuntimeError):  # nothing is asked where no loop runs
+                self._loop = asyncio.get_running_loop()
+
+    def _park(self, record: SpanRecord) -> None:
+        """Ask for the tenant where the directory can be asked: not on a workflow's thread."""
+        loop = self._loop
+        with self._lock:
+            is_room = loop is not None and self._parked < self._settings.queue_size
+            self._parked += is_room
+        if loop is None or not is_room:
+            self._losses.count(Loss.UNKNOWN_TENANT, 1, "too many wait for the directory")
+            return
+        try:
+            loop.call_soon_threadsafe(self._ask_soon, record)
+        except RuntimeError:
+            self._unpark("the event loop is closed")
+
+    def _ask_soon(self, record: SpanRecord) -> None:
+        task = asyncio.create_task(self._asked(record))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _asked(self, record: SpanRecord) -> None:
+        tenant = record.span.tenant
+        try:
+            if tenant is not None:
+                await self._ask(tenant)
+            sink = self.sink_of(tenant)
+        except Exception as error:  # noqa: BLE001 - the directory may be anyone's code
+            self._unpark(repr(error))
+            return
+        self._unpark(None)
+        if sink is not None:
+            sink.emit(record)
+
+    def _unpark(self, why: str | None) -> None:
+        with self._lock:
+            self._parked -= 1
+        if why is not None:
+            self._losses.count(Loss.UNKNOWN_TENANT, 1, why)
