@@ -30,6 +30,22 @@ _COMMANDS: Final[Mapping[str, _Place]] = {
     "demo": _Place("orkestra.cli.demo", "demo", "Watch three tenants' workflows run."),
     "server": _Place("orkestra.cli.server", "server", "Run a Temporal server for development."),
     "worker": _Place("orkestra.cli.worker", "worker", "Run the workflows of a module."),
+    "start": _Place("orkestra.cli.workflows.starting", "start", "Start a workflow for a tenant."),
+    "list": _Place(
+        "orkestra.cli.workflows.looking", "list_workflows", "List workflows of a tenant."
+    ),
+    "show": _Place(
+        "orkestra.cli.workflows.looking", "show", "Show what a workflow is doing, or how it ended."
+    ),
+    "signal": _Place("orkestra.cli.workflows.messages", "signal", "Send a signal to a workflow."),
+    "query": _Place("orkestra.cli.workflows.messages", "query", "Ask a workflow something."),
+    "update": _Place("orkestra.cli.workflows.messages", "update", "Make an update of a workflow."),
+    "cancel": _Place("orkestra.cli.workflows.ending", "cancel", "Ask a workflow to end."),
+    "terminate": _Place("orkestra.cli.workflows.ending", "terminate", "End a workflow at once."),
+    "tenants": _Place("orkestra.cli.tenants", "app", "See the tenants; stop or resume one."),
+    "trace": _Place(
+        "orkestra.cli.trace", "app", "Draw a workflow's trace, or send what Langfuse lacks."
+    ),
     "health": _Place("orkestra.cli.health", "health", "Say whether Temporal can be worked with."),
     "doctor": _Place("orkestra.cli.doctor", "doctor", "Say what keeps work from flowing."),
     "search-attributes": _Place(

@@ -1,0 +1,236 @@
+"""`orkestra tenants`: who is served and where, and how much each has going on."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from temporalio.client import Client
+
+from orkestra.cli.connecting import log_core_to_python
+from orkestra.cli.options import AsJson, ConfigFile, help_of, load_config, plain_app
+from orkestra.cli.output import plain, write_json, write_line
+from orkestra.config import LangfuseSettings, OrkestraConfig
+from orkestra.directory import StaticTenantDirectory, TenantRecord
+from orkestra.errors import UnknownTenantError
+from orkestra.temporal.manager import TemporalConnectionManager
+from orkestra.temporal.suspension import resume_schedules, suspend_schedules
+from orkestra.tenancy import ALL_TENANTS, check_tenant_id
+
+TenantId = Annotated[
+    str, typer.Argument(parser=check_tenant_id, metavar="TENANT", help="ID of the tenant.")
+]
+
+
+def tenants() -> None:
+    """See which tenants the configuration knows, and stop or resume one.
+
+    Example:
+      orkestra tenants list --counts
+    """
+
+
+def list_tenants(
+    context: typer.Context,
+    *,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Also count each one's workflows by status.")
+    ] = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> int:
+    """List the tenants of the configuration with their placement.
+
+    Examples:
+      orkestra tenants list
+      orkestra tenants list --counts --json
+    """
+    settings = load_config(context, config)
+    told = asyncio.run(_all(settings, counts=counts))
+    if as_json:
+        write_json({"tenants": told})
+    elif told:
+        _draw(told)
+    else:
+        write_line("the configuration names no tenants: every well-formed ID is served")
+    return 0
+
+
+def show(
+    context: typer.Context,
+    tenant: TenantId,
+    *,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> int:
+    """Show a tenant: its placement, and its workflows by status.
+
+    Examples:
+      orkestra tenants show acme
+    """
+    settings = load_config(context, config)
+    told = asyncio.run(_one(settings, tenant))
+    if as_json:
+        write_json(told)
+        return 0
+    for name, value in told.items():
+        write_line(f"{name.replace('_', ' '):<16} {_shown(value)}")
+    return 0
+
+
+def suspend(
+    context: typer.Context,
+    tenant: TenantId,
+    *,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> int:
+    """Pause the schedules of a tenant that is suspended; what runs goes on.
+
+    That a tenant is suspended stands in the directory: while it does not, this says so.
+
+    Examples:
+      orkestra tenants suspend acme
+    """
+    settings = load_config(context, config)
+    paused, status = asyncio.run(_switch(settings, tenant, on=False))
+    advice = (
+        ""
+        if status == "suspended"
+        else f', but the directory has it as {status}: set tenants.{tenant}.status = "suspended",'
+        " or it goes on starting workflows"
+    )
+    _tell(as_json, tenant, paused, status, f"{paused} schedules paused{advice}")
+    return 0
+
+
+def resume(
+    context: typer.Context,
+    tenant: TenantId,
+    *,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> int:
+    """Go on with the schedules that `suspend` paused, and no others.
+
+    Examples:
+      orkestra tenants resume acme
+    """
+    settings = load_config(context, config)
+    resumed, status = asyncio.run(_switch(settings, tenant, on=True))
+    advice = (
+        ""
+        if status == "active"
+        else f', but the directory has it as {status}: set tenants.{tenant}.status = "active",'
+        " or its workflows are refused"
+    )
+    _tell(as_json, tenant, resumed, status, f"{resumed} schedules go on{advice}")
+    return 0
+
+
+app = plain_app()
+app.callback(help=help_of(tenants))(tenants)
+app.command("list", help=help_of(list_tenants))(list_tenants)
+app.command("show", help=help_of(show))(show)
+app.command("suspend", help=help_of(suspend))(suspend)
+app.command("resume", help=help_of(resume))(resume)
+
+
+@asynccontextmanager
+async def _manager(settings: OrkestraConfig) -> AsyncGenerator[TemporalConnectionManager]:
+    log_core_to_python()
+    untraced = settings.model_copy(update={"langfuse": LangfuseSettings()})
+    async with TemporalConnectionManager(untraced) as manager:
+        yield manager
+
+
+async def _record(settings: OrkestraConfig, tenant: str) -> TenantRecord:
+    if not settings.tenants:
+        return TenantRecord(tenant)
+    found = await StaticTenantDirectory.from_settings(settings.tenants).find(tenant)
+    if found is None:
+        known = ", ".join(sorted(settings.tenants))
+        msg = f"tenant {tenant!r} is not in the configuration, which has {known}"
+        raise UnknownTenantError(msg)
+    return found
+
+
+async def _all(settings: OrkestraConfig, *, counts: bool) -> list[dict[str, Any]]:
+    records = [await _record(settings, tenant) for tenant in sorted(settings.tenants)]
+    if not counts or not records:
+        return [_told(settings, record) for record in records]
+    async with _manager(settings) as manager:
+        return [
+            _told(settings, record) | {"workflows": await _counts(manager, settings, record)}
+            for record in records
+        ]
+
+
+async def _one(settings: OrkestraConfig, tenant: str) -> dict[str, Any]:
+    record = await _record(settings, tenant)
+    async with _manager(settings) as manager:
+        return _told(settings, record) | {"workflows": await _counts(manager, settings, record)}
+
+
+async def _switch(settings: OrkestraConfig, tenant: str, *, on: bool) -> tuple[int, str]:
+    record = await _record(settings, tenant)
+    async with _manager(settings) as manager:
+        client = await _operator(manager, settings, record)
+        count = await (resume_schedules if on else suspend_schedules)(client, tenant)
+    return count, record.status.value
+
+
+async def _operator(
+    manager: TemporalConnectionManager, settings: OrkestraConfig, record: TenantRecord
+) -> Client:
+    """A client in the namespace of the tenant; a tenant's own would be refused if suspended."""
+    namespace = record.namespace or settings.temporal.namespace
+    return await manager.get_client(namespace=namespace, tenant=ALL_TENANTS)
+
+
+async def _counts(
+    manager: TemporalConnectionManager, settings: OrkestraConfig, record: TenantRecord
+) -> dict[str, int]:
+    client = await _operator(manager, settings, record)
+    attribute = settings.tenancy.search_attribute
+    query = f"{attribute} = '{record.tenant}' GROUP BY ExecutionStatus"
+    found = await client.count_workflows(query)
+    return {str(group.group_values[0]).lower(): group.count for group in found.groups}
+
+
+def _told(settings: OrkestraConfig, record: TenantRecord) -> dict[str, Any]:
+    return {
+        "tenant": record.tenant,
+        "status": record.status.value,
+        "namespace": record.namespace or settings.temporal.namespace,
+        "task_queues": dict(record.task_queues),
+        "fairness_weight": record.fairness_weight or 1,
+    }
+
+
+def _draw(told: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in told[0]:
+        table.add_column(name.replace("_", " "))
+    for each in told:
+        style = "" if each["status"] == "active" else "yellow"
+        table.add_row(*(Text(plain(_shown(value)), style) for value in each.values()))
+    Console(highlight=False).print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        pairs = cast("dict[str, Any]", value)
+        return ", ".join(f"{name}: {held}" for name, held in pairs.items()) or "-"
+    return str(value)
+
+
+def _tell(as_json: bool, tenant: str, schedules: int, status: str, line: str) -> None:  # noqa: FBT001 - a printer
+    if as_json:
+        write_json({"tenant": tenant, "schedules": schedules, "status": status})
+    else:
+        write_line(f"{tenant}: {line}")

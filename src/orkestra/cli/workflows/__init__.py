@@ -1,0 +1,1 @@
+"""Workflows from the command line, each as its tenant's: start, talk to, look at, end."""
