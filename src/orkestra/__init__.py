@@ -3,6 +3,7 @@
 from orkestra.config import (
     CertificateSource,
     DeploymentSettings,
+    LangfuseProject,
     LangfuseSettings,
     OrkestraConfig,
     PollerSettings,
@@ -82,6 +83,7 @@ __all__ = [
     "InvalidIdError",
     "InvalidQueryError",
     "InvalidTenantError",
+    "LangfuseProject",
     "LangfuseSettings",
     "LangfuseUnavailableError",
     "MissingExtraError",

@@ -176,7 +176,8 @@ class TemporalConnectionManager:
     async def close(self) -> None:
         """Close every connection, also under those who still hold clients or wait in a call.
 
-        It may be called again, and while a connection is being opened.
+        Traces that wait are sent then, within `langfuse.flush_timeout`. It may be called again, and
+        while a connection is being opened.
 
         Raises:
             WorkersRunningError: Workers run on a connection; nothing was closed.
@@ -188,6 +189,7 @@ class TemporalConnectionManager:
         await self._checks.cancel()
         for connection in connections:
             await connection.close()
+        await self._plugin.close()
 
     async def _connection(self, *, dedicated: bool) -> Connection:
         if self._is_closed:
