@@ -136,9 +136,15 @@ class TestActingTenant:
 
     @pytest.mark.parametrize("rpc", ["describe_workflow_execution", "get_system_info"])
     async def test_a_bound_client_refuses_code_that_acts_for_another(self, wire, rpc):
+        bound = guarded(wire)
         with tenant_scope("beta"), pytest.raises(TenantMismatchError, match="bound to 'acme'"):
-            await call(guarded(wire), rpc, filled(ALLOWED[rpc].request))
+            await call(bound, rpc, filled(ALLOWED[rpc].request))
         assert not wire.sent
+
+    @pytest.mark.parametrize("tenant", ["beta", ALL_TENANTS])
+    async def test_code_that_acts_for_a_tenant_makes_no_client_of_others(self, wire, tenant):
+        with tenant_scope(TENANT), pytest.raises(TenantMismatchError, match="acts for 'acme'"):
+            guarded(wire, tenant)
 
     async def test_an_unbound_client_acts_for_the_scope_it_is_used_in(self, wire):
         client = guarded(wire, None)
