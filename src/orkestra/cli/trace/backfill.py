@@ -1,0 +1,233 @@
+"""`orkestra trace backfill`: send what Langfuse lacks."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from temporalio.client import Client
+from temporalio.converter import DataConverter
+
+from orkestra.cli.options import AsJson, ConfigFile, Namespace, load_config, parse_duration
+from orkestra.cli.output import write_json, write_line
+from orkestra.cli.trace.options import (
+    Children,
+    Converter,
+    WholeChain,
+    client_of,
+    load_converter,
+    load_object,
+)
+from orkestra.cli.workflows.acting import Actor, EveryTenant, RunId, Tenant
+from orkestra.temporal.histories import BackfillReport, backfill_trace, backfill_traces
+
+_JUST_NOW: Final = timedelta(minutes=1)
+_LISTED: Final = 100
+_LEFT_OUT: Final = {
+    "recent": "ended only just now",
+    "unended": "still going on",
+    "unsampled": "not sampled",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What is to be backfilled and how."""
+
+    workflow_id: str | None
+    query: str
+    run_id: str | None
+    chain: bool
+    children: bool
+    dry_run: bool
+    force: bool
+    older_than: timedelta
+
+    def reports(self, client: Client) -> AsyncGenerator[BackfillReport]:
+        """Do it, and tell of each workflow when it is done."""
+        if self.workflow_id is not None:
+            return self._one(client, self.workflow_id)
+        return backfill_traces(
+            client,
+            self.query,
+            children=self.children,
+            dry_run=self.dry_run,
+            force=self.force,
+            older_than=self.older_than,
+        )
+
+    async def _one(self, client: Client, workflow_id: str) -> AsyncGenerator[BackfillReport]:
+        yield await backfill_trace(
+            client,
+            workflow_id,
+            run_id=self.run_id,
+            whole_chain=self.chain,
+            children=self.children,
+            dry_run=self.dry_run,
+            force=self.force,
+            older_than=self.older_than,
+        )
+
+    async def total(self, client: Client) -> int:
+        """How many workflows there are to visit."""
+        if self.workflow_id is not None:
+            return 1
+        return (await client.count_workflows(self.query)).count
+
+
+def backfill(
+    context: typer.Context,
+    workflow_id: Annotated[
+        str | None, typer.Argument(metavar="WORKFLOW_ID", help="ID of the workflow.")
+    ] = None,
+    *,
+    query: Annotated[
+        str | None,
+        typer.Option(metavar="QUERY", help="Many workflows instead, as for `orkestra list`."),
+    ] = None,
+    tenant: Tenant = None,
+    every_tenant: EveryTenant = False,
+    run_id: RunId = None,
+    chain: WholeChain = False,
+    children: Children = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be sent.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Send all without asking; what is there is there twice then."),
+    ] = False,
+    older_than: Annotated[
+        timedelta,
+        typer.Option(
+            parser=parse_duration,
+            metavar="DURATION",
+            show_default="1m",
+            help="Leave out what ended less than this ago: a worker may be about to send it.",
+        ),
+    ] = _JUST_NOW,
+    converter: Converter = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:NAME", help="The mask that your workers use, if any."),
+    ] = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Send to Langfuse what it lacks of a workflow's trace, rebuilt from its history.
+
+    Asks Langfuse first which observations it has, and sends nothing where it does not answer. Only
+    what has ended is sent. Masks are not in the configuration: where your workers have one, give it
+    here, too. --json prints a line for each workflow.
+
+    Examples:
+      orkestra trace backfill order-42 --tenant acme --dry-run
+      orkestra trace backfill --query "ExecutionStatus='Terminated'" --all-tenants
+    """
+    if (workflow_id is None) == (query is None):
+        msg = "give either WORKFLOW_ID or --query"
+        raise typer.BadParameter(msg)
+    if query is not None and (run_id is not None or chain):
+        msg = "--run-id and --chain belong to WORKFLOW_ID: a query finds runs by itself"
+        raise typer.BadParameter(msg)
+    settings = load_config(context, config)
+    if mask is not None:
+        masked = settings.langfuse.model_copy(update={"mask": load_object(mask, "--mask")})
+        settings = settings.model_copy(update={"langfuse": masked})
+    actor = Actor.of(settings, tenant, every_tenant=every_tenant, namespace=namespace)
+    wanted = _Wanted(
+        workflow_id=workflow_id,
+        query=query or "",
+        run_id=run_id,
+        chain=chain,
+        children=children,
+        dry_run=dry_run,
+        force=force,
+        older_than=older_than,
+    )
+    asyncio.run(_run(actor, load_converter(converter), wanted, as_json=as_json))
+
+
+async def _run(actor: Actor, converter: DataConverter, wanted: _Wanted, *, as_json: bool) -> None:
+    told = _Told(dry_run=wanted.dry_run)
+    async with client_of(actor, converter) as client:
+        with _progress(await wanted.total(client)) as advance:
+            try:
+                async with aclosing(wanted.reports(client)) as reports:
+                    async for report in reports:
+                        advance()
+                        told.count(report)
+                        if as_json:
+                            write_json(report.as_dict())
+                        elif wanted.workflow_id is not None:
+                            told.list_spans(report)
+            finally:
+                if not as_json:
+                    told.sum_up()
+
+
+class _Told:
+    """What was done, for people."""
+
+    def __init__(self, *, dry_run: bool) -> None:
+        self._dry_run = dry_run
+        self._workflows = 0
+        self._counts: Counter[str] = Counter()
+
+    def count(self, report: BackfillReport) -> None:
+        self._workflows += 1
+        self._counts.update(
+            missing=len(report.missing),
+            present=report.present,
+            recent=report.recent,
+            unended=report.unended,
+            unsampled=report.unsampled,
+        )
+
+    def list_spans(self, report: BackfillReport) -> None:
+        verb = "would send" if self._dry_run else "sent"
+        for span in report.missing[:_LISTED]:
+            write_line(f"{verb} {span.span_id} {span.name}")
+        if more := report.missing[_LISTED:]:
+            write_line(f"... and {len(more)} more")
+
+    def sum_up(self) -> None:
+        counts = self._counts
+        said = [
+            f"{counts['missing']} {'to send' if self._dry_run else 'sent'}",
+            f"{counts['present']} there already",
+        ]
+        for name, words in _LEFT_OUT.items():
+            if counts[name]:
+                said.append(f"{counts[name]} {words}")
+        workflows = "workflow" if self._workflows == 1 else "workflows"
+        write_line(f"{self._workflows} {workflows}: spans {', '.join(said)}")
+
+
+@contextmanager
+def _progress(total: int) -> Generator[Callable[[], None]]:
+    """A bar on standard error, where somebody watches and there is something to wait for."""
+    console = Console(stderr=True)
+    if total <= 1 or not console.is_terminal:
+        yield _nothing
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("Workflows", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _nothing() -> None:
+    """Nobody watches."""
