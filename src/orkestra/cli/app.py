@@ -27,7 +27,9 @@ class _Place(NamedTuple):
 
 
 _COMMANDS: Final[Mapping[str, _Place]] = {
+    "init": _Place("orkestra.cli.init", "init", "Write a small application to begin with."),
     "demo": _Place("orkestra.cli.demo", "demo", "Watch three tenants' workflows run."),
+    "dev": _Place("orkestra.cli.dev.command", "dev", "Run an application while you write it."),
     "server": _Place("orkestra.cli.server", "server", "Run a Temporal server for development."),
     "worker": _Place("orkestra.cli.worker", "worker", "Run the workflows of a module."),
     "start": _Place("orkestra.cli.workflows.starting", "start", "Start a workflow for a tenant."),

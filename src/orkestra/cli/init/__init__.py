@@ -1,0 +1,5 @@
+"""`orkestra init`."""
+
+from orkestra.cli.init.command import init
+
+__all__ = ["init"]
