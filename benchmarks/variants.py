@@ -1,40 +1,153 @@
-"""The same worker and client, with more and more of Orkestra in them."""
+"""The same client and worker, with nothing, with Orkestra, and with what else there is."""
 
-from collections.abc import Callable, Mapping
-from typing import Final
+import asyncio
+import base64
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.contrib.opentelemetry import (
+    OpenTelemetryPlugin,
+    TracingInterceptor,
+    create_tracer_provider,
+)
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from benchmarks.workload import OneActivity, greet
-from orkestra import OrkestraConfig, OrkestraPlugin
+from benchmarks.propagation import VALUE, Propagation
+from benchmarks.workloads.modelled import Modelled
+from benchmarks.workloads.plain import ACTIVITIES, WORKFLOWS
+from orkestra import OrkestraConfig, OrkestraPlugin, TemporalSettings
 
 BARE: Final = "bare SDK"
+TENANT: Final = "acme"
 
 
-def tenancy() -> list[OrkestraPlugin]:
-    return [OrkestraPlugin(OrkestraConfig())]
+async def _nothing() -> None:
+    pass
 
 
-def tenancy_and_tracing() -> list[OrkestraPlugin]:
-    return [OrkestraPlugin(OrkestraConfig.load())]
+def _passing(*modules: str) -> WorkflowRunner:
+    """The SDK's sandbox, with what the workflows need passed through by hand."""
+    restrictions = SandboxRestrictions.default.with_passthrough_modules(
+        "pydantic", "pydantic_core", "annotated_types", "httpx", *modules
+    )
+    return SandboxedWorkflowRunner(restrictions=restrictions)
 
 
-VARIANTS: Final[Mapping[str, Callable[[], list[OrkestraPlugin]]]] = {
-    BARE: list,
-    "tenancy": tenancy,
-    "tenancy + tracing": tenancy_and_tracing,
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a variant gives to clients, workers and replayers.
+
+    Attributes:
+        plugins: Plugins of the client.
+        interceptors: Interceptors of the client; a worker inherits those that are its own, too.
+        runner: The workflow runner; None leaves the SDK's to the plugins.
+        flush: Sends what waits to be sent, so that its cost is in the figures.
+        config: Orkestra's, where it is in the variant.
+    """
+
+    plugins: list[Any] = field(default_factory=list[Any])
+    interceptors: list[Any] = field(default_factory=list[Any])
+    runner: WorkflowRunner | None = None
+    flush: Callable[[], Awaitable[object]] = _nothing
+    config: OrkestraConfig | None = None
+
+    async def connect(self, address: str) -> Client:
+        return await Client.connect(address, plugins=self.plugins, interceptors=self.interceptors)
+
+    def worker(self, client: Client, queue: str, **options: Any) -> Worker:
+        if self.runner is not None:
+            options["workflow_runner"] = self.runner
+        return Worker(
+            client,
+            task_queue=queue,
+            workflows=[*WORKFLOWS, Modelled],
+            activities=ACTIVITIES,
+            **options,
+        )
+
+
+def _orkestra(config: OrkestraConfig, tenant: str | None) -> Setup:
+    plugin = OrkestraPlugin(config, tenant=tenant)
+    return Setup(plugins=[plugin], flush=plugin.flush, config=config)
+
+
+def _bare(_tenant: str | None) -> Setup:
+    return Setup(runner=_passing())
+
+
+def _unsandboxed(_tenant: str | None) -> Setup:
+    return Setup(runner=UnsandboxedWorkflowRunner())
+
+
+def _tenancy(tenant: str | None) -> Setup:
+    address = os.environ.get("TEMPORAL_ADDRESS", "localhost:7233")
+    return _orkestra(OrkestraConfig(temporal=TemporalSettings(address=address)), tenant)
+
+
+def _tenancy_and_tracing(tenant: str | None) -> Setup:
+    return _orkestra(OrkestraConfig.load(), tenant)
+
+
+def _propagation(tenant: str | None) -> Setup:
+    VALUE.set(tenant)
+    return Setup(interceptors=[Propagation()], runner=_passing("benchmarks.propagation"))
+
+
+def _exporter() -> BatchSpanProcessor:
+    keys = f"{os.environ['LANGFUSE_PUBLIC_KEY']}:{os.environ['LANGFUSE_SECRET_KEY']}"
+    return BatchSpanProcessor(
+        OTLPSpanExporter(
+            endpoint=os.environ["LANGFUSE_BASE_URL"] + "/api/public/otel/v1/traces",
+            headers={"Authorization": "Basic " + base64.b64encode(keys.encode()).decode()},
+            compression=Compression.Gzip,
+        )
+    )
+
+
+def _sdk_plugin(_tenant: str | None) -> Setup:
+    provider = create_tracer_provider()
+    processor = _exporter()
+    provider.add_span_processor(processor)
+    trace.set_tracer_provider(provider)
+    return Setup(
+        plugins=[OpenTelemetryPlugin(add_temporal_spans=True)],
+        runner=_passing(),
+        flush=lambda: asyncio.to_thread(processor.force_flush),
+    )
+
+
+def _sdk_interceptor(_tenant: str | None) -> Setup:
+    provider = TracerProvider()
+    processor = _exporter()
+    provider.add_span_processor(processor)
+    return Setup(
+        interceptors=[TracingInterceptor(provider.get_tracer("benchmarks"))],
+        runner=_passing("opentelemetry"),
+        flush=lambda: asyncio.to_thread(processor.force_flush),
+    )
+
+
+VARIANTS: Final[Mapping[str, Callable[[str | None], Setup]]] = {
+    BARE: _bare,
+    "tenancy": _tenancy,
+    "tenancy + tracing": _tenancy_and_tracing,
+    "bare SDK, no sandbox": _unsandboxed,
+    "SDK OpenTelemetryPlugin": _sdk_plugin,
+    "SDK TracingInterceptor": _sdk_interceptor,
+    "hand-written propagation": _propagation,
 }
-"""How each variant is made; tracing is on where the environment has Langfuse's keys."""
+"""How each variant is set up, given the tenant of a client or None for a worker."""
 
-
-async def connect(variant: str, address: str, *, tenant: str | None) -> Client:
-    """A client of the variant, bound to the tenant where it knows of tenants."""
-    plugins = [plugin.for_tenant(tenant) if tenant else plugin for plugin in VARIANTS[variant]()]
-    return await Client.connect(address, plugins=plugins)
-
-
-async def make_worker(variant: str, address: str) -> Worker:
-    """A worker of the variant on the queue of its name."""
-    client = await connect(variant, address, tenant=None)
-    return Worker(client, task_queue=variant, workflows=[OneActivity], activities=[greet])
+QUICK: Final = (BARE, "tenancy", "tenancy + tracing")
+TRACING: Final = frozenset(
+    {"tenancy + tracing", "SDK OpenTelemetryPlugin", "SDK TracingInterceptor"}
+)

@@ -1,0 +1,94 @@
+"""From samples to figures: the ratio of each round to the bare SDK's in the same round."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from benchmarks.variants import BARE
+
+Results = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The median of the rounds' ratios, with the lower and the upper quartile."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def ratio(ours: Sequence[float], bare: Sequence[float]) -> Ratio | None:
+    """The ratio of two variants in the same rounds, or None where there is none."""
+    pairs = sorted(one / other for one, other in zip(ours, bare, strict=False) if other)
+    if not pairs:
+        return None
+    quarter = len(pairs) // 4
+    return Ratio(median(pairs), pairs[quarter], pairs[-1 - quarter])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What a variant used in a scenario."""
+
+    scenario: str
+    variant: str
+    worker: Ratio | None
+    worker_ms: float
+    client: Ratio | None
+    client_ms: float | None
+    history: float | None
+    growth: float | None
+
+
+def rows(results: Results) -> Iterator[Row]:
+    """The rows of the scenarios whose CPU was measured."""
+    for scenario, variants in results.items():
+        bare = variants.get(BARE, {})
+        if "worker_ms" not in bare:
+            continue
+        for variant, own in variants.items():
+            history = _median(own.get("history_bytes"))
+            of_bare = _median(bare.get("history_bytes"))
+            yield Row(
+                scenario=scenario,
+                variant=variant,
+                worker=ratio(own["worker_ms"], bare["worker_ms"]),
+                worker_ms=median(own["worker_ms"]),
+                client=ratio(own.get("client_ms", ()), bare.get("client_ms", ())),
+                client_ms=_median(own.get("client_ms")),
+                history=history,
+                growth=None if history is None or of_bare is None else history - of_bare,
+            )
+
+
+def others(results: Results) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """The medians of everything else, by scenario and variant."""
+    for scenario, variants in results.items():
+        if "worker_ms" not in variants.get(BARE, {}):
+            for variant, figures in variants.items():
+                yield scenario, variant, {name: median(each) for name, each in figures.items()}
+
+
+def _median(values: Sequence[float] | None) -> float | None:
+    return median(values) if values else None
+
+
+def machine() -> dict[str, Any]:
+    """On what it was measured."""
+    import os  # noqa: PLC0415 - for the report alone
+    import platform  # noqa: PLC0415 - likewise
+    from importlib.metadata import version  # noqa: PLC0415 - likewise
+
+    return {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "temporalio": version("temporalio"),
+        "langfuse": version("langfuse"),
+    }

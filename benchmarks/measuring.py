@@ -1,0 +1,180 @@
+"""The rounds: variants take turns, so that a machine whose speed drifts slows all alike."""
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.helpers import Team, helper, once, team
+from benchmarks.scenarios import RACE, SCENARIOS
+from benchmarks.variants import BARE
+from orkestra.devserver import DevServer
+
+Samples = dict[str, dict[str, dict[str, list[float]]]]
+"""By scenario, variant and figure; a number a round."""
+
+UNHURRIED = {"history.workflowIdReuseMinimalInterval": "0s"}
+"""The server would make a chain of short runs wait."""
+
+PARKED = 100
+ORKESTRAS = ("tenancy", "tenancy + tracing")
+
+
+class Measurement:
+    """One run of the benchmark.
+
+    Args:
+        teams: The processes by variant.
+        console: Where progress is shown.
+    """
+
+    def __init__(self, teams: Mapping[str, Team], console: Console) -> None:
+        self.samples: Samples = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+        self._teams = teams
+        self._console = console
+        self._since = time.monotonic()
+
+    def turn(self, number: int) -> list[tuple[str, Team]]:
+        """The variants in the order of a round, each time another one first."""
+        items = list(self._teams.items())
+        first = number % len(items)
+        return [*items[first:], *items[:first]]
+
+    def _done(self, scenario: str) -> None:
+        now = time.monotonic()
+        self._console.print(f"  {scenario}: {now - self._since:.0f} s", style="dim")
+        self._since = now
+
+    def note(self, scenario: str, variant: str, **figures: float) -> None:
+        for figure, value in figures.items():
+            self.samples[scenario][variant][figure].append(value)
+
+    async def scenario(self, name: str, rounds: int, scale: float) -> None:
+        """CPU of worker and client a unit, and the history's size."""
+        count = max(1, round(SCENARIOS[name].count * scale))
+        for number in range(rounds + 1):
+            for variant, each in self.turn(number):
+                before = await each.worker.ask("used")
+                ran = await each.client.ask("run", scenario=name, count=count)
+                after = await each.worker.ask("used")
+                if number:  # the first round warms up
+                    self.note(
+                        name,
+                        variant,
+                        worker_ms=(after["cpu"] - before["cpu"]) / count * 1000,
+                        client_ms=ran["cpu"] / count * 1000,
+                        history_bytes=ran["history"],
+                    )
+        self._done(name)
+
+    async def replay(self, rounds: int) -> None:
+        """CPU of replaying one long history, the same one for all."""
+        author = next((v for v in self._teams if v in ORKESTRAS), BARE)
+        with tempfile.TemporaryDirectory() as directory:
+            file = str(Path(directory) / "history.json")
+            await self._teams[author].client.ask("history", file=file)
+            for number in range(rounds + 1):
+                for variant, each in self.turn(number):
+                    ran = await each.worker.ask("replay", file=file)
+                    if number:
+                        self.note(
+                            "replay", variant, worker_ms=ran["cpu"] * 1000, events=ran["events"]
+                        )
+        self._done("replay")
+
+    async def cached(self) -> None:
+        """Memory of a workflow that waits in the worker's cache."""
+        for variant, each in self._teams.items():
+            before = await each.worker.ask("used")
+            await each.client.ask("park", count=PARKED)
+            after = await each.worker.ask("used")
+            kept = (after["memory"] - before["memory"]) / PARKED
+            self.note("cached workflow", variant, bytes=kept, peak=after["memory"])
+            await each.client.ask("park", count=0)
+        self._done("cached workflow")
+
+    async def tenants(self, count: int, address: str) -> None:
+        """CPU and memory of a client for each of many tenants."""
+        for variant, each in self._teams.items():
+            made = await each.client.ask("tenants", count=count, address=address)
+            self.note("tenant client", variant, cpu_us=made["cpu"] * 1e6, bytes=made["memory"])
+        self._done("tenant client")
+
+    async def race(self) -> None:
+        """How many spans are sent where a signal races the completion."""
+        for variant, each in self._teams.items():
+            if each.receiver is not None:
+                await each.worker.ask("used")
+                await each.receiver.ask("clear")
+                await each.client.ask("run", scenario="race", count=RACE.count)
+                await each.worker.ask("used")
+                self.note("race", variant, **await each.receiver.ask("count"))
+        self._done("race")
+
+    async def startup(self, rounds: int, address: str) -> None:
+        """What a fresh process takes."""
+        for number in range(rounds):
+            for variant, each in self.turn(number):
+                if variant in (BARE, *ORKESTRAS):
+                    command = ("benchmarks.startup", variant, address)
+                    took = await once(*command, environment=each.environment)
+                    milliseconds = {f"{stage}_ms": 1000 * s for stage, s in took.items()}
+                    self.note("startup", variant, **milliseconds)
+        self._done("startup")
+
+
+async def measure(
+    variants: Collection[str],
+    scenarios: Collection[str],
+    *,
+    rounds: int,
+    scale: float,
+    tenants: int,
+    console: Console,
+) -> Samples:
+    """Measure, each variant in processes of its own.
+
+    Args:
+        variants: Names of variants; the bare SDK is always there to compare with.
+        scenarios: Names of scenarios, or of the other figures.
+        rounds: How many turns each variant gets.
+        scale: How much a turn does, beside the usual.
+        tenants: How many tenants have a client each.
+        console: Where progress is shown.
+    """
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(DevServer(ui=False, dynamic_config=UNHURRIED))
+        teams = {v: await team(stack, v, server.address) for v in dict.fromkeys((BARE, *variants))}
+        made = Measurement(teams, console)
+        for name in scenarios:
+            if name in SCENARIOS:
+                await made.scenario(name, rounds, scale)
+        if "replay" in scenarios:
+            await made.replay(rounds)
+        if "cached workflow" in scenarios:
+            await made.cached()
+        if "tenant client" in scenarios:
+            await made.tenants(tenants, server.address)
+        if "race" in scenarios:
+            await made.race()
+        if "startup" in scenarios:
+            await made.startup(rounds, server.address)
+        if "calls" in scenarios:
+            calls = await stack.enter_async_context(helper("benchmarks.calls", environment={}))
+            for name, figures in (await calls.read()).items():
+                for figure, values in figures.items():
+                    made.samples["calls"][name][figure] = values
+        if "weights" in scenarios:
+            weights = await stack.enter_async_context(helper("benchmarks.weights", environment={}))
+            made.samples["weights"]["tenancy"].update(await weights.read())
+    return made.samples
+
+
+def plain(samples: Samples) -> dict[str, Any]:
+    """The samples as plain dictionaries, for JSON."""
+    return {s: {v: dict(f) for v, f in variants.items()} for s, variants in samples.items()}

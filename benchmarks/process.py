@@ -1,0 +1,151 @@
+"""A worker or a client of one variant, in a process of its own; does what each line asks for."""
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from temporalio.client import Client, WorkflowHistory
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+from temporalio.worker import Replayer
+
+from benchmarks.answers import own_stdout
+from benchmarks.scenarios import CONCURRENCY, HISTORY, RACE, SCENARIOS
+from benchmarks.variants import TENANT, VARIANTS, Setup
+from benchmarks.workloads.modelled import Modelled
+from benchmarks.workloads.plain import WORKFLOWS, Mailbox
+from orkestra import TemporalConnectionManager
+
+_PAGE = 4096
+
+
+class Process:
+    """Answers requests; each method is one."""
+
+    def __init__(self, variant: str, setup: Setup, client: Client) -> None:
+        self.queue = variant
+        self.setup = setup
+        self.client = client
+        self.kept: list[Any] = []
+
+    async def used(self) -> dict[str, float]:
+        """CPU and memory so far, what was to be sent included."""
+        await self.setup.flush()
+        gc.collect()
+        return {"cpu": time.process_time(), "memory": memory()}
+
+    async def run(self, scenario: str, count: int) -> dict[str, Any]:
+        """Run some units of a scenario."""
+        made = RACE if scenario == "race" else SCENARIOS[scenario]
+        started, cpu = time.perf_counter(), time.process_time()
+        workflow_id = await made.run(self.client, self.queue, count)
+        wall = time.perf_counter() - started
+        await self.setup.flush()
+        used = time.process_time() - cpu
+        described = await self.client.get_workflow_handle(workflow_id).describe()
+        size = described.raw_info.history_size_bytes
+        return {"cpu": used, "wall": wall, "history": size}
+
+    async def park(self, count: int) -> None:
+        """Start workflows that wait, or with none end those that do."""
+
+        async def end(handle: Any) -> None:
+            await handle.signal(Mailbox.finish)
+            await handle.result()
+
+        async def begin(number: int) -> Any:
+            handle = await self.client.start_workflow(
+                Mailbox.run, id=f"parked-{number}", task_queue=self.queue
+            )
+            await handle.query(Mailbox.count)
+            return handle
+
+        await asyncio.gather(*(end(handle) for handle in self.kept))
+        self.kept = []
+        for first in range(0, count, CONCURRENCY):
+            numbers = range(first, min(count, first + CONCURRENCY))
+            self.kept += await asyncio.gather(*(begin(number) for number in numbers))
+
+    async def tenants(self, count: int, address: str) -> dict[str, float]:
+        """Make a client for each of so many tenants, and keep them."""
+        if self.setup.config is None:
+
+            async def make(tenant: str) -> Client:
+                del tenant
+                return Client(
+                    self.client.service_client,
+                    plugins=self.setup.plugins,
+                    interceptors=self.setup.interceptors,
+                )
+        else:
+            temporal = self.setup.config.temporal.model_copy(update={"address": address})
+            config = self.setup.config.model_copy(update={"temporal": temporal})
+            manager = TemporalConnectionManager(config)
+            await manager.get_client(tenant=TENANT)
+
+            async def make(tenant: str) -> Client:
+                return await manager.get_client(tenant=tenant)
+
+        gc.collect()
+        before, cpu = memory(), time.process_time()
+        kept = [await make(f"tenant-{number}") for number in range(count)]
+        used = time.process_time() - cpu
+        gc.collect()
+        return {"cpu": used / count, "memory": (memory() - before) / len(kept)}
+
+    async def history(self, file: str) -> None:
+        """Write the history that is to be replayed."""
+        workflow_id = await HISTORY(self.client, self.queue, 1)
+        history = await self.client.get_workflow_handle(workflow_id).fetch_history()
+        written = json.dumps([workflow_id, history.to_json()])
+        Path(file).write_text(written)  # noqa: ASYNC240 - nothing else is going on here
+
+    async def replay(self, file: str) -> dict[str, float]:
+        """Replay it."""
+        workflow_id, written = json.loads(Path(file).read_text())  # noqa: ASYNC240 - likewise
+        history = WorkflowHistory.from_json(workflow_id, written)
+        options: dict[str, Any] = {
+            "plugins": self.setup.plugins,
+            "interceptors": self.setup.interceptors,
+        }
+        if self.setup.runner is not None:
+            options["workflow_runner"] = self.setup.runner
+        replayer = Replayer(workflows=[*WORKFLOWS, Modelled], **options)
+        cpu = time.process_time()
+        await replayer.replay_workflow(history)
+        return {"cpu": time.process_time() - cpu, "events": len(history.events)}
+
+
+def memory() -> float:
+    """Bytes of this process that are in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+
+
+async def main(role: str, variant: str, address: str) -> None:
+    out = own_stdout()
+    setup = VARIANTS[variant](None if role == "worker" else TENANT)
+    client = await setup.connect(address)
+    process = Process(variant, setup, client)
+    if role == "worker":
+        async with setup.worker(client, variant):
+            await answer(process, out)
+    else:
+        await answer(process, out)
+
+
+async def answer(process: Process, out: TextIO) -> None:
+    print(json.dumps("ready"), file=out, flush=True)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        asked, arguments = json.loads(line)
+        answered = await getattr(process, asked)(**arguments)
+        print(json.dumps(answered), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    Runtime.set_default(
+        Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("ERROR", "ERROR"))))
+    )
+    asyncio.run(main(*sys.argv[1:]))

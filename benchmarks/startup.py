@@ -1,0 +1,52 @@
+"""How long a process takes to be ready, stage by stage: run anew for each figure."""
+
+import asyncio
+import importlib
+import json
+import sys
+import time
+
+
+def imported(variant: str) -> float:
+    """CPU seconds of the imports that a program of the variant begins with."""
+    began = time.process_time()
+    importlib.import_module("temporalio.client")
+    importlib.import_module("temporalio.worker")
+    if variant.startswith("tenancy"):
+        importlib.import_module("orkestra")
+    return time.process_time() - began
+
+
+async def stages(variant: str, address: str) -> dict[str, float]:
+    """CPU seconds until a client is connected and a worker has run its first workflow, and the
+    seconds that the worker takes to stop."""
+    from benchmarks.scenarios import SCENARIOS  # noqa: PLC0415 - after the imports were measured
+    from benchmarks.variants import TENANT, VARIANTS  # noqa: PLC0415 - likewise
+
+    began = time.process_time()
+    setup = VARIANTS[variant](None)
+    client = await setup.connect(address)
+    connected = time.process_time()
+    bound = await VARIANTS[variant](TENANT).connect(address)
+    queue = f"startup {variant}"
+    worker = setup.worker(client, queue)
+    running = asyncio.create_task(worker.run())
+    starting = time.process_time()
+    await SCENARIOS["one activity"].run(bound, queue, 1)
+    first = time.process_time()
+    stopping = time.perf_counter()
+    await worker.shutdown()
+    await running
+    return {
+        "connect": connected - began,
+        "first workflow": first - starting,
+        "drain": time.perf_counter() - stopping,
+    }
+
+
+if __name__ == "__main__":
+    importing = imported(sys.argv[1])
+    from benchmarks.answers import own_stdout
+
+    out = own_stdout()
+    print(json.dumps({"import": importing, **asyncio.run(stages(*sys.argv[1:]))}), file=out)
