@@ -48,7 +48,8 @@ async def present_observations(
                     return frozenset(found)
                 query["cursor"] = cursor
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        kind = type(error)
+        why = str(error) if kind is httpx.HTTPError else f"{kind.__name__} {error}".rstrip()
         raise _unavailable(settings, why) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _unavailable(settings, "the answer cannot be read") from error
@@ -57,9 +58,8 @@ async def present_observations(
 
 def _read(response: httpx.Response) -> tuple[set[str], str | None]:
     if response.status_code != httpx.codes.OK:
-        shown = response.text[:200]
-        msg = f"it answered {response.status_code} {shown!r}"
-        raise httpx.HTTPStatusError(msg, request=response.request, response=response)
+        msg = f"it answered {response.status_code} {response.text[:200]!r}"
+        raise httpx.HTTPError(msg)
     content: Any = response.json()
     cursor = content["meta"].get("cursor")
     return {str(each["id"]) for each in content["data"]}, cursor or None

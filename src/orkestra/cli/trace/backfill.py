@@ -25,7 +25,12 @@ from orkestra.cli.trace.options import (
     load_object,
 )
 from orkestra.cli.workflows.acting import Actor, EveryTenant, RunId, Tenant
-from orkestra.temporal.histories import BackfillReport, backfill_trace, backfill_traces
+from orkestra.temporal.histories import (
+    BackfillReport,
+    backfill_trace,
+    backfill_traces,
+    count_traces,
+)
 
 _JUST_NOW: Final = timedelta(minutes=1)
 _LISTED: Final = 100
@@ -78,7 +83,7 @@ class _Wanted:
         """How many workflows there are to visit."""
         if self.workflow_id is not None:
             return 1
-        return (await client.count_workflows(self.query)).count
+        return await count_traces(client, self.query)
 
 
 def backfill(
@@ -156,32 +161,30 @@ def backfill(
 
 
 async def _run(actor: Actor, converter: DataConverter, wanted: _Wanted, *, as_json: bool) -> None:
-    told = _Told(dry_run=wanted.dry_run)
+    told = _Told(wanted)
     async with client_of(actor, converter) as client:
-        with _progress(await wanted.total(client)) as advance:
-            try:
+        try:
+            with _progress(await wanted.total(client)) as advance:
                 async with aclosing(wanted.reports(client)) as reports:
                     async for report in reports:
                         advance()
-                        told.count(report)
-                        if as_json:
-                            write_json(report.as_dict())
-                        elif wanted.workflow_id is not None:
-                            told.list_spans(report)
-            finally:
-                if not as_json:
-                    told.sum_up()
+                        told.take(report, as_json=as_json)
+        finally:
+            # What was done before an error was done.
+            if not as_json:
+                told.sum_up()
 
 
 class _Told:
     """What was done, for people."""
 
-    def __init__(self, *, dry_run: bool) -> None:
-        self._dry_run = dry_run
+    def __init__(self, wanted: _Wanted) -> None:
+        self._dry_run = wanted.dry_run
+        self._lists = wanted.workflow_id is not None
         self._workflows = 0
         self._counts: Counter[str] = Counter()
 
-    def count(self, report: BackfillReport) -> None:
+    def take(self, report: BackfillReport, *, as_json: bool) -> None:
         self._workflows += 1
         self._counts.update(
             missing=len(report.missing),
@@ -190,8 +193,12 @@ class _Told:
             unended=report.unended,
             unsampled=report.unsampled,
         )
+        if as_json:
+            write_json(report.as_dict())
+        elif self._lists:
+            self._list_spans(report)
 
-    def list_spans(self, report: BackfillReport) -> None:
+    def _list_spans(self, report: BackfillReport) -> None:
         verb = "would send" if self._dry_run else "sent"
         for span in report.missing[:_LISTED]:
             write_line(f"{verb} {span.span_id} {span.name}")
@@ -199,6 +206,8 @@ class _Told:
             write_line(f"... and {len(more)} more")
 
     def sum_up(self) -> None:
+        if self._workflows == 0 and self._lists:
+            return
         counts = self._counts
         said = [
             f"{counts['missing']} {'to send' if self._dry_run else 'sent'}",

@@ -93,7 +93,12 @@ def _draw_one(console: Console, episode: Episode, before: str, beside: str, orig
     span, outcome = episode.span, episode.outcome
     style = _STYLES.get(outcome.level, "") if outcome else "cyan"
     name = Text.assemble((before, "dim"), (plain(span.name), style), (_note(episode), "dim"))
-    took = "running" if episode.end_ns is None else _duration(episode.end_ns - span.start_ns)
+    if episode.end_ns is None:
+        took = "running"
+    else:
+        # Of a signal the history does not say how long its handler took.
+        is_signal = span.kind is SpanKind.SIGNAL
+        took = "-" if is_signal else _duration(episode.end_ns - span.start_ns)
     _print(console, name, f"+{_duration(span.start_ns - origin_ns)}", took)
     if (message := message_of(episode)) is not None:
         line = Text.assemble((beside, "dim"), (plain(message), style))

@@ -1,7 +1,8 @@
 """`backfill_trace()` and `backfill_traces()`: send what Langfuse lacks of a trace."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final, cast
 
@@ -123,10 +124,30 @@ async def backfill_traces(
         await asyncio.gather(*running, return_exceptions=True)
 
 
+async def count_traces(client: Client, query: str) -> int:
+    """How many runs `backfill_traces()` would visit now.
+
+    Args:
+        client: As for `backfill_traces()`.
+        query: As for `backfill_traces()`.
+
+    Raises:
+        InvalidQueryError: The query does not parse.
+    """
+    with _refusing(query):
+        return (await client.count_workflows(query)).count
+
+
 async def _listed(client: Client, query: str) -> AsyncIterator[Execution]:
-    try:
+    with _refusing(query):
         async for found in client.list_workflows(query):
             yield Execution(found.id, found.run_id)
+
+
+@contextmanager
+def _refusing(query: str) -> Generator[None]:
+    try:
+        yield
     except RPCError as error:
         if error.status is not RPCStatusCode.INVALID_ARGUMENT:
             raise

@@ -51,18 +51,21 @@ class RunHistory:
 
     Attributes:
         namespace: Namespace of the workflow.
-        workflow_id: Its ID on the server.
         events: The events in order, the start first.
     """
 
     namespace: str
-    workflow_id: str
     events: Sequence[HistoryEvent]
 
     @property
     def started(self) -> WorkflowExecutionStartedEventAttributes:
         """How the run was started."""
         return self.events[0].workflow_execution_started_event_attributes
+
+    @property
+    def workflow_id(self) -> str:
+        """Its ID on the server, whatever name it was asked for by."""
+        return self.started.workflow_id
 
     @property
     def run_id(self) -> str:
@@ -139,7 +142,7 @@ async def read_run(client: Client, execution: Execution) -> RunHistory:
         if error.status in _UNKNOWN:
             raise _not_found(client, execution._replace(workflow_id=handle.id)) from error
         raise
-    return RunHistory(client.namespace, handle.id, events)
+    return RunHistory(client.namespace, events)
 
 
 async def read_runs(
