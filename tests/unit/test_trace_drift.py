@@ -4,19 +4,30 @@ import inspect
 
 import pytest
 from temporalio import client, worker
+from temporalio.bridge.proto.workflow_activation import (
+    RemoveFromCache,
+    WorkflowActivation,
+    WorkflowActivationJob,
+)
+from temporalio.bridge.proto.workflow_commands import WorkflowCommand
+from temporalio.workflow import _event_groups
 
 from orkestra.temporal.interceptors.tracing import TracingInterceptor
 from orkestra.temporal.interceptors.tracing.activity import TracingActivityInbound
 from orkestra.temporal.interceptors.tracing.client import TracingClientOutbound
+from orkestra.temporal.interceptors.tracing.delivery import signal_event_id
+from orkestra.temporal.interceptors.tracing.nexus import TracingNexusInbound
+from orkestra.temporal.interceptors.tracing.outbox import TAKEN
 from orkestra.temporal.interceptors.tracing.workflow import (
     TracingWorkflowInbound,
     TracingWorkflowOutbound,
 )
 
 NO_WORK = "it starts no work and reaches no handler that has a span"
-A_QUERY = "queries have no spans by default"
+A_QUERY = "the workflow's side has the span of a query, where it is wanted"
 NO_HEADER = "it has no header, and what it changes shows in the workflow's own span"
-NEXUS = "operations come with the full matrix of calls"
+NEXUS = "standalone operations belong to no workflow"
+SYSTEM = "a command to the server in other clothes: the workflow that it reaches has the span"
 LATER_RUNS = "the schedule's action brings the header"
 
 UNTRACED = {
@@ -59,17 +70,15 @@ UNTRACED = {
         "update_worker_build_id_compatibility": NO_WORK,
     },
     worker.WorkflowInboundInterceptor: {
-        "handle_query": A_QUERY,
         "handle_update_validator": "the handler's span shows the update; a rejected one is no work",
     },
     worker.WorkflowOutboundInterceptor: {
         "info": NO_WORK,
-        "start_nexus_operation": NEXUS,
-        "start_signal_with_start_workflow": NEXUS,
-        "start_system_nexus_operation": NEXUS,
+        "start_signal_with_start_workflow": SYSTEM,
+        "start_system_nexus_operation": SYSTEM,
     },
     worker.ActivityInboundInterceptor: {"init": "nothing outbound of an activity has a header"},
-    worker.Interceptor: {"intercept_nexus_operation": NEXUS},
+    worker.NexusOperationInboundInterceptor: {"execute_nexus_operation_cancel": NO_WORK},
 }
 
 
@@ -90,6 +99,7 @@ def methods(interceptor: type) -> set[str]:
         (worker.WorkflowInboundInterceptor, TracingWorkflowInbound),
         (worker.WorkflowOutboundInterceptor, TracingWorkflowOutbound),
         (worker.ActivityInboundInterceptor, TracingActivityInbound),
+        (worker.NexusOperationInboundInterceptor, TracingNexusInbound),
     ],
 )
 def test_every_hook_is_traced_or_left_out_for_a_reason(theirs, ours):
@@ -101,3 +111,72 @@ def test_every_hook_is_traced_or_left_out_for_a_reason(theirs, ours):
 
 def test_what_an_activity_sends_out_is_heartbeats_only():
     assert methods(worker.ActivityOutboundInterceptor) == {"heartbeat", "info"}
+
+
+def test_every_eviction_says_whether_the_server_took_the_task():
+    """These spans are sent; those of an eviction for another reason are made again."""
+    reasons = {value.name for value in RemoveFromCache.EvictionReason.DESCRIPTOR.values}
+    taken = {RemoveFromCache.EvictionReason.Name(reason) for reason in TAKEN}
+    refused = {
+        "FATAL",
+        "LANG_FAIL",
+        "NONDETERMINISM",
+        "TASK_NOT_FOUND",
+        "UNHANDLED_COMMAND",
+        "UNSPECIFIED",
+    }
+    assert taken | refused == reasons
+    assert not taken & refused
+
+
+def test_what_is_read_of_activations_and_commands_is_there():
+    assert {"run_id", "timestamp", "is_replaying", "history_length", "jobs"} <= names(
+        WorkflowActivation
+    )
+    assert names(WorkflowActivationJob) == {
+        "cancel_workflow",
+        "do_update",
+        "fire_timer",
+        "initialize_workflow",
+        "notify_has_patch",
+        "query_workflow",
+        "remove_from_cache",
+        "resolve_activity",
+        "resolve_child_workflow_execution",
+        "resolve_child_workflow_execution_start",
+        "resolve_nexus_operation",
+        "resolve_nexus_operation_start",
+        "resolve_request_cancel_external_workflow",
+        "resolve_signal_external_workflow",
+        "signal_workflow",
+        "update_random_seed",
+    }
+    variants = {field.name for field in WorkflowCommand.DESCRIPTOR.oneofs_by_name["variant"].fields}
+    assert {
+        "cancel_timer",
+        "cancel_workflow_execution",
+        "complete_workflow_execution",
+        "continue_as_new_workflow_execution",
+        "fail_workflow_execution",
+        "schedule_local_activity",
+        "schedule_nexus_operation",
+        "signal_external_workflow_execution",
+        "start_child_workflow_execution",
+        "start_timer",
+    } <= variants
+
+
+def test_the_sdk_knows_the_event_of_the_signal_that_it_handles():
+    """What makes the ids of signals computable from a history; nothing public tells it."""
+    group = _event_groups._inbound_event_group(7)
+    active = group._applied_over(_event_groups._active_event_groups.get())
+    token = _event_groups._active_event_groups.set(active)
+    try:
+        assert signal_event_id() == 7
+    finally:
+        _event_groups._active_event_groups.reset(token)
+    assert signal_event_id() is None
+
+
+def names(message: type) -> set[str]:
+    return {field.name for field in message.DESCRIPTOR.fields}

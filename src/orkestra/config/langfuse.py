@@ -43,6 +43,8 @@ class LangfuseSettings(Section):
         capture_output: Send their results.
         capture_except: Spans whose arguments and results are never sent, by their kind
             (`activity`, `signal`) or their name (`activity:charge_card`, `workflow:Payment*`).
+        queries: Make spans of queries, too.
+        timer_threshold: Make spans of timers that took as long; zero means of none.
         max_value_bytes: Inputs and outputs are cut at this many bytes.
         mask: Called as `mask(data=value)` with everything that would be sent; returns what is.
         flush_timeout: How long a shutdown waits for spans to be sent.
@@ -62,6 +64,8 @@ class LangfuseSettings(Section):
     capture_input: bool = True
     capture_output: bool = True
     capture_except: tuple[str, ...] = ()
+    queries: bool = False
+    timer_threshold: Duration = timedelta(seconds=10)
     max_value_bytes: int = Field(default=32 * 1024, ge=0)
     mask: Callable[..., Any] | None = Field(default=None, exclude=True)
     flush_timeout: Duration = timedelta(seconds=5)

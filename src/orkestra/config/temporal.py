@@ -118,6 +118,7 @@ class TemporalSettings(Section):
         dns_refresh: Look the host up at this interval, at least 1 s, and spread calls over all of
             its addresses; None looks it up for each new connection and uses one address.
         pool_size: Shared connections of a manager, which its clients get in turn.
+        ui_url: Where Temporal's web interface is; traces link to workflows' pages there.
         max_waiting_calls: Calls of one connection that may wait while the service answers none.
     """
 
@@ -138,6 +139,7 @@ class TemporalSettings(Section):
     proxy: ProxySettings | None = None
     dns_refresh: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
     pool_size: int = Field(default=1, ge=1, le=64)
+    ui_url: str | None = None
     max_waiting_calls: int = Field(default=10_000, ge=1)
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.granting import DirectoryGrants
 from orkestra.temporal.guard import GuardedServiceClient, OwnerMemory, Owners
 from orkestra.temporal.interceptors.tenant import TenantInterceptor, TenantWorkerInterceptor
-from orkestra.temporal.interceptors.tracing import TracingInterceptor
+from orkestra.temporal.interceptors.tracing import TracingInterceptor, TracingOptions
 from orkestra.temporal.runner import HookFactory, hooked
 from orkestra.temporal.sandbox import sandbox_runner
 from orkestra.temporal.threads import ActivityThreads
@@ -265,7 +265,9 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             raise ForbiddenOperationError(msg)
         self._add_to_worker(config)
         owners = self._owners_for(config["client"]) if "client" in config else None
-        self._wrap_runners(config, [each.hook_factory(owners) for each in self._tenancy()])
+        hooks: list[HookFactory] = [each.run_hook for each in self._tracing()]
+        hooks += [each.hook_factory(owners) for each in self._tenancy()]
+        self._wrap_runners(config, hooks)
         return config
 
     async def run_worker(
@@ -282,6 +284,8 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             else:
                 await next(worker)
         finally:
+            for tracing in self._tracing():
+                tracing.settle(worker.task_queue)
             config = worker.config()
             threads = config["activity_executor"] if "activity_executor" in config else None
             if isinstance(threads, ActivityThreads):
@@ -292,7 +296,11 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """See base class."""
         given = config["interceptors"] if "interceptors" in config else ()
         theirs = [interceptor for interceptor in given if not _is_ours(interceptor)]
-        config["interceptors"] = [*self._worker_interceptors, *theirs]
+        ours = [
+            each.for_replayer() if isinstance(each, TracingInterceptor) else each
+            for each in self._worker_interceptors
+        ]
+        config["interceptors"] = [*ours, *theirs]
         self._wrap_runners(config, [each.replay_hook for each in self._tenancy()])
         return config
 
@@ -318,6 +326,9 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
 
     def _tenancy(self) -> list[TenantWorkerInterceptor]:
         return [i for i in self._worker_interceptors if isinstance(i, TenantWorkerInterceptor)]
+
+    def _tracing(self) -> list[TracingInterceptor]:
+        return [i for i in self._worker_interceptors if isinstance(i, TracingInterceptor)]
 
     def _wrap_runners(
         self,
@@ -357,8 +368,13 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
                 )
             )
         if self._sink is not None:
-            identity = self._config.temporal.identity
-            made.append(TracingInterceptor(self._sink, identity=identity))
+            made.append(
+                TracingInterceptor(
+                    self._sink,
+                    identity=self._config.temporal.identity,
+                    options=_tracing_options(self._config),
+                )
+            )
         return tuple(made)
 
     def _bound_client(self, owner: client.Client, tenant: str) -> client.Client:
@@ -444,6 +460,14 @@ def _sink(config: OrkestraConfig, placements: Placements) -> TraceSink | None:
         return placement.record.langfuse
 
     return LangfuseProjects(settings, project_of, placements.of)
+
+
+def _tracing_options(config: OrkestraConfig) -> TracingOptions:
+    return TracingOptions(
+        ui_url=config.temporal.ui_url,
+        queries=config.langfuse.queries,
+        timer_threshold=config.langfuse.timer_threshold or None,
+    )
 
 
 def _is_ours(interceptor: object) -> bool:

@@ -5,6 +5,7 @@ workflow itself, and many (httpx, for one) cannot be imported inside at all. The
 the workflows are always imported again, so that no state leaks from one workflow to another.
 """
 
+import dataclasses
 import sysconfig
 from collections.abc import Iterable
 from functools import cache
@@ -37,7 +38,7 @@ def sandbox_runner(
     restrictions: SandboxRestrictions = runner.restrictions.with_passthrough_modules(
         *passed, *settings.passthrough
     )
-    return type(runner)(restrictions=restrictions, runner_class=runner.runner_class)
+    return dataclasses.replace(runner, restrictions=restrictions)
 
 
 @cache

@@ -8,6 +8,7 @@ from orkestra.tracing.attributes import (
     TraceAttributes,
     current_trace_attributes,
     fitting,
+    inherited_attributes,
     trace_attributes,
 )
 from orkestra.tracing.capture import Captured, CaptureLimits, Json, capture, capture_error
@@ -44,6 +45,7 @@ __all__ = [
     "capture_error",
     "current_trace_attributes",
     "fitting",
+    "inherited_attributes",
     "nanoseconds",
     "trace_attributes",
     "trace_id_of",

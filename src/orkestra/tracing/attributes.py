@@ -121,6 +121,16 @@ def trace_attributes(
         _current.reset(token)
 
 
+@contextmanager
+def inherited_attributes(attributes: TraceAttributes) -> Generator[None]:
+    """Give the workflows that are started in the code below what their caller's trace has."""
+    token = _current.set(attributes.merged(current_trace_attributes()))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def _check_text(name: str, value: object) -> None:
     if value is None:
         return

@@ -42,12 +42,12 @@ class TraceContext:
     attributes: TraceAttributes = field(default_factory=TraceAttributes)
     start_ns: int | None = None
 
-    def encode(self) -> bytes:
-        """The header's content."""
+    def encode(self, *, ascii_only: bool = False) -> bytes:
+        """The header's content, escaped for protocols whose headers are ASCII if need be."""
         content: list[Any] = [_pack(self.trace_id), _pack(self.span_id)]
         if values := _written(self.attributes, self.start_ns):
             content.append(values)
-        return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+        return json.dumps(content, separators=(",", ":"), ensure_ascii=ascii_only).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Self | None:

@@ -90,6 +90,11 @@ class RunSpans:
         """Where what the run does stands: below the run's own span."""
         return TraceContext(trace_id=self.trace_id, span_id=self.span_id)
 
+    def operation_context(self, number: int) -> TraceContext:
+        """What the run's n-th Nexus operation is told, from 1: its own span."""
+        span_id = nexus_span_id(self.facts.run_id, number)
+        return TraceContext(trace_id=self.trace_id, span_id=span_id)
+
     def workflow(self, *, input: Captured | None = None) -> Span:
         """The run's own span: the root, or below the caller's, the parent's or the first run's."""
         facts = self.facts

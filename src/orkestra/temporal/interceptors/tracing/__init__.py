@@ -1,6 +1,9 @@
 """The tracing interceptor: one trace for each workflow execution, the same from every process."""
 
 from orkestra.temporal.interceptors.tracing.header import TRACE_HEADER
-from orkestra.temporal.interceptors.tracing.interceptor import TracingInterceptor
+from orkestra.temporal.interceptors.tracing.interceptor import (
+    TracingInterceptor,
+    TracingOptions,
+)
 
-__all__ = ["TRACE_HEADER", "TracingInterceptor"]
+__all__ = ["TRACE_HEADER", "TracingInterceptor", "TracingOptions"]

@@ -24,6 +24,7 @@ from temporalio.client import (
 )
 
 from orkestra.temporal.interceptors.tracing.header import Headers, write_header
+from orkestra.temporal.interceptors.tracing.nexus import current_operation
 from orkestra.tenancy import current_tenant, owner_of
 from orkestra.tracing import (
     Caller,
@@ -122,7 +123,7 @@ class TracingClientOutbound(OutboundInterceptor):
 
     def _caller(self, server_id: str) -> Caller | None:
         tenant = self._tenant or current_tenant() or owner_of(server_id)
-        return self._sink_for(tenant).caller(tenant)
+        return current_operation() or self._sink_for(tenant).caller(tenant)
 
 
 def _link(caller: Caller | None) -> TraceAttributes:

@@ -10,6 +10,7 @@ from orkestra.tracing import TraceContext
 TRACE_HEADER: Final = "_orkestra-trace"
 """Name of the header; `orkestra.tracing.TraceContext` says what stands in it."""
 
+NexusHeaders = Mapping[str, str]
 Headers = Mapping[str, Payload]
 
 
@@ -31,3 +32,16 @@ def write_header(headers: Headers, context: TraceContext | None) -> dict[str, Pa
         return others
     payload = Payload(metadata={"encoding": b"json/plain"}, data=context.encode())
     return {**others, TRACE_HEADER: payload}
+
+
+def read_nexus_header(headers: NexusHeaders) -> TraceContext:
+    """What a Nexus operation's header says; nothing where it is missing or cannot be read."""
+    found = (value for name, value in headers.items() if name.lower() == TRACE_HEADER)
+    return TraceContext.decode(next(found, "").encode()) or TraceContext()
+
+
+def write_nexus_header(headers: NexusHeaders | None, context: TraceContext) -> dict[str, str]:
+    """The headers of a Nexus operation with ours, in ASCII, in place of any that reads alike."""
+    given = headers or {}
+    others = {name: value for name, value in given.items() if name.lower() != TRACE_HEADER}
+    return {**others, TRACE_HEADER: context.encode(ascii_only=True).decode()}

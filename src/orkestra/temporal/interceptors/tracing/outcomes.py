@@ -4,11 +4,14 @@ import asyncio
 from typing import Final
 
 from temporalio import workflow
+from temporalio.api.failure.v1 import Failure
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, is_cancelled_exception
 
-from orkestra.tracing import Level, Outcome, capture_error
+from orkestra.tracing import Captured, Level, Outcome, capture_error
 
+_BENIGN: Final = ApplicationErrorCategory.BENIGN.value
 _MAX_MESSAGE: Final = 4 * 1024
+_MAX_CAUSES: Final = 8
 
 
 def outcome_of_run(error: BaseException) -> Outcome | None:
@@ -39,6 +42,32 @@ def outcome_of_attempt(error: BaseException) -> Outcome:
         # The SDK's way of saying that someone else completes the activity later.
         return Outcome(metadata={"status": "completes_later"})
     return _failed(error, _level(error), "failed")
+
+
+def outcome_of_record(failure: Failure) -> Outcome:
+    """How something ended that the history has a failure of."""
+    if failure.HasField("canceled_failure_info"):
+        return Outcome(
+            level=Level.WARNING,
+            message=_message_of(failure),
+            metadata={"status": "cancelled"},
+        )
+    category = failure.application_failure_info.category
+    level = Level.WARNING if category == _BENIGN else Level.ERROR
+    return Outcome(level=level, message=_message_of(failure), metadata={"status": "failed"})
+
+
+def _message_of(failure: Failure) -> Captured:
+    shown: list[str] = []
+    cause = failure
+    while len(shown) < _MAX_CAUSES:
+        kind = cause.application_failure_info.type
+        shown.append(f"{kind}: {cause.message}" if kind else cause.message)
+        if not cause.HasField("cause"):
+            break
+        cause = cause.cause
+    text = "; caused by ".join(shown)
+    return Captured(text[:_MAX_MESSAGE], len(text) > _MAX_MESSAGE)
 
 
 def _outcome_of_failure(error: BaseException) -> Outcome | None:

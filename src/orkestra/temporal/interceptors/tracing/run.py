@@ -1,15 +1,16 @@
 """What one workflow run knows of its trace. Pure: no clock, no randomness, no I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from temporalio import workflow
-from temporalio.worker import HandleSignalInput, HandleUpdateInput
+from temporalio.worker import HandleQueryInput, HandleSignalInput, HandleUpdateInput
 
 from orkestra.temporal.interceptors.tracing.attributes import complete
 from orkestra.temporal.interceptors.tracing.delivery import signal_event_id
 from orkestra.temporal.interceptors.tracing.header import read_header
+from orkestra.temporal.interceptors.tracing.outbox import current_run
 from orkestra.tenancy import current_tenant
 from orkestra.tracing import (
     Captured,
@@ -27,6 +28,12 @@ from orkestra.tracing import (
 
 EMIT: Final = "__orkestra_emit_span"
 """The extern function that takes spans out of the sandbox."""
+
+EMIT_QUERY: Final = "__orkestra_emit_query"
+"""The extern function that takes the spans of queries, which change nothing."""
+
+NOW: Final = "__orkestra_now"
+"""The extern function that says what the worker's clock says, in nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +66,8 @@ class RunTrace:
         """Where the run stands, and what its spans look like."""
         if self._spans is None:
             self._spans = RunSpans(_facts(self.options.ui_url))
+            if (outbox := current_run()) is not None:
+                outbox.know(self._spans)
         return self._spans
 
     def of_workflow(self, args: Sequence[Any]) -> Span:
@@ -68,10 +77,12 @@ class RunTrace:
     def of_signal(self, input: HandleSignalInput) -> Span:
         """The span of the signal that is being handled."""
         self._signals += 1
+        event_id, outbox = signal_event_id(), current_run()
+        delivered_ns = outbox.delivered_ns(event_id) if outbox and event_id else None
         return self.spans.signal(
             input.signal,
-            key=signal_event_id() or f"#{self._signals}",
-            start_ns=workflow.time_ns(),
+            key=event_id or f"#{self._signals}",
+            start_ns=delivered_ns or workflow.time_ns(),
             sender=read_header(input.headers),
             input=self._live_argument(input.args),
         )
@@ -85,6 +96,18 @@ class RunTrace:
             sender=read_header(input.headers),
             input=self._live_argument(input.args),
         )
+
+    def wall_ns(self) -> int:
+        """The worker's clock: a query is at no time of the workflow's."""
+        return int(_extern(NOW)())
+
+    def emit_query(self, input: HandleQueryInput, start_ns: int, outcome: Outcome) -> None:
+        """Send the span of a query that has been answered."""
+        span = self.spans.query(
+            input.query, query_id=input.id, start_ns=start_ns, input=self.argument(input.args)
+        )
+        record = SpanRecord(span=span, outcome=outcome, end_ns=self.wall_ns())
+        _extern(EMIT_QUERY)(record)
 
     def argument(self, args: Sequence[Any]) -> Captured | None:
         """A picture of arguments."""
@@ -101,7 +124,7 @@ class RunTrace:
         if workflow.unsafe.is_replaying_history_events():
             return
         record = SpanRecord(span=span, outcome=outcome, end_ns=workflow.time_ns())
-        cast("Any", workflow).extern_functions()[EMIT](record)
+        _extern(EMIT)(record)
 
     def for_activity(self) -> TraceContext:
         """What an activity of this run is told; it knows the workflow's ID itself."""
@@ -118,6 +141,12 @@ class RunTrace:
         """What a child is told; it knows the ID of the root workflow, its session, itself."""
         return replace(self.spans.context, attributes=self.spans.facts.carried.attributes)
 
+    def for_operation(self) -> TraceContext:
+        """What a Nexus operation that is called now is told: its own span."""
+        self._operations += 1
+        here = self.spans.operation_context(self._operations)
+        return replace(here, attributes=self.spans.facts.attributes)
+
     def for_message(self) -> TraceContext:
         """What the receiver of a signal is told."""
         return self.spans.context
@@ -130,6 +159,11 @@ class RunTrace:
     def _live_argument(self, args: Sequence[Any]) -> Captured | None:
         """A picture of arguments, unless the span was sent when this happened first."""
         return None if workflow.unsafe.is_replaying_history_events() else self.argument(args)
+
+
+def _extern(name: str) -> Callable[..., Any]:
+    functions: Mapping[str, Callable[..., Any]] = cast("Any", workflow).extern_functions()
+    return functions[name]
 
 
 def _facts(ui_url: str | None) -> RunFacts:

@@ -6,6 +6,7 @@ from temporalio import workflow
 from temporalio.worker import (
     ContinueAsNewInput,
     ExecuteWorkflowInput,
+    HandleQueryInput,
     HandleSignalInput,
     HandleUpdateInput,
     SignalChildWorkflowInput,
@@ -13,12 +14,17 @@ from temporalio.worker import (
     StartActivityInput,
     StartChildWorkflowInput,
     StartLocalActivityInput,
+    StartNexusOperationInput,
     WorkflowInboundInterceptor,
     WorkflowOutboundInterceptor,
 )
 
-from orkestra.temporal.interceptors.tracing.header import write_header
-from orkestra.temporal.interceptors.tracing.outcomes import outcome_of_handler, outcome_of_run
+from orkestra.temporal.interceptors.tracing.header import write_header, write_nexus_header
+from orkestra.temporal.interceptors.tracing.outcomes import (
+    outcome_of_attempt,
+    outcome_of_handler,
+    outcome_of_run,
+)
 from orkestra.temporal.interceptors.tracing.run import RunOptions, RunTrace
 from orkestra.tracing import Outcome
 
@@ -69,6 +75,19 @@ class TracingWorkflowInbound(WorkflowInboundInterceptor):
         self._run.emit(span, Outcome(output=self._run.result(result)))
         return result
 
+    async def handle_query(self, input: HandleQueryInput) -> Any:
+        """See base class; the built-in queries have no spans."""
+        if not self.options.queries or input.query.startswith("__"):
+            return await super().handle_query(input)
+        start_ns = self._run.wall_ns()
+        try:
+            result = await super().handle_query(input)
+        except Exception as error:
+            self._run.emit_query(input, start_ns, outcome_of_attempt(error))
+            raise
+        self._run.emit_query(input, start_ns, Outcome(output=self._run.result(result)))
+        return result
+
 
 class TracingWorkflowOutbound(WorkflowOutboundInterceptor):
     """Carries the trace into everything a workflow starts or signals."""
@@ -109,3 +128,10 @@ class TracingWorkflowOutbound(WorkflowOutboundInterceptor):
         """See base class."""
         input.headers = write_header(input.headers, self._run.for_child())
         return await super().start_child_workflow(input)
+
+    async def start_nexus_operation(
+        self, input: StartNexusOperationInput[Any, Any]
+    ) -> workflow.NexusOperationHandle[Any]:
+        """See base class."""
+        input.headers = write_nexus_header(input.headers, self._run.for_operation())
+        return await super().start_nexus_operation(input)
