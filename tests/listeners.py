@@ -117,6 +117,8 @@ def web_server() -> Listener:
         await reader.read(16)
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
         await writer.drain()
+        while await reader.read(65536):  # closing with something unread would be a reset
+            pass
 
     return Listener(handle)
 
@@ -126,30 +128,30 @@ def answering(status: int, *, http_status: int = 200) -> Listener:
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(24)
-        writer.write(_frame(_SETTINGS, 0, 0))
+        writer.write(frame(_SETTINGS, 0, 0))
         while True:
             head = await reader.readexactly(9)
             body = await reader.readexactly(int.from_bytes(head[:3], "big"))
             kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
             if kind in {_SETTINGS, _PING} and not flags & _ACK:
-                writer.write(_frame(kind, _ACK, 0, body if kind == _PING else b""))
+                writer.write(frame(kind, _ACK, 0, body if kind == _PING else b""))
             if kind == _HEADERS:
-                answer = _field(b":status", str(http_status).encode())
-                answer += _field(b"content-type", b"application/grpc")
+                answer = field(b":status", str(http_status).encode())
+                answer += field(b"content-type", b"application/grpc")
                 if http_status == 200:
-                    answer += _field(b"grpc-status", str(status).encode())
-                writer.write(_frame(_HEADERS, _END_STREAM | _END_HEADERS, stream, answer))
+                    answer += field(b"grpc-status", str(status).encode())
+                writer.write(frame(_HEADERS, _END_STREAM | _END_HEADERS, stream, answer))
             await writer.drain()
 
     return Listener(handle)
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return (
         len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
     )
 
 
-def _field(name: bytes, value: bytes) -> bytes:
+def field(name: bytes, value: bytes) -> bytes:
     """A header field without indexing and Huffman coding."""
     return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value

@@ -20,6 +20,7 @@ from orkestra.devserver import DevServer
 from orkestra.devserver.ports import free_port
 from orkestra.errors import ConnectionFailedError, ConnectionFailureReason
 from orkestra.temporal.connection import open_connection
+from tests.faults.certificates import pem, server_side, trusting
 from tests.listeners import (
     Listener,
     answering,
@@ -75,28 +76,6 @@ def authority() -> trustme.CA:
 async def stack() -> AsyncIterator[AsyncExitStack]:
     async with AsyncExitStack() as entered:
         yield entered
-
-
-def server_side(
-    certificate: trustme.LeafCert, *, alpn: bool = True, clients: trustme.CA | None = None
-) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)
-    if alpn:
-        context.set_alpn_protocols(["h2"])
-    if clients is not None:
-        clients.configure_trust(context)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def pem(text: trustme.Blob | str | bytes) -> CertificateSource:
-    content = text.bytes() if isinstance(text, trustme.Blob) else text
-    return CertificateSource(data=content if isinstance(content, str) else content.decode())
-
-
-def trusting(authority: trustme.CA, **settings: Any) -> TlsSettings:
-    return TlsSettings(server_ca_cert=pem(authority.cert_pem), **settings)
 
 
 # What may heal by itself
@@ -255,12 +234,38 @@ async def test_a_client_certificate_opens_a_server_that_asks_for_one(dev_server,
     connection = await open_connection(TemporalSettings(address=server.address, tls=mutual))
     assert await connection.service_client.check_health()
     await connection.close()
-    error = await failure(server.address, tls=trusting(authority), connect_deadline=DEADLINE)
-    assert error.reason in {Reason.TLS, Reason.RESET}
-    assert "client certificate" in str(error)
 
 
 # Certificate files
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_server_that_misses_a_client_certificate_is_tls_trouble(
+    dev_server, authority, stack, version
+):
+    """It may say so by an alert, or hang up without a word."""
+    tls = server_side(authority.issue_cert("127.0.0.1"), clients=authority)
+    tls.minimum_version = tls.maximum_version = version
+    server = await stack.enter_async_context(proxy_to(dev_server.address, tls=tls))
+    for _ in range(5):
+        error = await fails_at_once(Reason.TLS, server.address, tls=trusting(authority))
+        assert "client certificate" in str(error) or "tls.client_cert" in str(error)
+
+
+async def test_a_client_certificate_that_the_server_does_not_trust_is_told(
+    dev_server, authority, stack
+):
+    tls = server_side(authority.issue_cert("127.0.0.1"), clients=authority)
+    server = await stack.enter_async_context(proxy_to(dev_server.address, tls=tls))
+    pair = trustme.CA().issue_cert("client@example.org")
+    stranger = trusting(
+        authority,
+        client_cert=pem(pair.cert_chain_pems[0]),
+        client_key=pem(pair.private_key_pem),
+    )
+    error = await failure(server.address, tls=stranger, connect_deadline=DEADLINE)
+    assert error.reason in {Reason.TLS, Reason.RESET}
+    assert "client certificate" in str(error) or "tls.client_cert" in str(error)
 
 
 async def test_a_missing_certificate_file_is_named(tmp_path):

@@ -37,6 +37,11 @@ WANTS_CERTIFICATE: Final = Failure(
 )
 """Of a server that hung up, and asks for a client's certificate, of which there is none."""
 
+MAY_REFUSE_CERTIFICATE: Final = Failure(
+    Reason.RESET, "the server closes the connection; it may be starting, or refuse tls.client_cert"
+)
+"""Of a server that hung up after it has asked for a client's certificate and got one."""
+
 _NO_ANSWER: Final = Failure(Reason.TIMED_OUT, "no answer: check the address and the firewalls")
 _HUNG_UP: Final = Failure(
     Reason.RESET,

@@ -8,7 +8,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from orkestra.temporal.connection.statistics import ConnectionCounters
 
-_NO_ANSWER: Final = frozenset(
+NO_ANSWER: Final = frozenset(
     {
         RPCStatusCode.UNAVAILABLE,
         RPCStatusCode.DEADLINE_EXCEEDED,
@@ -66,7 +66,7 @@ class Load:
 
     def end(self, call: object, error: BaseException | None) -> None:
         """Take note of a call that has come to its end."""
-        if error is None or (isinstance(error, RPCError) and error.status not in _NO_ANSWER):
+        if error is None or (isinstance(error, RPCError) and error.status not in NO_ANSWER):
             self._waiting = set()
             return
         self._waiting.discard(call)

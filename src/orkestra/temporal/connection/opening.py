@@ -24,7 +24,13 @@ from orkestra.config import TemporalSettings
 from orkestra.errors import ConnectionFailedError, ConnectionFailureReason, OrkestraError
 from orkestra.temporal.connection.api_key import BadApiKeyError
 from orkestra.temporal.connection.connection import Connection
-from orkestra.temporal.connection.failures import WANTS_CERTIFICATE, WANTS_TLS, Failure, classify
+from orkestra.temporal.connection.failures import (
+    MAY_REFUSE_CERTIFICATE,
+    WANTS_CERTIFICATE,
+    WANTS_TLS,
+    Failure,
+    classify,
+)
 from orkestra.temporal.connection.load import Load
 from orkestra.temporal.connection.options import (
     BadCertificateError,
@@ -205,14 +211,16 @@ class _Opening:
         if isinstance(error, RPCError) and self._namespace is not None:
             return _of_namespace(error, self._namespace)
         failure = classify(error)
-        has_certificate = isinstance(config.tls, TLSConfig) and config.tls.client_cert is not None
-        if not failure.is_hang_up or has_certificate or config.http_connect_proxy_config:
-            return failure
-        timeout = min(_PROBE_TIMEOUT, self._remaining())
-        answer = await probe_tls(self._settings.address, timeout=timeout)
-        if answer.speaks_tls and not uses_tls(config):
-            return WANTS_TLS
-        return WANTS_CERTIFICATE if answer.asks_for_certificate else failure
+        if failure.is_hang_up and config.http_connect_proxy_config is None:
+            timeout = min(_PROBE_TIMEOUT, self._remaining())
+            answer = await probe_tls(self._settings.address, timeout=timeout)
+            if answer.speaks_tls and not uses_tls(config):
+                return WANTS_TLS
+            if answer.asks_for_certificate:
+                tls = config.tls
+                has_one = isinstance(tls, TLSConfig) and tls.client_cert is not None
+                return MAY_REFUSE_CERTIFICATE if has_one else WANTS_CERTIFICATE
+        return failure
 
     def _remaining(self) -> float:
         until = self._started + self._settings.connect_deadline.total_seconds()

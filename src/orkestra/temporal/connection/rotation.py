@@ -14,11 +14,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from temporalio.runtime import Runtime
-from temporalio.service import ConnectConfig
+from temporalio.service import ConnectConfig, RPCStatusCode
 
 from orkestra.config import TemporalSettings
 from orkestra.errors import ConnectionClosedError, ConnectionFailedError
 from orkestra.temporal.connection.api_key import BadApiKeyError
+from orkestra.temporal.connection.load import NO_ANSWER
 from orkestra.temporal.connection.options import BadCertificateError, connect_config
 from orkestra.temporal.connection.statistics import ConnectionCounters
 
@@ -27,12 +28,16 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger("orkestra.temporal.connection")
 _PATIENCE: Final = 1.0
+_REFUSED: Final = frozenset({RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.PERMISSION_DENIED})
 
 
 class Rotation:
     """Looks for changed credentials: before a call when it is time, and while workers run.
 
     There is no task or thread as long as nobody uses the connection.
+
+    Attributes:
+        generation: Grows with each change that was taken up.
 
     Args:
         connection: The connection to keep up to date.
@@ -61,6 +66,7 @@ class Rotation:
         self._counters = counters
         self._interval = settings.credentials_refresh.total_seconds()
         self._due = time.monotonic() + self._interval
+        self.generation = 0
         self._look: asyncio.Task[None] | None = None
         self._complaint = ""
 
@@ -69,15 +75,19 @@ class Rotation:
         if time.monotonic() >= self._due:
             await asyncio.wait([self._looking()], timeout=_PATIENCE)
 
-    async def has_another_key(self) -> bool:
-        """Look for changes at once, because the server has refused the API key.
+    async def has_mended(self, status: RPCStatusCode, *, since: int) -> bool:
+        """Whether a call that failed is worth another try, because credentials have changed.
 
-        Returns:
-            Whether there is another API key now.
+        A call that was under way on the old connection shares its fate; sending it again is what
+        the SDK would have gone on doing there.
+
+        Args:
+            status: What it failed with; where that is a refusal, changes are looked for at once.
+            since: The `generation` when it began.
         """
-        before = self._config.api_key
-        await asyncio.wait([self._looking()])
-        return self._config.api_key != before
+        if status in _REFUSED and self.generation == since:
+            await asyncio.wait([self._looking()])
+        return self.generation != since and (status in _REFUSED or status in NO_ANSWER)
 
     async def keep_looking(self) -> None:
         """Look for changes again and again, until cancelled."""
@@ -124,6 +134,7 @@ class Rotation:
             await fresh.close()
 
     def _say(self, what: str) -> None:
+        self.generation += 1
         self._counters.rotations += 1
         _logger.info(what, self._settings.address)
 

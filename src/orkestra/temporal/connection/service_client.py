@@ -9,7 +9,6 @@ from google.protobuf.message import Message
 from temporalio.bridge.client import Client as CoreClient
 from temporalio.service import (
     RPCError,
-    RPCStatusCode,
     ServiceClient,
     _BridgeServiceClient,  # pyright: ignore[reportPrivateUsage] - the class that Worker asks for
 )
@@ -91,11 +90,11 @@ class ManagedServiceClient(ServiceClient):
         if self.rotation is None:
             return await call()
         await self.rotation.before_call()
+        began = self.rotation.generation
         try:
             return await call()
         except RPCError as error:
-            is_refused = error.status is RPCStatusCode.UNAUTHENTICATED
-            if not is_refused or not await self.rotation.has_another_key():
+            if not await self.rotation.has_mended(error.status, since=began):
                 raise
         return await call()
 
