@@ -1,14 +1,8 @@
 """How a worker's process stops: signals, the grace period, the second signal, the exit code."""
 
 import asyncio
-import os
 import signal
-import sys
 import time
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,45 +11,8 @@ from temporalio.client import Client, WorkflowHandle
 
 from orkestra import OrkestraPlugin
 from orkestra.devserver import DevServer
+from tests.serving import serving
 from tests.workflows.slow import Slow
-
-ROOT = Path(__file__).parents[2]
-
-
-class Serving:
-    """A worker in a process of its own, and its output."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.log = ""
-
-    async def wait_ready(self) -> None:
-        assert self.process.stdout is not None
-        assert await self.process.stdout.readline() == b"ready\n"
-
-    async def end(self) -> int:
-        assert self.process.stderr is not None
-        self.log = (await self.process.stderr.read()).decode()
-        return await self.process.wait()
-
-
-@asynccontextmanager
-async def serving(address: str, queue: str, namespace: str = "default") -> AsyncIterator[Serving]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "tests/programs/serve.py", address, queue, namespace),
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=PIPE,
-        stderr=PIPE,
-    )
-    serving = Serving(process)
-    try:
-        await serving.wait_ready()
-        yield serving
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 @pytest.fixture
@@ -131,8 +88,10 @@ async def test_a_second_signal_ends_the_process_at_once(dev_server, acme, fresh)
 
 
 async def test_an_idle_worker_stops_at_once(dev_server, fresh):
-    async with serving(dev_server.address, fresh.task_queue()) as worker:
-        await asyncio.sleep(0.5)
+    async with serving(
+        dev_server.address, fresh.task_queue(), probes_address="127.0.0.1:0"
+    ) as worker:
+        await worker.becomes("/readyz", 200)
         worker.process.terminate()
         began = time.monotonic()
         assert await worker.end() == 0

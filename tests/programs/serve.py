@@ -1,27 +1,39 @@
-"""A worker as a user would run it: `serve.py ADDRESS QUEUE NAMESPACE`; it says when ready."""
+"""A worker as a user would run it: `serve.py ADDRESS QUEUE NAMESPACE MODULE WORKER-SETTINGS`."""
 
 import asyncio
+import json
 import logging
+import os
 import sys
 from datetime import timedelta
 
-from orkestra import OrkestraConfig, TemporalSettings, WorkerSettings, create_worker, run_worker
+from orkestra import (
+    LangfuseSettings,
+    OrkestraConfig,
+    TemporalSettings,
+    WorkerSettings,
+    create_worker,
+    run_worker,
+)
 
 
-async def main(address: str, queue: str, namespace: str) -> int:
+async def main(address: str, queue: str, namespace: str, module: str, settings: str) -> int:
     logging.basicConfig(level=logging.INFO)
+    defaults = {
+        "graceful_shutdown_timeout": timedelta(seconds=2),
+        "cancellation_timeout": timedelta(seconds=1),
+    }
+    langfuse = json.loads(os.environ.get("SERVE_LANGFUSE", "{}"))
     config = OrkestraConfig(
         temporal=TemporalSettings(address=address, namespace=namespace),
-        worker=WorkerSettings(
-            graceful_shutdown_timeout=timedelta(seconds=2),
-            cancellation_timeout=timedelta(seconds=1),
-        ),
+        worker=WorkerSettings.model_validate(defaults | json.loads(settings)),
+        langfuse=LangfuseSettings.model_validate(langfuse),
     )
-    worker = await create_worker(config, task_queue=queue, workflows_path="tests.workflows.slow")
+    making = create_worker(config, task_queue=queue, workflows_path=module)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    return await run_worker(worker)
+    return await run_worker(making, config=config)
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(*sys.argv[1:4])))
+    sys.exit(asyncio.run(main(*sys.argv[1:6])))

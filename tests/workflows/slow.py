@@ -50,3 +50,9 @@ class Slow:
 def whose(seconds: float) -> str:
     time.sleep(seconds)
     return str(current_tenant())
+
+
+@activity.defn
+async def blocks(seconds: float) -> str:
+    time.sleep(seconds)  # noqa: ASYNC251 - the mistake that a liveness probe is to notice
+    return "finished"

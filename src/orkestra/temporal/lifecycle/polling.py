@@ -1,8 +1,9 @@
 """Whether a worker polls, read from the metrics of the core.
 
 The number of pollers alone says little: it stays as it was while the server is away, and is 0
-while every slot is busy. So two things count as trouble: polls that keep failing, for seconds and
-not just once; and a kind of task with free slots and no poller.
+while every slot is busy; nor does the core count each poll that fails. So two things are trouble:
+polls that are begun again and again while none is answered, for seconds and not just once; and a
+kind of task with free slots and no poller.
 """
 
 import re
@@ -16,11 +17,19 @@ _LINE: Final = re.compile(r"(temporal_\w+)\{(.*)\} (\S+)")
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _ESCAPE: Final = re.compile(r"\\(.)")
 
-_REQUESTS: Final = "temporal_long_request"
-_FAILURES: Final = "temporal_long_request_failure"
+_BEGUN: Final = "temporal_long_request"
+_FAILED: Final = "temporal_long_request_failure"
 _POLLERS: Final = "temporal_num_pollers"
 _FREE_SLOTS: Final = "temporal_worker_task_slots_available"
-_NAMES: Final = (_REQUESTS, _POLLERS, _FREE_SLOTS)
+_WORKFLOW_POLLS: Final = "PollWorkflowTaskQueue"
+_ACTIVITY_POLLS: Final = "PollActivityTaskQueue"
+_ANSWERED: Final = {
+    "temporal_workflow_task_queue_poll_succeed": _WORKFLOW_POLLS,
+    "temporal_workflow_task_queue_poll_empty": _WORKFLOW_POLLS,
+    "temporal_activity_task_received": _ACTIVITY_POLLS,
+    "temporal_activity_poll_no_task": _ACTIVITY_POLLS,
+}
+_NAMES: Final = (_BEGUN, _POLLERS, _FREE_SLOTS, *_ANSWERED)
 
 _KINDS: Final = {
     "workflow_task": "WorkflowWorker",
@@ -31,7 +40,6 @@ _KINDS: Final = {
 
 _PERSISTS: Final = 5.0
 _FORGOTTEN: Final = 20.0
-_MOSTLY: Final = 0.5
 
 
 @dataclass
@@ -39,15 +47,15 @@ class Readings:
     """The figures of one worker at one time.
 
     Attributes:
-        requests: By operation, how many polls were begun.
-        failures: By operation, how many of them failed.
-        codes: By operation, what they failed with.
+        begun: By operation, how many polls were begun.
+        answered: By operation, how many were answered, with a task or without.
+        codes: By operation, what a poll failed with last, where the core tells it.
         pollers: By kind of task, how many polls wait at the server.
         free_slots: By kind of task, how many more could run.
     """
 
-    requests: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    failures: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    begun: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    answered: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     codes: dict[str, str] = field(default_factory=dict[str, str])
     pollers: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     free_slots: dict[str, float] = field(default_factory=dict[str, float])
@@ -66,11 +74,12 @@ def read(text: str) -> dict[tuple[str, str], Readings]:
     for name, labels, value in _samples(text):
         readings = found[labels.get("namespace", ""), labels.get("task_queue", "")]
         operation = labels.get("operation", "")
-        if name == _REQUESTS:
-            readings.requests[operation] += value
-        elif name == _FAILURES:
-            readings.failures[operation] += value
+        if name == _BEGUN:
+            readings.begun[operation] += value
+        elif name == _FAILED:
             readings.codes[operation] = labels.get("status_code", "")
+        elif name in _ANSWERED:
+            readings.answered[_ANSWERED[name]] += value
         elif name == _POLLERS and labels.get("poller_type") in _KINDS:
             readings.pollers[_KINDS[labels["poller_type"]]] += value
         elif name == _FREE_SLOTS:
@@ -97,22 +106,19 @@ class PollJudge:
         return self._failing(last, now) or self._not_polling(now)
 
     def _failing(self, last: Readings, now: Readings) -> str | None:
-        for operation, failures in now.failures.items():
-            time_now = self._clock()
-            new_failures = failures - last.failures[operation]
+        for operation in (_WORKFLOW_POLLS, _ACTIVITY_POLLS):
+            moment = self._clock()
             streak = self._streaks.get(operation)
-            if new_failures > 0:
-                if streak is None:
-                    streak = self._streaks[operation] = _Streak(time_now, time_now)
-                streak.last = time_now
-            if streak is None:
+            is_answered = now.answered[operation] > last.answered[operation]
+            if is_answered or (streak is not None and moment - streak.last > _FORGOTTEN):
+                self._streaks.pop(operation, None)
                 continue
-            streak.failures += new_failures
-            streak.requests += now.requests[operation] - last.requests[operation]
-            if time_now - streak.last > _FORGOTTEN:
-                del self._streaks[operation]
-            elif streak.is_trouble:
-                return f"{operation} keeps failing: {now.codes[operation]}"
+            if now.begun[operation] > last.begun[operation]:
+                streak = self._streaks.setdefault(operation, _Streak(moment, moment))
+                streak.last = moment
+            if streak is not None and streak.last - streak.first >= _PERSISTS:
+                code = now.codes.get(operation)
+                return f"{operation} keeps failing" + (f": {code}" if code else "")
         return None
 
     def _not_polling(self, now: Readings) -> str | None:
@@ -128,17 +134,10 @@ class PollJudge:
 
 @dataclass
 class _Streak:
-    """Failures without a long pause between them."""
+    """Polls begun without any that was answered: when first, and when last."""
 
     first: float
     last: float
-    failures: float = 0.0
-    requests: float = 0.0
-
-    @property
-    def is_trouble(self) -> bool:
-        persists = self.last - self.first >= _PERSISTS
-        return persists and self.failures >= _MOSTLY * self.requests
 
 
 def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:

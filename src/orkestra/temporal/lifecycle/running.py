@@ -11,6 +11,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from orkestra.config import OrkestraConfig
+from orkestra.errors import OrkestraError
 from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.health import HealthReport, check_temporal_health
 from orkestra.temporal.lifecycle.ending import WorkerExit, end_process
@@ -89,7 +90,12 @@ class _Life:
     ) -> int:
         async with AsyncExitStack() as stack:
             if config is not None:
-                await self._open(stack, config)
+                try:
+                    await self._open(stack, config)
+                except OrkestraError:
+                    if asyncio.iscoroutine(worker):
+                        worker.close()
+                    raise
             made = [worker] if isinstance(worker, Worker) else await self._made(worker)
             if made is None:
                 return WorkerExit.DRAINED

@@ -4,9 +4,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, Final
-
-_TRUE_SINCE_START: Final = "not started yet"
+from typing import Any
 
 
 class Stage(StrEnum):
@@ -25,14 +23,21 @@ class WorkerStatus:
     Attributes:
         task_queue: The queue that it polls.
         namespace: Its namespace.
-        problem: Why it takes no work; None where it does.
+        fault: Why it does not run; None where it does.
+        trouble: Why it takes no work although it runs; None where it does.
         restarts: How often it was made anew.
     """
 
     task_queue: str
     namespace: str
-    problem: str | None = _TRUE_SINCE_START
+    fault: str | None = "not started yet"
+    trouble: str | None = None
     restarts: int = 0
+
+    @property
+    def problem(self) -> str | None:
+        """Why it takes no work; None where it does."""
+        return self.fault or self.trouble
 
 
 @dataclass

@@ -56,7 +56,7 @@ class Supervisor:
             try:
                 return await self._run_once()
             except Exception as error:
-                self.status.problem = f"failed: {type(error).__name__}: {error}"
+                self.status.fault = f"failed: {type(error).__name__}: {error}"
                 if not self._restart or self._stopping.is_set():
                     _log_failure(self.worker, error, "")
                     raise
@@ -89,7 +89,7 @@ class Supervisor:
     async def _note_polling(self) -> None:
         while not self.worker.is_running:  # noqa: ASYNC110 - the SDK has no event for it
             await asyncio.sleep(_TICK)
-        self.status.problem = None
+        self.status.fault = None
 
     async def _stop_when_told(self) -> None:
         """Also where the worker is told before it runs."""

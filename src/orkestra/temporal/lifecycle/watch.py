@@ -13,7 +13,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from orkestra.errors import ConnectionClosedError
 from orkestra.temporal.lifecycle.polling import PollJudge, Readings, read
-from orkestra.temporal.lifecycle.status import Stage, Status
+from orkestra.temporal.lifecycle.status import Stage, Status, WorkerStatus
 from orkestra.temporal.lifecycle.supervisor import Supervisor
 from orkestra.temporal.telemetry import MeteredRuntime, runtime_of
 from orkestra.temporal.unconfined import unconfined_service
@@ -61,20 +61,19 @@ class Watch:
         for each in self._supervisors:
             problem = found[each.status.namespace]
             own = readings.get((each.status.namespace, each.status.task_queue))
-            if own is not None:
-                problem = self._judges[each].problem(own) or problem
-            self._note(each, found[each.status.namespace] or problem)
+            judged = None if own is None else self._judges[each].problem(own)
+            self._note(each.status, problem or judged)
 
-    def _note(self, supervisor: Supervisor, problem: str | None) -> None:
-        """Say what has changed, of workers that would poll and have not just failed."""
-        status = supervisor.status
-        if self._status.stage is not Stage.RUNNING or not supervisor.worker.is_running:
-            return
-        if problem != status.problem and problem:
-            _logger.error("Worker of task queue %r takes no work: %s", status.task_queue, problem)
-        elif status.problem and not problem:
-            _logger.warning("Worker of task queue %r takes work again", status.task_queue)
-        status.problem = problem
+    def _note(self, worker: WorkerStatus, trouble: str | None) -> None:
+        """Say what has changed."""
+        if self._status.stage is Stage.RUNNING and worker.fault is None:
+            if trouble is not None and trouble != worker.trouble:
+                _logger.error(
+                    "Worker of task queue %r takes no work: %s", worker.task_queue, trouble
+                )
+            elif worker.trouble is not None and trouble is None:
+                _logger.warning("Worker of task queue %r takes work again", worker.task_queue)
+        worker.trouble = trouble
 
     async def _namespace_problem(self, client: Client) -> str | None:
         name = client.namespace

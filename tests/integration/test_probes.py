@@ -1,0 +1,151 @@
+"""What `/livez` and `/readyz` say at every stage of a worker's life."""
+
+import asyncio
+import uuid
+from datetime import timedelta
+
+import pytest
+from temporalio.api.operatorservice.v1 import DeleteNamespaceRequest
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+from temporalio.client import Client
+
+from orkestra import (
+    ConfigurationError,
+    OrkestraConfig,
+    OrkestraPlugin,
+    TemporalSettings,
+    WorkerSettings,
+    create_worker,
+    ensure_search_attributes,
+    run_worker,
+)
+from orkestra.devserver import DevServer
+from tests.serving import serving
+from tests.workflows.slow import Slow
+
+SOMEWHERE = "127.0.0.1:0"
+
+
+async def test_probes_tell_every_stage_from_connecting_to_the_end(tmp_path, fresh):
+    server = DevServer(db_filename=tmp_path / "temporal.db")
+    await server.start()
+    await server.stop()
+    queue = fresh.task_queue()
+    async with serving(server.address, queue, probes_address=SOMEWHERE) as worker:
+        starting = await worker.becomes("/readyz", 503)
+        assert starting == {
+            "ready": False,
+            "stage": "starting",
+            "reason": "connecting",
+            "workers": [],
+        }
+        assert await worker.probe("/livez") == (200, {"alive": True, "stage": "starting"})
+        try:
+            await server.start()
+            ready = await worker.becomes("/readyz", 200)
+            assert ready["stage"] == "running"
+            [told] = ready["workers"]
+            assert told == {
+                "task_queue": queue,
+                "namespace": "default",
+                "ready": True,
+                "problem": None,
+                "restarts": 0,
+            }
+            await server.kill()
+            down = await worker.becomes("/readyz", 503, "does not answer")
+            assert queue in down["reason"]
+            assert (await worker.probe("/livez"))[0] == 200
+            await server.start()
+            await worker.becomes("/readyz", 200)
+            assert worker.log.count("takes no work") == 1
+            assert worker.log.count("takes work again") == 1
+            tenant = fresh.tenant()
+            client = await Client.connect(server.address, plugins=[OrkestraPlugin(tenant=tenant)])
+            await client.start_workflow(
+                Slow.run, args=["ignores_cancellation", 30.0], id="slow", task_queue=queue
+            )
+            await in_flight(client, "slow")
+            worker.process.terminate()
+            draining = await worker.becomes("/readyz", 503, "draining")
+            assert "SIGTERM" in draining["reason"]
+            assert (await worker.probe("/livez"))[0] == 200
+            assert await worker.end() == 124
+            with pytest.raises(ConnectionRefusedError):
+                await worker.probe("/livez")
+        finally:
+            await server.stop()
+
+
+async def in_flight(client: Client, workflow_id: str) -> None:
+    """Wait until the workflow's activity runs."""
+    handle = client.get_workflow_handle(workflow_id)
+    while not (await handle.describe()).raw_description.pending_activities:
+        await asyncio.sleep(0.05)
+    while not (await handle.describe()).raw_description.pending_activities[0].attempt:
+        await asyncio.sleep(0.05)
+
+
+async def test_a_namespace_that_is_deleted_under_a_running_worker_is_noticed(dev_server, fresh):
+    name = f"doomed-{uuid.uuid4().hex[:8]}"
+    client = await Client.connect(dev_server.address, namespace=name)
+    await client.workflow_service.register_namespace(
+        RegisterNamespaceRequest(
+            namespace=name, workflow_execution_retention_period=timedelta(days=1)
+        )
+    )
+    await ensure_search_attributes(client, timeout=timedelta(seconds=45))
+    async with serving(
+        dev_server.address, fresh.task_queue(), name, probes_address=SOMEWHERE
+    ) as worker:
+        await worker.becomes("/readyz", 200)
+        await client.operator_service.delete_namespace(DeleteNamespaceRequest(namespace=name))
+        told = await worker.becomes("/readyz", 503, "does not exist any more")
+        assert name in told["reason"]
+        assert f"Worker of task queue {fresh.task_queue()!r} takes no work" in worker.log
+        worker.process.terminate()
+        assert await worker.end() == 0
+
+
+async def test_polls_that_are_refused_are_noticed_although_the_server_answers(tmp_path, fresh):
+    refusing = DevServer(dynamic_config={"frontend.namespaceCount": 1})
+    async with (
+        refusing,
+        serving(refusing.address, fresh.task_queue(), probes_address=SOMEWHERE) as worker,
+    ):
+        told = await worker.becomes("/readyz", 503, "keeps failing")
+        assert "TaskQueue" in told["reason"]
+        _, metrics = await worker.probe("/metrics")
+        assert (
+            f'orkestra_worker_ready{{namespace="default",task_queue="{fresh.task_queue()}"}} 0'
+            in metrics
+        )
+        assert 'orkestra_connection_up{namespace="default"} 1' in metrics
+
+
+async def test_a_blocked_event_loop_fails_the_liveness_probe_alone_until_it_goes_on(
+    dev_server, raw_client, fresh
+):
+    acme = Client(raw_client.service_client, plugins=[OrkestraPlugin(tenant=fresh.tenant())])
+    queue = fresh.task_queue()
+    async with serving(
+        dev_server.address, queue, probes_address=SOMEWHERE, liveness_timeout=1.5
+    ) as worker:
+        await worker.becomes("/readyz", 200)
+        await acme.start_workflow(Slow.run, args=["blocks", 4.0], id="slow", task_queue=queue)
+        stuck = await worker.becomes("/livez", 503)
+        assert "the event loop has not run for" in stuck["reason"]
+        assert (await worker.becomes("/livez", 200))["alive"]
+        worker.process.terminate()
+        assert await worker.end() == 0
+
+
+async def test_an_address_in_use_is_refused_before_anything_is_opened(dev_server, fresh):
+    taken = dev_server.address
+    config = OrkestraConfig(
+        temporal=TemporalSettings(address="127.0.0.1:1"),
+        worker=WorkerSettings(probes_address=taken),
+    )
+    making = create_worker(config, task_queue="q", workflows=[Slow])
+    with pytest.raises(ConfigurationError, match=f"worker.probes_address '{taken}'"):
+        await run_worker(making, config=config)

@@ -1,0 +1,116 @@
+"""Workers in processes of their own, and what they say of themselves."""
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 45.0
+
+
+class Serving:
+    """A worker in a process of its own, its output and its probes."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.log = ""
+        self._reading = asyncio.create_task(self._read())
+
+    async def wait_ready(self) -> None:
+        assert self.process.stdout is not None
+        assert await self.process.stdout.readline() == b"ready\n", self.log
+
+    async def says(self, text: str) -> None:
+        """Wait until the log has a text."""
+        await until(lambda: text in self.log, lambda: f"no {text!r} in {self.log}")
+
+    async def end(self) -> int:
+        """Wait for the process's end, and return its exit code."""
+        code = await asyncio.wait_for(self.process.wait(), PATIENCE)
+        await self._reading
+        return code
+
+    async def probe(self, path: str) -> tuple[int, Any]:
+        """Ask a probe: the status, and the body, read as JSON if it is that."""
+        await self.says("Probes at ")
+        found = re.search(r"Probes at http://([\d.]+:\d+)", self.log)
+        assert found
+        return await asyncio.to_thread(get, found[1], path)
+
+    async def becomes(self, path: str, status: int, text: str = "") -> Any:
+        """Wait until a probe answers so, with a text anywhere in its body."""
+        deadline = time.monotonic() + PATIENCE
+        seen: Any = None
+        while time.monotonic() < deadline:
+            code, seen = await self.probe(path)
+            if code == status and text in json.dumps(seen):
+                return seen
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"{path} did not become {status} {text!r}: {seen}\n{self.log}")
+
+    async def kill(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        await self._reading
+
+    async def _read(self) -> None:
+        assert self.process.stderr is not None
+        while line := await self.process.stderr.readline():
+            self.log += line.decode()
+
+
+def get(address: str, path: str, method: str = "GET") -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(address, timeout=30)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        is_json = answer.headers.get_content_type() == "application/json"
+        return answer.status, json.loads(body) if is_json and body else body
+    finally:
+        connection.close()
+
+
+async def until(holds: Callable[[], bool], why: Callable[[], str] = lambda: "") -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, why()
+        await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def serving(
+    address: str,
+    queue: str,
+    namespace: str = "default",
+    *,
+    module: str = "tests.workflows.slow",
+    environment: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> AsyncIterator[Serving]:
+    """Run `tests/programs/serve.py` with settings of the worker, in JSON's types."""
+    arguments = (address, queue, namespace, module, json.dumps(settings))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "tests/programs/serve.py", *arguments),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    worker = Serving(process)
+    try:
+        await worker.wait_ready()
+        yield worker
+    finally:
+        await worker.kill()
