@@ -145,6 +145,11 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         return self._config.tenancy
 
     @property
+    def tracing_options(self) -> TracingOptions:
+        """Which spans are made of workflows."""
+        return _tracing_options(self._config)
+
+    @property
     def tenant(self) -> str | AllTenants | None:
         """The tenant that the client is bound to."""
         return self._tenant

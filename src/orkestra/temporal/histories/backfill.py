@@ -194,11 +194,13 @@ class _Visits:
         project = await self._plugin.project_of(tenant)
         if project is None:
             return report
+        options = self._plugin.tracing_options
         telling = Telling(
             run,
-            facts_of(run, tenants, ui_url=None),
+            facts_of(run, tenants, ui_url=options.ui_url),
             tenants,
             self._client.data_converter,
             project.limits,
+            options,
         )
         return await self._backfiller.add(report, await episodes_of(telling), project, answers)

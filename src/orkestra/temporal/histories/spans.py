@@ -7,6 +7,7 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 
 from orkestra.temporal.histories.activities import activities_of
+from orkestra.temporal.histories.commands import operations_of, refused_of, timers_of
 from orkestra.temporal.histories.episodes import Episode
 from orkestra.temporal.histories.messages import signals_of, updates_of
 from orkestra.temporal.histories.outcomes import failed, stopped
@@ -17,6 +18,9 @@ _TELLERS: Final[tuple[Callable[[Telling], AsyncIterator[Episode]], ...]] = (
     activities_of,
     signals_of,
     updates_of,
+    timers_of,
+    operations_of,
+    refused_of,
 )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from temporalio.api.common.v1 import Payloads
+from temporalio.api.common.v1 import Payload, Payloads
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.converter import (
     ActivitySerializationContext,
@@ -17,6 +17,7 @@ from orkestra.temporal.histories.facts import TenantReader, is_refused
 from orkestra.temporal.histories.reading import RunHistory, time_of
 from orkestra.temporal.histories.timeline import Timeline, timeline_of
 from orkestra.temporal.histories.values import Values
+from orkestra.temporal.interceptors.tracing import TracingOptions
 from orkestra.tracing import Captured, CaptureLimits, Outcome, RunFacts, RunSpans, Span, capture
 
 
@@ -30,6 +31,7 @@ class Telling:
         tenants: Reads tenants.
         converter: Decodes values.
         limits: What of values may be captured.
+        options: Which spans are made of workflows.
     """
 
     run: RunHistory
@@ -37,6 +39,7 @@ class Telling:
     tenants: TenantReader
     converter: DataConverter
     limits: CaptureLimits
+    options: TracingOptions
 
     @cached_property
     def spans(self) -> RunSpans:
@@ -87,6 +90,13 @@ class Telling:
             return None
         result = await (values or self.values).result(payloads)
         return capture(result, max_bytes=self.limits.max_bytes)
+
+    async def picture(self, payload: Payload, *, is_wanted: bool) -> Captured | None:
+        """A picture of one value that is not one of several arguments."""
+        if not is_wanted or is_refused(self.run):
+            return None
+        value = await self.values.result(Payloads(payloads=[payload]))
+        return capture(value, max_bytes=self.limits.max_bytes)
 
     def ended(self, span: Span, outcome: Outcome, event: HistoryEvent) -> Episode:
         """Something that ended with the event, by the time when the workflow heard of it."""
