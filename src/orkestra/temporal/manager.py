@@ -155,7 +155,7 @@ class TemporalConnectionManager:
             msg = f"namespace {name!r} is empty: give a name, or None for the configured one"
             raise ConfigurationError(msg)
         ours = self._plugin if tenant is None else self._plugin.for_tenant(tenant)
-        if isinstance(tenant, str):
+        if isinstance(tenant, str) and not self.placements.is_open:
             placement = await self.placements.of(tenant)
             name = placement.namespace or name if namespace is None else name
             placement.require_namespace(name)

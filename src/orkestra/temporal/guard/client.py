@@ -29,6 +29,7 @@ _Response = TypeVar("_Response", bound=Message)
 _logger: Final = logging.getLogger("orkestra.temporal.guard")
 _REMEMBERED_TENANTS: Final = 256
 _NO_METADATA: Final[Mapping[str, str | bytes]] = MappingProxyType({})
+_UNCONFIGURED: Final = MappingProxyType(vars(ConnectConfig("", identity="nobody")))
 
 
 class GuardedServiceClient(ServiceClient):
@@ -344,19 +345,18 @@ class _PublicConfig(ConnectConfig):
     """How a connection is configured, without its credentials, and not to be changed."""
 
     def __init__(self, config: ConnectConfig) -> None:
-        super().__init__(
-            config.target_host,
+        # Past the dataclass, which would set field by field for each of many tenants' clients.
+        vars(self).update(
+            _UNCONFIGURED,
+            target_host=config.target_host,
             identity=config.identity,
             lazy=config.lazy,
             runtime=config.runtime,
             rpc_metadata=_NO_METADATA,
         )
-        vars(self)["_is_made"] = True
 
-    def __setattr__(self, name: str, value: object) -> None:
-        if vars(self).get("_is_made"):
-            _refuse_change(name)
-        super().__setattr__(name, value)
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        _refuse_change(name)
 
 
 def _refuse_change(what: str) -> NoReturn:
