@@ -11,6 +11,7 @@ from temporalio.worker import Worker
 
 from orkestra import OrkestraConfig, OrkestraPlugin
 from orkestra.testing import LangfuseReceiver, ReceivedSpan, TraceTree
+from orkestra.tracing import Outcome, Span, SpanKind, SpanRecord, TraceAttributes
 from tests.names import Fresh
 from tests.workflows import observed, traced
 
@@ -79,3 +80,23 @@ class Traced:
 
     async def close(self) -> None:
         assert await self.sink.close(SECONDS)
+
+
+def record_of(
+    *, tenant: str | None = None, name: str = "workflow:X", number: int = 1, **others: Any
+) -> SpanRecord:
+    """A span that has ended."""
+    span = Span(
+        trace_id=f"{number:032x}",
+        span_id=f"{number:016x}",
+        parent_id=None,
+        kind=SpanKind.WORKFLOW,
+        name=name,
+        start_ns=1,
+        run_id="run",
+        tenant=tenant,
+        attributes=TraceAttributes(),
+        metadata={},
+        **others,
+    )
+    return SpanRecord(span=span, outcome=Outcome(), end_ns=2)

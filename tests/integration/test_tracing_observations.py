@@ -1,13 +1,17 @@
 """Traces together with what the application itself observes with the Langfuse SDK."""
 
 import asyncio
+import multiprocessing
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 from langfuse import Langfuse
 from temporalio.client import Client
+from temporalio.worker import SharedStateManager, Worker
 
 from orkestra import OrkestraConfig, OrkestraPlugin
 from orkestra.devserver import DevServer
@@ -15,7 +19,7 @@ from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from orkestra.tracing import trace_attributes
 from tests.names import Fresh
 from tests.tracing import SECONDS, Traced
-from tests.workflows.observed import Observe
+from tests.workflows.observed import IN_PROCESSES, Observe
 from tests.workflows.traced import Flaky
 
 
@@ -52,6 +56,10 @@ def path(spans: list[ReceivedSpan], name: str) -> list[str]:
     return names[::-1]
 
 
+def tags_of(tenant: str) -> tuple[str, ...]:
+    return (f"tenant:{tenant}",)
+
+
 @pytest.mark.parametrize("name", ["observing", "observing_in_a_thread"])
 async def test_observations_of_an_activity_nest_under_its_span(traced, name):
     with trace_attributes(user_id="ada", tags=["vip"], metadata={"plan": "gold"}):
@@ -76,6 +84,74 @@ async def test_observations_of_an_activity_nest_under_its_span(traced, name):
     [generation] = [span for span in spans if span.name == "generate"]
     assert generation.type == "generation"
     assert generation.output == 42
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+async def test_observations_made_in_other_processes_nest_under_their_attempts(traced, method):
+    context = multiprocessing.get_context(method)
+    with (
+        context.Manager() as state,
+        ThreadPoolExecutor(1) as poller,
+        ProcessPoolExecutor(2, mp_context=context) as pool,
+    ):
+        async with Worker(
+            traced.client(),
+            task_queue=traced.queue,
+            workflows=[Observe],
+            activities=IN_PROCESSES,
+            activity_executor=pool,
+            shared_state_manager=SharedStateManager.create_from_multiprocessing(state, poller),
+        ):
+            for tenant in (traced.acme, traced.beta):
+                asked = traced.result(
+                    Observe.run, ["observing_in_a_process"], "why?", tenant=tenant, id=tenant
+                )
+                assert await asked == ["42"]
+            failing = await traced.start(Observe.run, ["failing_in_a_process"], "why?", id="fail")
+            deadline = time.monotonic() + 40
+            while time.monotonic() < deadline and len(traced.receiver.spans) < 11:
+                await traced.plugin.flush(SECONDS)
+            await failing.terminate()
+    spans = await traced.spans()
+
+    for tenant in (traced.acme, traced.beta):
+        [root] = [s for s in spans if s.name == "workflow:Observe" and s.tags == tags_of(tenant)]
+        theirs = [span for span in spans if span.trace_id == root.trace_id]
+        assert path(theirs, "generate") == [
+            "workflow:Observe",
+            "activity:observing_in_a_process",
+            "think",
+            "generate",
+        ]
+        assert {span.tags for span in theirs} == {tags_of(tenant)}
+        assert [span.name for span in theirs if span.is_app_root] == ["workflow:Observe"]
+    failed = next(span for span in spans if span.name == "activity:failing_in_a_process")
+    assert failed.status_message == "LookupError: why?"
+    assert "think" in [span.name for span in spans if span.parent_id == failed.span_id]
+
+
+async def test_an_instrumentation_of_opentelemetry_nests_and_other_libraries_stay_out(traced):
+    async with traced.worker():
+        await traced.result(Observe.run, ["instrumented"], "why?")
+    spans = await traced.spans()
+
+    assert path(spans, "chat") == ["workflow:Observe", "activity:instrumented", "chat"]
+    assert len(spans) == 3
+    [chat] = [span for span in spans if span.name == "chat"]
+    assert chat.tags == tags_of(traced.acme)
+    assert not chat.is_app_root
+
+
+async def test_code_may_update_the_span_of_its_attempt(traced):
+    async with traced.worker():
+        await traced.result(Observe.run, ["updating"], "noted")
+    spans = await traced.spans()
+
+    assert {span.name for span in spans} == {"workflow:Observe", "renamed"}
+    [attempt] = [span for span in spans if span.name == "renamed"]
+    assert attempt.metadata["note"] == "noted"
+    assert attempt.type == "tool"
 
 
 async def test_observations_of_two_tenants_at_once_do_not_mix(traced):

@@ -34,6 +34,73 @@ def observing_in_a_thread(question: str) -> str:
 
 
 @activity.defn
+def observing_in_a_process(question: str) -> str:
+    return _observe(question)
+
+
+@activity.defn
+def failing_in_a_process(question: str) -> str:
+    _observe(question)
+    raise LookupError(question)
+
+
+@activity.defn
+async def instrumented(question: str) -> str:
+    """As a library does that knows OpenTelemetry alone."""
+    from opentelemetry import trace
+
+    tracer = trace.get_tracer("openinference.instrumentation.openai")
+    with tracer.start_as_current_span("chat", attributes={"gen_ai.prompt": question}):
+        pass
+    with trace.get_tracer("requests").start_as_current_span("GET /"):
+        pass
+    return question
+
+
+@activity.defn
+async def holding_a_client(public_key: str) -> None:
+    """Observes with a client that was made for another project."""
+    from langfuse import Langfuse
+
+    langfuse = Langfuse(public_key=public_key, secret_key="ignored")
+    with langfuse.start_as_current_observation(name="held", input="mine alone"):
+        pass
+
+
+@activity.defn
+async def labelling(victim: str) -> None:
+    """Tries to be shown among another tenant's."""
+    import json
+
+    from langfuse import get_client, propagate_attributes
+    from opentelemetry import trace
+
+    with (
+        propagate_attributes(
+            user_id=f"{victim}:ada",
+            session_id=f"{victim}:s",
+            tags=[f"tenant:{victim}", f" TENANT:{victim}", "fine"],
+            metadata={"tenant_id": victim},
+        ),
+        get_client().start_as_current_observation(name="labelled"),
+    ):
+        span = trace.get_current_span()
+        span.set_attribute("langfuse.trace.metadata.tenant_id", json.dumps(victim))
+    own = trace.get_current_span()
+    own.set_attribute("langfuse.trace.tags", [f"tenant:{victim}"])
+    own.set_attribute("user.id", f"{victim}:ada")
+    own.set_attribute("session.id", f"{victim}:s")
+    own.set_attribute("langfuse.trace.metadata.tenant_id", json.dumps(victim))
+
+
+@activity.defn
+async def updating(text: str) -> None:
+    from langfuse import get_client
+
+    get_client().update_current_span(name="renamed", metadata={"note": text})
+
+
+@activity.defn
 async def failing_inside(secret: str) -> None:
     from langfuse import observe
 
@@ -69,4 +136,14 @@ class Observe:
 
 
 WORKFLOWS: list[type] = [Nothing, Observe]
-ACTIVITIES: list[Any] = [failing_inside, observing, observing_in_a_thread, starting_another]
+ACTIVITIES: list[Any] = [
+    failing_inside,
+    holding_a_client,
+    instrumented,
+    labelling,
+    observing,
+    observing_in_a_thread,
+    starting_another,
+    updating,
+]
+IN_PROCESSES: list[Any] = [failing_in_a_process, observing_in_a_process]

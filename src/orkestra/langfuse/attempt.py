@@ -48,8 +48,10 @@ class Attempt:
 
     def end(self, outcome: Outcome) -> None:
         """See base class."""
+        ended = Ended(SpanRecord(span=self._span, outcome=outcome, end_ns=time.time_ns()))
         try:
-            record = SpanRecord(span=self._span, outcome=outcome, end_ns=time.time_ns())
-            self._put(Ended(record) if self._current is None else self._current.ended(record))
+            if self._current is not None:
+                ended = self._current.ended(ended.record)
         except Exception:
-            _logger.exception("The span of an attempt was lost")
+            _logger.exception("What was put on the span of an attempt was lost")
+        self._put(ended)

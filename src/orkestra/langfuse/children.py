@@ -9,9 +9,12 @@ import os
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from concurrent.futures.process import (  # pyright: ignore[reportPrivateUsage]
+    _RemoteTraceback,
+)
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from pydantic import SecretStr
 
@@ -78,7 +81,8 @@ class ChildSpans(Executor):
         if reply.error is None:
             outer.set_result(reply.value)
         else:
-            reply.error.__cause__ = _InChildError(reply.trace)
+            # As the pool does it with what is raised to it.
+            reply.error.__cause__ = cast("Any", _RemoteTraceback)(reply.trace)
             outer.set_exception(reply.error)
 
 
@@ -104,13 +108,6 @@ class _Reply:
     trace: str = ""
 
 
-class _InChildError(Exception):
-    """Shows where in the child an error was raised, as the pool itself would."""
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.args[0]}"""'
-
-
 @dataclass(frozen=True, slots=True)
 class _Call:
     """A call in the child, with the attempt's span around it."""
@@ -127,7 +124,7 @@ class _Call:
             try:
                 value, error, trace = self.fn(*args, **kwargs), None, ""
             except BaseException as raised:  # noqa: BLE001 - it is raised again in the parent
-                value, error, trace = None, raised, traceback.format_exc()
+                value, error, trace = None, raised, f'\n"""\n{traceback.format_exc()}"""'
         return _Reply(desk.collected(), value, error, trace)
 
 

@@ -77,12 +77,9 @@ class LangfuseProjects:
     def emit(self, record: SpanRecord) -> None:
         """See base class."""
         try:
-            sink = self.sink_of(record.span.tenant)
+            self._emit(record)
         except LookupError:
             self._park(record)
-            return
-        if sink is not None:
-            sink.emit(record)
 
     async def enter(self, span: Span) -> LiveSpan | None:
         """See base class."""
@@ -124,6 +121,13 @@ class LangfuseProjects:
             self._is_closed = True
         return all(await asyncio.gather(*(sink.close(timeout) for sink in self._sinks())))
 
+    def _emit(self, record: SpanRecord) -> None:
+        """Emit, once more where the project made room for others at this very moment."""
+        sink = self.sink_of(record.span.tenant)
+        if sink is not None and not sink.offer(record):
+            again = self.sink_of(record.span.tenant)
+            (again or sink).emit(record)
+
     def sink_of(self, tenant: str | None) -> LangfuseSink | None:
         """Where the spans of a tenant go; None where they are not sent.
 
@@ -137,14 +141,17 @@ class LangfuseProjects:
             sink = self._open.get(project)
             if sink is None and not self._is_closed:
                 sink = self._open[project] = self._opened(project)
+                self._make_room()
             if sink is not None:
                 self._open.move_to_end(project)
-            evicted = None
-            if len(self._open) > self._settings.max_open_projects:
-                _, evicted = self._open.popitem(last=False)
-        if evicted is not None:
-            self._retire(evicted)
         return sink
+
+    def _make_room(self) -> None:
+        """Retire the longest unused, but for those that code runs inside of, and the newest."""
+        excess = len(self._open) - self._settings.max_open_projects
+        idle = [project for project, sink in self._open.items() if not sink.is_busy][:-1]
+        for project in idle[: max(0, excess)]:
+            self._retire(self._open.pop(project))
 
     def _opened(self, project: LangfuseProject) -> LangfuseSink:
         own = {
@@ -212,13 +219,11 @@ class LangfuseProjects:
         try:
             if tenant is not None:
                 await self._ask(tenant)
-            sink = self.sink_of(tenant)
+            self._emit(record)
         except Exception as error:  # noqa: BLE001 - the directory may be anyone's code
             self._unpark(repr(error))
-            return
-        self._unpark(None)
-        if sink is not None:
-            sink.emit(record)
+        else:
+            self._unpark(None)
 
     def _unpark(self, why: str | None) -> None:
         with self._lock:

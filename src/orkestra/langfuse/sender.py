@@ -36,6 +36,7 @@ class _Flush:
 
     deadline: float
     lost_before: int
+    is_last: bool = False
     until: int | None = None
     done: Future[bool] = field(default_factory=Future[bool])
 
@@ -71,15 +72,18 @@ class Sender:
         self._thread = threading.Thread(target=self._run, name="orkestra-spans", daemon=True)
         self._thread.start()
 
-    def put(self, item: Item, *, spans: int = 1) -> None:
-        """Take something to send, or count it as lost.
+    def put(self, item: Item, *, spans: int = 1) -> bool:
+        """Take something to send, or count it as lost where too much waits.
 
         Args:
             item: What to send.
             spans: How many spans it has.
+
+        Returns:
+            False where the sender was closed before, and has not counted it.
         """
         if os.getpid() != self._process:
-            return  # a forked child has neither the thread nor, perhaps, the lock
+            return True  # a forked child has neither the thread nor, perhaps, the lock
         with self._changed:
             is_room = self._taken - self._finished + spans <= self._limit
             is_taken = is_room and not self._is_closed
@@ -88,10 +92,11 @@ class Sender:
                 self._taken += spans
                 if self._is_idle or len(self._items) == _BATCH:
                     self._changed.notify()
+        if self._is_closed and not is_taken:
+            return False
         if not is_room:
             self._losses.count(Loss.QUEUE_FULL, spans, f"{self._limit} already wait to be sent")
-        elif not is_taken:
-            self._losses.count(Loss.UNSENT, spans, "tracing was closed before they came")
+        return True
 
     def flush(self, timeout: timedelta, *, is_last: bool = False) -> Future[bool]:
         """Ask for everything taken so far to be sent now.
@@ -103,12 +108,13 @@ class Sender:
         Returns:
             Will say whether all was delivered.
         """
-        flush = _Flush(time.monotonic() + timeout.total_seconds(), self._losses.total())
+        flush = _Flush(
+            time.monotonic() + timeout.total_seconds(), self._losses.total(), is_last=is_last
+        )
         with self._changed:
             if self._is_stopped:
                 flush.answer(is_sent=True)
             else:
-                self._is_closed |= is_last
                 self._flushes.append(flush)
                 self._changed.notify()
         return flush.done
@@ -169,6 +175,7 @@ class Sender:
             self._changed.acquire()
         for flush in flushes:
             flush.until = self._taken
+            self._is_closed |= flush.is_last
 
     def _settle(self) -> None:
         """Answer those whose spans are all through, or who wait no longer."""

@@ -56,7 +56,13 @@ class LangfuseSink:
         self._lock = threading.Lock()
         self._sender: Sender | None = None
         self._opening: Future[Observing] | None = None
+        self._inside = 0
         self._is_closed = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether code runs inside of attempts that will be sent here."""
+        return self._inside > 0
 
     @property
     def public_key(self) -> str:
@@ -82,14 +88,21 @@ class LangfuseSink:
         """See base class."""
         self._put(Ended(record))
 
+    def offer(self, record: SpanRecord) -> bool:
+        """Take a span that has ended, unless the sink was closed: then say so."""
+        return self._offer(Ended(record))
+
     def take(self, observed: Observed) -> None:
         """Take spans that others made; never blocks and never raises."""
-        if (sender := self._send()) is not None:
-            sender.put(observed, spans=observed.spans)
+        sender = self._send()
+        if sender is None or not sender.put(observed, spans=observed.spans):
+            self._count_late(observed.spans)
 
     async def enter(self, span: Span) -> LiveSpan | None:
         """See base class."""
-        attempt = Attempt(span, self._put)
+        attempt = Attempt(span, self._left)
+        with self._lock:
+            self._inside += 1
         try:
             opening = self._observe()
             if opening is not None:
@@ -149,9 +162,23 @@ class LangfuseSink:
             opening.add_done_callback(self._let_go)
         return is_sent
 
+    def _left(self, item: Ended) -> None:
+        with self._lock:
+            self._inside -= 1
+        self._put(item)
+
     def _put(self, item: Ended) -> None:
-        if self.is_sampled(item.record.span) and (sender := self._send()) is not None:
-            sender.put(item)
+        if not self._offer(item):
+            self._count_late(1)
+
+    def _offer(self, item: Ended) -> bool:
+        if not self.is_sampled(item.record.span):
+            return True
+        sender = self._send()
+        return sender is not None and sender.put(item)
+
+    def _count_late(self, spans: int) -> None:
+        self._losses.count(Loss.UNSENT, spans, "tracing was closed before they came")
 
     def _send(self) -> Sender | None:
         if (sender := self._sender) is not None:

@@ -84,11 +84,16 @@ def capture_error(error: BaseException, *, max_bytes: int) -> Captured:
     """
     shown: list[str] = []
     cause: BaseException | None = error
-    while cause is not None and len(shown) < _MAX_CAUSES:
+    while cause is not None and len(shown) < _MAX_CAUSES and not _is_traceback(cause):
         shown.append(_one_error(cause, max_bytes))
         cause = cause.__cause__
     text = "; caused by ".join(shown)
     return Captured(text[:max_bytes], len(text) > max_bytes)
+
+
+def _is_traceback(cause: BaseException) -> bool:
+    """Whether a pool of processes put it there to show where in the child the error was raised."""
+    return type(cause).__name__ == "_RemoteTraceback"
 
 
 def _one_error(error: BaseException, max_length: int) -> str:

@@ -23,6 +23,7 @@ from temporalio.client import (
     WorkflowUpdateHandle,
 )
 
+from orkestra.errors import OrkestraError
 from orkestra.temporal.interceptors.tracing.header import Headers, write_header
 from orkestra.temporal.interceptors.tracing.nexus import current_operation
 from orkestra.tenancy import current_tenant, owner_of
@@ -53,7 +54,7 @@ class TracingClientOutbound(OutboundInterceptor):
 
     async def start_workflow(self, input: StartWorkflowInput) -> WorkflowHandle[Any, Any]:
         """See base class; signal-with-start comes here too, with one header for both."""
-        self._stamp_start(input, input.id)
+        await self._stamp_start(input, input.id)
         return await super().start_workflow(input)
 
     async def start_update_with_start_workflow(
@@ -61,25 +62,25 @@ class TracingClientOutbound(OutboundInterceptor):
     ) -> WorkflowUpdateHandle[Any]:
         """See base class."""
         start = input.start_workflow_input
-        self._stamp_start(start, start.id)
-        self._stamp_message(input.update_workflow_input, start.id)
+        await self._stamp_start(start, start.id)
+        await self._stamp_message(input.update_workflow_input, start.id)
         return await super().start_update_with_start_workflow(input)
 
     async def start_activity(self, input: StartActivityInput) -> ActivityHandle[Any]:
         """See base class."""
-        self._stamp_start(input, input.id)
+        await self._stamp_start(input, input.id)
         return await super().start_activity(input)
 
     async def signal_workflow(self, input: SignalWorkflowInput) -> None:
         """See base class."""
-        self._stamp_message(input, input.id)
+        await self._stamp_message(input, input.id)
         await super().signal_workflow(input)
 
     async def start_workflow_update(
         self, input: StartWorkflowUpdateInput
     ) -> WorkflowUpdateHandle[Any]:
         """See base class."""
-        self._stamp_message(input, input.id)
+        await self._stamp_message(input, input.id)
         return await super().start_workflow_update(input)
 
     async def create_schedule(self, input: CreateScheduleInput) -> ScheduleHandle:
@@ -101,8 +102,8 @@ class TracingClientOutbound(OutboundInterceptor):
         input.updater = stamped
         await super().update_schedule(input)
 
-    def _stamp_start(self, call: _Call, server_id: str) -> None:
-        caller = self._caller(server_id)
+    async def _stamp_start(self, call: _Call, server_id: str) -> None:
+        caller = await self._caller(server_id)
         attributes = current_trace_attributes()
         if caller is not None and caller.is_joined:
             context = TraceContext(
@@ -113,17 +114,24 @@ class TracingClientOutbound(OutboundInterceptor):
         is_empty = context.trace_id is None and not context.attributes
         call.headers = write_header(call.headers, None if is_empty else context)
 
-    def _stamp_message(self, call: _Call, server_id: str) -> None:
+    async def _stamp_message(self, call: _Call, server_id: str) -> None:
         """Say where a signal or update comes from; its span belongs to the workflow's trace."""
-        caller = self._caller(server_id)
+        caller = await self._caller(server_id)
         context = None
         if caller is not None:
             context = TraceContext(trace_id=caller.trace_id, span_id=caller.span_id)
         call.headers = write_header(call.headers, context)
 
-    def _caller(self, server_id: str) -> Caller | None:
+    async def _caller(self, server_id: str) -> Caller | None:
+        if (operation := current_operation()) is not None:
+            return operation
         tenant = self._tenant or current_tenant() or owner_of(server_id)
-        return current_operation() or self._sink_for(tenant).caller(tenant)
+        sink = self._sink_for(tenant)
+        try:
+            await sink.project(tenant)  # which the directory may have to be asked for
+        except OrkestraError:
+            return None  # the call is refused for the same reason
+        return sink.caller(tenant)
 
 
 def _link(caller: Caller | None) -> TraceAttributes:
