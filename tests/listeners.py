@@ -19,16 +19,28 @@ _END_HEADERS = 4
 class Listener:
     """Hands each connection to a handler, counts them, and ends them all."""
 
-    def __init__(self, handler: Handler, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
         self._handler = handler
         self._tls = tls
+        self._host = host
+        self.port = port
         self._tasks: set[asyncio.Task[None]] = set()
         self.accepted = 0
         self.address = ""
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(
+            self._accept, self._host, self.port, ssl=self._tls
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.address = f"{self._host}:{self.port}"
         return self
 
     async def __aexit__(
@@ -37,11 +49,20 @@ class Listener:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        self._server.close()
-        for task in self._tasks:
+        self.stop()
+        await self.end_connections()
+
+    async def end_connections(self) -> None:
+        """End all that are open; new ones are welcome."""
+        ending = tuple(self._tasks)
+        for task in ending:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if ending:
+            await asyncio.wait(ending)
+
+    def stop(self) -> None:
+        """Accept no more; what is open stays open."""
+        self._server.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -65,15 +86,15 @@ def proxy_to(address: str, *, tls: ssl.SSLContext | None = None) -> Listener:
         there, onward = await asyncio.open_connection(host, int(port))
         try:
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(_pump(reader, onward))
-                pumps.create_task(_pump(there, writer))
+                pumps.create_task(pump(reader, onward))
+                pumps.create_task(pump(there, writer))
         finally:
             onward.transport.abort()
 
     return Listener(handle, tls=tls)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)

@@ -5,7 +5,7 @@ import random
 import ssl
 from contextlib import suppress
 
-from tests.listeners import Listener
+from tests.listeners import Listener, pump
 
 CHUNK = 16 * 1024
 
@@ -25,8 +25,15 @@ class Proxy(Listener):
         peers: Serial number of each client's certificate, or None where it has shown none.
     """
 
-    def __init__(self, target: str, *, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(self._pass_on)
+    def __init__(
+        self,
+        target: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        super().__init__(self._pass_on, host=host, port=port)
         self.target = target
         self.tls = tls
         self.latency = 0.0
@@ -133,3 +140,40 @@ class Link:
     def reset(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
+
+
+class ConnectProxy(Listener):
+    """A proxy of the kind that offices have: it is asked by HTTP CONNECT, and knows the names.
+
+    Attributes:
+        names: Where each `host:port` leads to.
+        login: What it wants in `Proxy-Authorization`, or None.
+        asked: What it was asked for, in order.
+    """
+
+    def __init__(self, names: dict[str, str], *, login: str | None = None) -> None:
+        super().__init__(self._pass_on)
+        self.names = names
+        self.login = login
+        self.asked: list[str] = []
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first, *headers = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+        name = first.split()[1]
+        self.asked.append(name)
+        fields = dict(line.lower().split(": ", 1) for line in headers if line)
+        status = "200 OK" if name in self.names else "502 Bad Gateway"
+        if self.login is not None and fields.get("proxy-authorization") != self.login.lower():
+            status = "407 Proxy Authentication Required"
+        writer.write(f"HTTP/1.1 {status}\r\n\r\n".encode())
+        await writer.drain()
+        if not status.startswith("200"):
+            return
+        host, _, port = self.names[name].rpartition(":")
+        there, onward = await asyncio.open_connection(host, int(port))
+        try:
+            async with asyncio.TaskGroup() as ways:
+                ways.create_task(pump(reader, onward))
+                ways.create_task(pump(there, writer))
+        finally:
+            onward.transport.abort()

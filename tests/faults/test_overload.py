@@ -8,6 +8,7 @@ from datetime import timedelta
 import psutil
 import pytest
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
 from orkestra import (
     ConnectionOverloadedError,
@@ -46,7 +47,11 @@ async def client(manager, fresh) -> Client:
 
 
 async def ask(client: Client) -> None:
-    await client.count_workflows("WorkflowType = 'absent'")
+    try:
+        await client.get_workflow_handle("absent").describe()
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
 
 
 async def test_more_calls_than_may_wait_are_refused_while_the_service_is_silent(

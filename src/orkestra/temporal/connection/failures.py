@@ -83,6 +83,30 @@ _BEFORE_SENDING: Final = (
     ),
 )
 
+_PROXY: Final = (
+    (
+        "CONNECT call failed with status: 407",
+        Failure(Reason.UNAUTHENTICATED, "the proxy wants another user or password"),
+    ),
+    (
+        "CONNECT call failed with status: 403",
+        Failure(Reason.PERMISSION_DENIED, "the proxy does not let anybody through to there"),
+    ),
+    (
+        "CONNECT call failed with status: ",
+        Failure(Reason.UNAVAILABLE, "the proxy does not get through to there"),
+    ),
+    (
+        "client error (Connect)\n\nCaused by:\n    Connection refused",
+        Failure(Reason.REFUSED, "nothing listens at the address of the proxy"),
+    ),
+    (
+        "client error (Connect)\n\nCaused by:\n    failed to lookup",
+        Failure(Reason.UNKNOWN_HOST, "the host of the proxy is unknown"),
+    ),
+    ("client error (Connect)", Failure(Reason.UNAVAILABLE, "the proxy cannot be reached")),
+)
+
 _ON_THE_WAY: Final = (
     (
         "InvalidCertificate(UnknownIssuer",
@@ -155,12 +179,12 @@ def classify(error: Exception) -> Failure:
         return _from_status(error.status.name)
     if isinstance(error, TimeoutError):
         return _NO_ANSWER
-    text = str(error)
+    text, _, _ = str(error).partition("\n\nStack backtrace:")
     # A status ends with what caused it, which is nothing where the server itself has sent it.
     status, _, cause = text.rpartition("source: ")
     if (match := _STATUS_TEXT.search(status)) and cause.startswith("None"):
         return _from_status(re.sub(r"(?<!^)(?=[A-Z])", "_", match[1]).upper())
-    for mark, failure in (*_BEFORE_SENDING, *_ON_THE_WAY):
+    for mark, failure in (*_BEFORE_SENDING, *_PROXY, *_ON_THE_WAY):
         if mark in text:
             return failure
     return Failure(Reason.OTHER, f"unexpected {type(error).__name__}, which is the cause")

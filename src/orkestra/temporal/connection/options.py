@@ -106,8 +106,7 @@ def _proxy(settings: ProxySettings) -> HttpConnectProxyConfig:
 
 
 def _dns(settings: TemporalSettings) -> DnsLoadBalancingConfig | None:
-    # The core ignores it behind a proxy, and warns of that.
-    if settings.dns_refresh is None or settings.proxy is not None:
+    if settings.dns_refresh is None:
         return None
     return DnsLoadBalancingConfig(settings.dns_refresh // _MILLISECOND)
 

@@ -1,0 +1,47 @@
+"""A client whose server's name moves: `moving.py HOSTS_FILE SERVER DNS_REFRESH`.
+
+Runs where /etc/hosts is HOSTS_FILE. Prints through which of two proxies each call went.
+"""
+
+import asyncio
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from orkestra import TemporalSettings
+from orkestra.temporal.connection import open_connection
+from tests.faults.proxy import Proxy
+
+NAME = "moving.test"
+
+
+async def main(hosts: Path, server: str, refresh: float) -> None:
+    async with (
+        Proxy(server, host="127.0.0.1") as before,
+        Proxy(server, host="127.0.0.2", port=before.port) as after,
+    ):
+        hosts.write_text(f"127.0.0.1 {NAME}\n")
+        connection = await open_connection(
+            TemporalSettings(
+                address=f"{NAME}:{before.port}",
+                dns_refresh=timedelta(seconds=refresh) if refresh else None,
+            )
+        )
+        health = connection.service_client.check_health
+        await health()
+        print("before", before.open, after.open)
+        hosts.write_text(f"127.0.0.2 {NAME}\n")
+        if refresh:
+            async with asyncio.timeout(30):
+                while before.open or not after.open:
+                    await health()
+                    await asyncio.sleep(0.1)
+        else:
+            before.stop()
+            before.cut()
+        await health(retry=True)
+        print("after", before.open, after.open)
+        await connection.close()
+
+
+asyncio.run(main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])))
