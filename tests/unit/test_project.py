@@ -1,6 +1,5 @@
 import ast
 import importlib.metadata
-import inspect
 import re
 import subprocess
 import sys
@@ -65,12 +64,11 @@ def test_every_public_name_is_in_all_once_and_sorted() -> None:
     def constants_classes_functions(name: str) -> tuple[bool, bool, str]:
         return not name.isupper(), not name[0].isupper(), name
 
-    public = {
-        name
-        for name, value in vars(orkestra).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
-    }
-    assert set(orkestra.__all__) - {"__version__"} == public
+    homes: dict[str, tuple[str, ...]] = orkestra._HOMES
+    assert sorted(orkestra.__all__) == sorted(name for names in homes.values() for name in names)
+    for module, names in homes.items():
+        for name in names:
+            assert getattr(orkestra, name) is getattr(importlib.import_module(module), name)
     assert orkestra.__all__ == sorted(set(orkestra.__all__), key=constants_classes_functions)
 
 
