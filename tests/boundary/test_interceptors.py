@@ -1,10 +1,14 @@
 """Hostile interceptors on both sides of Orkestra's, on every kind of call."""
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import nexusrpc.handler
 import pytest
+from temporalio.api.nexus.v1 import EndpointSpec, EndpointTarget
+from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
 from temporalio.client import (
     Client,
     Interceptor,
@@ -21,12 +25,14 @@ from temporalio.service import RPCError
 from temporalio.worker import Interceptor as WorkerInterceptor
 from temporalio.worker import Worker
 
-from orkestra import ConfigurationError, OrkestraPlugin
+from orkestra import ConfigurationError, OrkestraPlugin, current_tenant
 from orkestra.errors import TenantError
 from tests.guard_attack import Attack
-from tests.guard_desk import SOON, completed_elsewhere
+from tests.guard_desk import SOON, GuardDesk, completed_elsewhere
 from tests.guarding import payload
+from tests.matrix.stage import ForgingWorker
 from tests.workflows.everything import Mailbox
+from tests.workflows.nexus_caller import Caller, Desk
 
 
 class Renaming(Interceptor):
@@ -175,3 +181,43 @@ async def test_b18_no_call_says_who_calls_or_from_where(attack):
     for key in ("Authorization", "CALLER-type", "x-forwarded-for", "temporal-namespace", "cookie"):
         with pytest.raises(TenantError, match="metadata"):
             await attack.acme.get_workflow_handle("w").describe(rpc_metadata={key: "x"})
+
+
+async def test_b12_a_nexus_header_in_another_case_is_dropped(raw_client, fresh):
+    """The server sends one of the two on, and not always the same: a dozen calls show it."""
+    desk = GuardDesk(raw_client, fresh)
+
+    @nexusrpc.handler.service_handler(service=Desk)
+    class Handler:
+        @nexusrpc.handler.sync_operation
+        async def backed(self, _: nexusrpc.handler.StartOperationContext, text: str) -> str:
+            return f"{text} for {current_tenant()}"
+
+        @nexusrpc.handler.sync_operation
+        async def meddling(self, _: nexusrpc.handler.StartOperationContext, text: str) -> str:
+            return text
+
+    queue, endpoint = fresh.task_queue("nexus"), f"endpoint-{fresh.suffix}"
+    target = EndpointTarget.Worker(namespace="default", task_queue=queue)
+    spec = EndpointSpec(name=endpoint, target=EndpointTarget(worker=target))
+    await raw_client.operator_service.create_nexus_endpoint(CreateNexusEndpointRequest(spec=spec))
+    async with Worker(
+        desk.unbound,
+        task_queue=queue,
+        workflows=[Caller],
+        nexus_service_handlers=[Handler()],
+        interceptors=[ForgingWorker()],
+    ):
+        answers = await asyncio.gather(
+            *(
+                desk.client(desk.acme).execute_workflow(
+                    Caller.run,
+                    args=[endpoint, "backed"],
+                    id=f"c{number}",
+                    task_queue=queue,
+                    memo={"forged": desk.beta},
+                )
+                for number in range(12)
+            )
+        )
+    assert answers == [f"done for {desk.acme}"] * 12

@@ -4,14 +4,27 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowQueryFailedError,
+)
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Replayer, Worker
 
 from orkestra import OrkestraConfig, OrkestraPlugin, TenancySettings
 from tests.names import Fresh
 from tests.workflows.everything import Mailbox
-from tests.workflows.forging import WORKFLOWS, Forges, Remembers, Signals, innocent
+from tests.workflows.forging import (
+    WORKFLOWS,
+    Answers,
+    Forges,
+    Injects,
+    Remembers,
+    Signals,
+    innocent,
+)
 
 GLOBAL = OrkestraConfig(tenancy=TenancySettings(workflow_ids="global"))
 
@@ -76,6 +89,29 @@ async def test_b10_code_that_changes_its_own_info_sends_nothing_in_anothers_name
         await replayer.replay_workflow(history)
 
 
+@pytest.mark.parametrize(
+    ("kind", "whose"),
+    [("activity", "beta"), ("child", "beta"), ("signal", "beta"), ("child", "acme")],
+)
+async def test_b10_a_command_past_the_interceptors_is_held_to_the_tenant(yard, kind, whose):
+    """The workflow's event loop takes them: with another's header, or without an attribute."""
+    victim = await yard.client(yard.beta).start_workflow(
+        Mailbox.run, id=yard.fresh.workflow_id("victim"), task_queue=yard.queue
+    )
+    handle = await yard.client(yard.acme).start_workflow(
+        Injects.run,
+        args=[kind, getattr(yard, whose), victim.id],
+        id=yard.fresh.workflow_id("injects"),
+        task_queue=yard.queue,
+    )
+    with pytest.raises(WorkflowFailureError) as caught:
+        await handle.result()
+    assert isinstance(caught.value.cause, ApplicationError)
+    assert caught.value.cause.type == "TenantMismatch"
+    assert (await victim.describe()).status is WorkflowExecutionStatus.RUNNING
+    await victim.terminate()
+
+
 async def test_b09_a_signal_from_a_workflow_tells_nothing_of_anothers_workflow(yard):
     victim = await yard.client(yard.beta).start_workflow(
         Mailbox.run, id=yard.fresh.workflow_id("victim"), task_queue=yard.queue
@@ -107,3 +143,26 @@ async def test_b22_the_modules_of_ones_own_workflows_are_not_shared(yard):
             Remembers.run, tenant, id=yard.fresh.workflow_id(tenant), task_queue=yard.queue
         )
         assert seen == [tenant]
+
+
+ASKED = ("__anything", "__stack_trace_", "__temporal", "__Stack_Trace", "__stack_trace")
+
+
+@pytest.mark.parametrize("exempt", [("__stack_trace",), ()], ids=["one", "none"])
+async def test_b25_no_query_is_answered_for_how_its_name_begins(raw_client, fresh, exempt):
+    """A dynamic handler answers to any name; who asks here has no tenant."""
+    config = OrkestraConfig(tenancy=TenancySettings(built_in_queries=exempt))
+    yard = Yard(raw_client, fresh, config)
+    async with Worker(yard.client(None), task_queue=yard.queue, workflows=WORKFLOWS):
+        own = await yard.client(yard.acme).start_workflow(
+            Answers.run, id="a", task_queue=yard.queue
+        )
+        anybodys = raw_client.get_workflow_handle(own.id)
+        for name in ASKED:
+            assert name == "__stack_trace" or "secret" in await own.query(name)
+            if name in exempt:
+                assert (await anybodys.query(name)).startswith("Stack for")
+                continue
+            with pytest.raises(WorkflowQueryFailedError, match="refused: it has no tenant"):
+                await anybodys.query(name)
+        await own.terminate()

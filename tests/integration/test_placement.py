@@ -226,9 +226,7 @@ async def test_an_activity_without_a_workflow_is_refused_by_the_worker_likewise(
 
 @pytest.mark.parametrize("kind", ["activity", "child", "continue"])
 @pytest.mark.parametrize("cache", [1000, 0])
-async def test_b11_a_workflow_that_names_another_tenants_queue_fails(
-    town, kind, cache
-):
+async def test_b11_a_workflow_that_names_another_tenants_queue_fails(town, kind, cache):
     async with town.worker(max_cached_workflows=cache):
         handle = await town.client(town.shared).start_workflow(
             Sends.run, args=[kind, town.own_queue], id=town.id(), task_queue=town.queue
@@ -239,6 +237,21 @@ async def test_b11_a_workflow_that_names_another_tenants_queue_fails(
         EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED,
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW,
     }
+
+
+@pytest.mark.parametrize("queue", ["/_sys/{}/1", "temporal-sys-per-ns-tq"])
+@pytest.mark.parametrize("kind", ["activity", "child", "continue"])
+async def test_b11_a_workflow_names_neither_a_partition_nor_a_queue_of_the_servers(
+    town, kind, queue
+):
+    async with town.worker():
+        handle = await town.client(town.shared).start_workflow(
+            Sends.run,
+            args=[kind, queue.format(town.own_queue)],
+            id=town.id(),
+            task_queue=town.queue,
+        )
+        assert await failure(handle) == ("TenantMismatch", True)
 
 
 async def test_b05_an_activity_that_arrives_on_another_tenants_queue_is_refused(town):

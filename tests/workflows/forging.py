@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import nexusrpc
 from temporalio import activity, workflow
 from temporalio.api.common.v1 import Payload
+from temporalio.common import RawValue
 
 SECONDS = timedelta(seconds=20)
 SHARED: list[str] = []
@@ -63,6 +65,32 @@ class Forges:
 
 
 @workflow.defn
+class Injects:
+    """Writes a command past the interceptors, as its event loop lets it."""
+
+    @workflow.run
+    async def run(self, kind: str, name: str, target: str) -> str:
+        data = json.dumps(name).encode()
+        header = Payload(metadata={"encoding": b"json/plain"}, data=data)
+        command: Any = asyncio.get_running_loop()._add_command()  # type: ignore[attr-defined]
+        if kind == "signal":
+            made = command.signal_external_workflow_execution
+            made.workflow_execution.workflow_id = target
+            made.signal_name = "finish"
+        elif kind == "child":
+            made = command.start_child_workflow_execution
+            made.workflow_id, made.workflow_type = target, "Innocent"
+        else:
+            made = command.schedule_activity
+            made.activity_id, made.activity_type = "1", "innocent"
+            made.start_to_close_timeout.FromTimedelta(SECONDS)
+        made.seq = 1
+        made.headers["tenantId"].CopyFrom(header)
+        await asyncio.sleep(0.01)
+        return "issued"
+
+
+@workflow.defn
 class Signals:
     """Signals what it is told to, and says what became of it."""
 
@@ -76,6 +104,22 @@ class Signals:
 
 
 @workflow.defn
+class Answers:
+    """Answers whatever it is asked."""
+
+    def __init__(self) -> None:
+        self.is_done = False
+
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.wait_condition(lambda: self.is_done)
+
+    @workflow.query(dynamic=True)
+    def anything(self, name: str, _: Sequence[RawValue]) -> str:
+        return f"secret of {workflow.info().workflow_id}, asked for {name}"
+
+
+@workflow.defn
 class Remembers:
     """Notes its tenant in its module, and shows what is noted there."""
 
@@ -86,4 +130,4 @@ class Remembers:
         return SHARED
 
 
-WORKFLOWS = [Forges, Innocent, Remembers, Signals]
+WORKFLOWS = [Answers, Forges, Injects, Innocent, Remembers, Signals]

@@ -1,12 +1,15 @@
 """The settings themselves: frozen values, each default written once."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
 from orkestra.config.langfuse import LangfuseProject
 from orkestra.config.section import Section
+
+BuiltInQuery = Literal["__stack_trace", "__enhanced_stack_trace", "__temporal_workflow_metadata"]
+"""A query that the SDK answers itself."""
 
 
 class TenancySettings(Section):
@@ -22,6 +25,8 @@ class TenancySettings(Section):
         workflow_ids: `scoped` puts the tenant before every ID on the server, `acme:order-42`;
             `global` leaves IDs as they are given and looks up whose they are instead, which costs
             one or two more requests for each call that finds a workflow by its ID.
+        built_in_queries: The SDK's own queries that are answered without a tenant, to the UI for
+            instance; leave one out to have it checked as any other.
     """
 
     mode: Literal["required", "optional", "off"] = "required"
@@ -30,6 +35,7 @@ class TenancySettings(Section):
     memo: bool = False
     fairness: bool = True
     workflow_ids: Literal["scoped", "global"] = "scoped"
+    built_in_queries: tuple[BuiltInQuery, ...] = get_args(BuiltInQuery)
 
 
 class TenantSettings(Section):

@@ -16,6 +16,9 @@ from orkestra.errors import (
     UnknownTenantError,
 )
 
+SYSTEM_QUEUES: Final = ("/_sys/", "temporal-sys-")
+"""How the names begin of queues that the server keeps, and of single partitions of a queue."""
+
 _REMEMBERED_TENANTS: Final = 10_000
 
 
@@ -112,12 +115,13 @@ class Placement:
                 where it was started before the tenant was moved, nothing is mapped.
 
         Raises:
-            TenantMismatchError: The queue is other tenants'.
+            TenantMismatchError: The queue is other tenants', or the server's.
         """
         is_home = namespace is None or self.namespace in (None, namespace)
         if is_home and (own := self.record.task_queues.get(name)) is not None:
             return own
-        if self._is_foreign(namespace or self.namespace, name):
+        is_foreign = self._is_foreign(namespace or self.namespace, name)
+        if is_foreign or name.startswith(SYSTEM_QUEUES):
             msg = f"task queue {name!r} is not one of tenant {self.record.tenant!r}: use its own"
             raise TenantMismatchError(msg)
         return name

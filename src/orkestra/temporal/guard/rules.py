@@ -12,6 +12,7 @@ from temporalio.api.activity.v1 import ActivityOptions
 from temporalio.api.common.v1 import Callback, Link, Payload, WorkflowExecution
 from temporalio.api.enums.v1 import TaskQueueKind
 
+from orkestra.directory.placement import SYSTEM_QUEUES
 from orkestra.temporal.guard.bounds import Bounds, OutOfBoundsError
 from orkestra.temporal.visibility import IdField, scope_query
 from orkestra.tenancy import check_id, scope_id
@@ -19,7 +20,6 @@ from orkestra.tenancy import check_id, scope_id
 Rule: TypeAlias = Callable[[Any, Bounds], object]
 """Checks a value; what it returns, if not None, is sent instead."""
 
-_SYSTEM_QUEUES: Final = ("/_sys/", "temporal-sys-")
 _OPERATION_HEADER: Final = "nexus-operation-token"
 _TEXT_TYPES: Final = (None, b"Keyword")
 _FAIR_PATHS: Final = frozenset(
@@ -154,7 +154,7 @@ def granted_priority(key: int, bounds: Bounds) -> None:
 
 def granted_queue(name: str, bounds: Bounds) -> None:
     """A task queue that the tenant may name."""
-    is_system = name.startswith(_SYSTEM_QUEUES)
+    is_system = name.startswith(SYSTEM_QUEUES)
     if is_system or not bounds.grants.queue_allowed(bounds.tenant, name):
         raise OutOfBoundsError(f"task queue {name!r} is not one that the tenant may name")
 

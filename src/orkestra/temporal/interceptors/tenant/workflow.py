@@ -5,7 +5,7 @@ dropped, because an error from a signal handler would end the workflow or stall 
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
@@ -28,11 +28,6 @@ from temporalio.worker import (
 from orkestra.errors import TENANT_MISMATCH, TENANT_REQUIRED, TenantMismatchError
 from orkestra.temporal.interceptors.tenant.policy import Headers, TenantPolicy
 from orkestra.tenancy import act_for, owner_of, scope_id
-
-BUILT_IN_QUERIES: Final = frozenset(
-    {"__stack_trace", "__enhanced_stack_trace", "__temporal_workflow_metadata"}
-)
-"""Queries that the SDK answers itself, for the UI and the command line; exempt by exact name."""
 
 
 class _Tenancy:
@@ -107,7 +102,7 @@ class TenantWorkflowInbound(WorkflowInboundInterceptor):
 
     async def handle_query(self, input: HandleQueryInput) -> Any:
         """See base class."""
-        if input.query not in BUILT_IN_QUERIES:
+        if input.query not in self.policy.settings.built_in_queries:
             self._admit("query", input.query, input.headers)
         return await super().handle_query(input)
 
