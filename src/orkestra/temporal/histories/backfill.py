@@ -108,12 +108,14 @@ async def backfill_traces(
     running: set[asyncio.Task[BackfillReport | None]] = set()
     is_more = True
     try:
-        while running or is_more:
+        while True:
             while is_more and len(running) < concurrency:
                 execution = await anext(found, None)
                 is_more = execution is not None
                 if execution is not None:
                     running.add(asyncio.create_task(visits.to_listed(execution)))
+            if not running:
+                break
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if (report := task.result()) is not None:

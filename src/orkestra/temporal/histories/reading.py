@@ -92,12 +92,13 @@ class RunHistory:
         points = (event.event_id for event in self.events if is_reset(event))
         return max(points, default=0)
 
-    @property
-    def next_run_id(self) -> str | None:
-        """The run that continues, retries or follows this one on its schedule."""
-        if self.end is None:
-            return None
-        return getattr(attributes_of(self.end), "new_execution_run_id", None) or None
+    def others(self) -> Iterator[Execution]:
+        """Runs of the chain that it names: the next one, and those that it was reset from."""
+        named = [event.workflow_task_failed_event_attributes.base_run_id for event in self.events]
+        if self.end is not None:
+            named.append(getattr(attributes_of(self.end), "new_execution_run_id", ""))
+        for run_id in filter(None, named):
+            yield Execution(self.workflow_id, run_id)
 
     def children(self) -> Iterator[Execution]:
         """The children that were started, in this namespace."""
@@ -161,22 +162,24 @@ async def read_runs(
     Raises:
         ExecutionNotFoundError: The server does not know the run to begin with.
     """
-    run = await read_run(client, execution)
-    if whole_chain:
-        first = Execution(run.workflow_id, run.first_run_id)
-        run = await _read_if_kept(client, first) or run
-    waiting, seen = deque([run]), {run.run_id}
+    asked = await read_run(client, execution)
+    waiting = deque([Execution(asked.workflow_id, asked.run_id)])
+    if whole_chain and asked.first_run_id != asked.run_id:
+        waiting.appendleft(Execution(asked.workflow_id, asked.first_run_id))
+    seen = {each.run_id for each in waiting}
     while waiting:
-        run = waiting.popleft()
+        next_one = waiting.popleft()
+        is_asked = next_one.run_id == asked.run_id
+        run = asked if is_asked else await _read_if_kept(client, next_one)
+        if run is None:
+            continue
         yield run
-        following = list(run.children()) if children else []
-        if whole_chain and run.next_run_id is not None:
-            following.append(Execution(run.workflow_id, run.next_run_id))
+        following = [*run.children()] if children else []
+        following += [*run.others()] if whole_chain else []
         for each in following:
             if each.run_id not in seen:
-                seen.add(each.run_id or "")
-                found = await _read_if_kept(client, each)
-                waiting.extend([] if found is None else [found])
+                seen.add(each.run_id)
+                waiting.append(each)
 
 
 async def _read_if_kept(client: Client, execution: Execution) -> RunHistory | None:

@@ -1,0 +1,459 @@
+"""A trace rebuilt from history is the one that workers sent, and only what is missing is sent."""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.api.common.v1 import Payload, WorkflowExecution
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.common import RetryPolicy
+from temporalio.converter import (
+    DataConverter,
+    DefaultFailureConverterWithEncodedAttributes,
+    PayloadCodec,
+)
+from temporalio.worker import Worker
+
+from orkestra import ALL_TENANTS, OrkestraConfig, OrkestraPlugin
+from orkestra.errors import (
+    ConfigurationError,
+    ExecutionNotFoundError,
+    InvalidQueryError,
+    LangfuseUnavailableError,
+)
+from orkestra.temporal.histories import backfill_trace, backfill_traces, read_trace
+from orkestra.testing import Behaviour, LangfuseReceiver
+from orkestra.tracing import CaptureLimits
+from tests.names import Fresh
+from tests.rebuilding import backfill, differences, is_earlier_attempt, key, names, worker
+from tests.tracing import Traced
+from tests.workflows import rebuilt, traced
+
+NOW = timedelta()
+LOOK = 0.05
+
+
+@pytest.fixture
+async def live(raw_client: Client, fresh: Fresh) -> AsyncIterator[Traced]:
+    """What the workers send."""
+    with LangfuseReceiver(public_key="pk-lf-live") as receiver:
+        made = Traced(raw_client, fresh, receiver, timer_threshold=timedelta(milliseconds=200))
+        yield made
+        await made.close()
+
+
+@pytest.fixture
+async def again(live: Traced, raw_client: Client) -> AsyncIterator[Traced]:
+    """What is rebuilt, sent to another project."""
+    with LangfuseReceiver(public_key="pk-lf-again") as receiver:
+        made = Traced(raw_client, live.fresh, receiver, timer_threshold=timedelta(milliseconds=200))
+        yield made
+        await made.close()
+
+
+async def is_pending(handle: Any) -> None:
+    """Wait until the workflow waits for an activity that has begun."""
+    while not any(
+        each.HasField("last_started_time")
+        for each in (await handle.describe()).raw_description.pending_activities
+    ):
+        await asyncio.sleep(LOOK)
+
+
+async def has_done(handle: Any, event: str, count: int = 1) -> None:
+    """Wait until the history has so many events of the kind."""
+    while sum([each.HasField(event) async for each in handle.fetch_history_events()]) < count:
+        await asyncio.sleep(LOOK)
+
+
+async def converse(live: Traced) -> Any:
+    handle = await live.start(traced.Answer.run, traced.Ticket(1, "hello"), 2)
+    first = live.raw.get_workflow_handle(handle.id, run_id=handle.result_run_id)
+    await handle.execute_update("reply", "yes")
+    await first.signal("poke", "of nobody's, and dropped")
+    await handle.signal("poke", "now")
+    await has_done(first, "workflow_execution_continued_as_new_event_attributes")
+    await handle.execute_update("reply", "yes")
+    await handle.signal("poke", "now")
+    await handle.result()
+    return handle
+
+
+async def fail(live: Traced) -> Any:
+    handle = await live.start(traced.Fail.run, "activity", "it broke")
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    return handle
+
+
+async def cancel(live: Traced) -> Any:
+    handle = await live.start(traced.Fail.run, "wait")
+    await is_pending(handle)
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    return handle
+
+
+async def run_locally(live: Traced) -> Any:
+    handle = await live.start(rebuilt.Locals.run, task_timeout=timedelta(seconds=1))
+    await handle.signal("note", "one")
+    await handle.execute_update("noted", "two")
+    await handle.result()
+    return handle
+
+
+async def get_into_trouble(live: Traced) -> Any:
+    handle = await live.start(rebuilt.Troubles.run)
+    await handle.result()
+    return handle
+
+
+async def retry(live: Traced) -> Any:
+    policy = RetryPolicy(initial_interval=timedelta(milliseconds=10), maximum_attempts=2)
+    handle = await live.start(rebuilt.Again.run, retry_policy=policy)
+    await handle.result()
+    return handle
+
+
+async def retry_activities(live: Traced) -> Any:
+    handle = await live.start(traced.Flaky.run, 2, 2)
+    await handle.result()
+    return handle
+
+
+async def fail_a_task(live: Traced) -> Any:
+    handle = await live.start(traced.FailTask.run)
+    await handle.result()
+    return handle
+
+
+async def signal_with_start(live: Traced) -> Any:
+    handle = await live.start(rebuilt.Waits.run, start_signal="go")
+    await handle.signal("nobody listens")
+    await handle.result()
+    return handle
+
+
+async def terminate(live: Traced) -> Any:
+    handle = await live.start(rebuilt.Waits.run)
+    await has_done(handle, "activity_task_completed_event_attributes")
+    await handle.terminate(reason="stuck")
+    return handle
+
+
+async def time_out(live: Traced) -> Any:
+    handle = await live.start(rebuilt.Waits.run, execution_timeout=timedelta(seconds=1))
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    return handle
+
+
+async def reset(live: Traced) -> Any:
+    handle = await live.start(rebuilt.Waits.run)
+    await handle.signal("go")
+    await handle.result()
+    third_task = [
+        event.event_id
+        async for event in handle.fetch_history_events()
+        if event.HasField("workflow_task_completed_event_attributes")
+    ][2]
+    request = ResetWorkflowExecutionRequest(
+        namespace="default",
+        workflow_execution=WorkflowExecution(workflow_id=handle.id, run_id=handle.result_run_id),
+        workflow_task_finish_event_id=third_task,
+        request_id="again",
+        reason="a bug",
+    )
+    answer = await live.raw.workflow_service.reset_workflow_execution(request)
+    await live.raw.get_workflow_handle(handle.id, run_id=answer.run_id).result()
+    return handle
+
+
+Scenario = Callable[[Traced], Awaitable[Any]]
+
+ONLY_FROM_HISTORY: dict[Scenario, Counter[str]] = {
+    converse: Counter(),
+    fail: Counter(),
+    cancel: Counter(),
+    run_locally: Counter(),
+    # Nobody took one activity in time: no worker could send it.
+    get_into_trouble: Counter({"activity:linger": 1}),
+    retry: Counter(),
+    retry_activities: Counter(),
+    fail_a_task: Counter(),
+    # No handler took one signal, which no history says.
+    signal_with_start: Counter({"signal:nobody listens": 1}),
+    terminate: Counter({"workflow:Waits": 1}),
+    time_out: Counter({"workflow:Waits": 1}),
+    reset: Counter(),
+}
+
+
+@pytest.mark.parametrize("scenario", ONLY_FROM_HISTORY, ids=lambda each: each.__name__)
+async def test_what_workers_sent_is_rebuilt_with_the_same_ids_parents_names_and_starts(
+    scenario, live, again
+):
+    async with worker(live):
+        handle = await scenario(live)
+    await backfill(again, handle.id)
+    only_live, only_rebuilt = await differences(live, again)
+    made = await again.spans()
+    assert [span.name for span in only_live if not is_earlier_attempt(span, made)] == []
+    assert names(only_rebuilt) == ONLY_FROM_HISTORY[scenario]
+
+
+async def test_only_what_is_missing_is_sent_and_none_twice(live):
+    async with worker(live):
+        handle = await terminate(live)
+    await live.spans()
+    planned = await backfill(live, handle.id, force=False, older_than=NOW, dry_run=True)
+    assert [span.name for span in planned.missing] == ["workflow:Waits"]
+    assert (planned.sent, planned.present) == (0, 1)
+    before = await live.spans()
+    done = await backfill(live, handle.id, force=False, older_than=NOW)
+    assert (done.sent, done.present) == (1, 1)
+    added = [span for span in await live.spans() if span not in before]
+    assert [(span.name, span.level, span.status_message) for span in added] == [
+        ("workflow:Waits", "WARNING", "terminated: stuck")
+    ]
+    once_more = await backfill(live, handle.id, force=False, older_than=NOW)
+    assert (once_more.sent, once_more.present) == (0, 2)
+    [[root]] = live.receiver.traces().values()
+    assert [child.span.name for child in root.children] == ["activity:count_to"]
+
+
+async def test_a_bound_client_may_leave_the_tenants_prefix_to_orkestra(live, again):
+    async with worker(live):
+        handle = await fail(live)
+    await backfill(again, handle.id.removeprefix(f"{live.acme}:"))
+    assert await differences(live, again) == ([], [])
+
+
+async def test_what_has_only_just_ended_is_left_to_its_worker(live):
+    async with worker(live):
+        handle = await terminate(live)
+    report = await backfill(live, handle.id, force=False)
+    assert (report.sent, report.present, report.recent) == (0, 0, 2)
+
+
+async def test_of_a_running_workflow_only_what_has_ended_is_sent(live, again):
+    async with worker(live):
+        handle = await live.start(rebuilt.Waits.run)
+        await has_done(handle, "activity_task_completed_event_attributes")
+        report = await backfill(again, handle.id)
+        assert ([span.name for span in report.missing], report.unended) == (
+            ["activity:count_to"],
+            1,
+        )
+        await handle.signal("go")
+        await handle.result()
+    rest = await backfill(again, handle.id, force=False, older_than=NOW)
+    assert (rest.sent, rest.present) == (3, 1)
+    assert await differences(live, again) == ([], [])
+
+
+async def test_nothing_is_sent_where_langfuse_does_not_say_what_it_has(live):
+    async with worker(live):
+        handle = await terminate(live)
+    before = await live.spans()
+    with (
+        live.receiver.behaving(Behaviour.UNAVAILABLE),
+        pytest.raises(LangfuseUnavailableError, match="503"),
+    ):
+        await backfill(live, handle.id, force=False, older_than=NOW)
+    assert await live.spans() == before
+
+
+async def test_spans_that_langfuse_does_not_take_are_an_error(live, again):
+    async with worker(live):
+        handle = await fail(live)
+    wrong = Traced(live.raw, live.fresh, again.receiver, secret_key="wrong")
+    with pytest.raises(LangfuseUnavailableError, match="did not take"):
+        await backfill(wrong, handle.id)
+    await wrong.sink.close(timedelta(seconds=10))
+    assert again.receiver.spans == []
+
+
+async def test_many_workflows_are_visited_side_by_side_and_no_child_twice(live, again):
+    async with worker(live):
+        await asyncio.gather(*(answer(live, number) for number in range(3)))
+    query = f"TaskQueue = '{live.queue}'"
+    client = again.client(again.acme)
+    reports = [
+        report
+        async for report in backfill_traces(
+            client, query, children=True, older_than=NOW, concurrency=3
+        )
+    ]
+    assert len(reports) == 6
+    made = await again.spans()
+    assert {key(span) for span in await live.spans()} == {key(span) for span in made}
+    assert sum(report.sent for report in reports) == len(made)
+    assert [each async for each in backfill_traces(again.client(again.beta), query)] == []
+
+
+async def answer(live: Traced, number: int) -> None:
+    """A workflow with a child."""
+    workflow_id = live.fresh.workflow_id(f"answer-{number}")
+    handle = await live.start(traced.Answer.run, traced.Ticket(number, "hello"), id=workflow_id)
+    await handle.execute_update("reply", "yes")
+    await handle.signal("poke", "now")
+    await handle.result()
+
+
+async def test_workflows_from_before_orkestra_are_rebuilt_as_nobodys(live, again):
+    with ThreadPoolExecutor(2) as threads:
+        async with Worker(
+            live.raw,
+            task_queue=live.queue,
+            workflows=traced.WORKFLOWS,
+            activities=traced.ACTIVITIES,
+            activity_executor=threads,
+        ):
+            handle = await live.raw.start_workflow(
+                traced.Answer.run,
+                args=[traced.Ticket(1, "hello"), 1],
+                id=live.fresh.workflow_id("old"),
+                task_queue=live.queue,
+            )
+            await handle.execute_update("reply", "yes")
+            await handle.signal("poke", "now")
+            await handle.result()
+    operator = Client(live.raw.service_client, plugins=[again.plugin.for_tenant(ALL_TENANTS)])
+    await backfill_trace(operator, handle.id, force=True)
+    await again.spans()
+    outlines = [[root.outline() for root in roots] for roots in again.receiver.traces().values()]
+    assert sorted(outlines) == [
+        ["workflow:Answer\n  signal:poke\n  update:reply\n  activity:draft\n  activity:tidy"],
+        # The child was not told which trace it belonged to.
+        ["workflow:Notify\n  activity:tidy"],
+    ]
+    root = next(span for span in await again.spans() if span.name == "workflow:Answer")
+    assert root.tags == ()
+    assert root.input == [{"number": 1, "text": "hello"}, 1]
+    assert root.output == "draft of 1: yes"
+    with pytest.raises(ExecutionNotFoundError, match="has no workflow"):
+        await backfill(again, handle.id)
+
+
+class Backwards(PayloadCodec):
+    """Stands for encryption."""
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return [
+            Payload(metadata={"encoding": b"binary/backwards"}, data=p.SerializeToString()[::-1])
+            for p in payloads
+        ]
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return [
+            Payload.FromString(p.data[::-1]) if p.metadata["encoding"] == b"binary/backwards" else p
+            for p in payloads
+        ]
+
+
+async def test_encrypted_values_are_read_by_the_clients_codec_and_hidden_without_it(live, again):
+    converter = replace(
+        DataConverter.default,
+        payload_codec=Backwards(),
+        failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
+    )
+    config = live.client().config()
+    reader = Client(**{**config, "data_converter": converter})
+    acme = Client(
+        live.raw.service_client,
+        plugins=[live.plugin.for_tenant(live.acme)],
+        data_converter=converter,
+    )
+    with ThreadPoolExecutor(2) as threads:
+        async with Worker(
+            reader,
+            task_queue=live.queue,
+            workflows=traced.WORKFLOWS,
+            activities=traced.ACTIVITIES,
+            activity_executor=threads,
+        ):
+            handle = await acme.start_workflow(
+                traced.Fail.run,
+                args=["activity", "a secret"],
+                id=live.fresh.workflow_id(),
+                task_queue=live.queue,
+            )
+            with pytest.raises(WorkflowFailureError):
+                await handle.result()
+    with_codec = Client(
+        live.raw.service_client,
+        plugins=[again.plugin.for_tenant(live.acme)],
+        data_converter=converter,
+    )
+    await backfill_trace(with_codec, handle.id, force=True)
+    [sent, _] = sorted(await live.spans(), key=lambda span: span.name)
+    [made, _] = sorted(await again.spans(), key=lambda span: span.name)
+    assert made.input == sent.input == ["a secret"]
+    assert made.status_message == sent.status_message == "ValueError: a secret"
+    again.receiver.clear()
+    await backfill(again, handle.id)
+    for span in await again.spans():
+        assert all(re.fullmatch(r"<\d+ bytes of binary/backwards>", each) for each in span.input)
+    assert b"a secret" not in b"".join(again.receiver.bodies)
+
+
+async def test_a_refused_workflow_is_rebuilt_without_values_for_nobody(live, again):
+    async with worker(live):
+        handle = await live.raw.start_workflow(
+            traced.Fail.run,
+            args=["raise", "a secret"],
+            id=live.fresh.workflow_id(),
+            task_queue=live.queue,
+        )
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+    operator = Client(live.raw.service_client, plugins=[again.plugin.for_tenant(ALL_TENANTS)])
+    await backfill_trace(operator, handle.id, force=True)
+    [span] = await again.spans()
+    assert (span.level, span.input, span.tags) == ("ERROR", None, ())
+    assert b"a secret" not in b"".join(again.receiver.bodies)
+
+
+async def test_what_is_not_sampled_is_not_sent(live, again):
+    async with worker(live):
+        handle = await fail(live)
+    unsampled = Traced(live.raw, live.fresh, again.receiver, sample_rate=0.0)
+    report = await backfill(unsampled, handle.id)
+    await unsampled.close()
+    assert (report.sent, report.unsampled) == (0, 2)
+    assert again.receiver.spans == []
+
+
+async def test_a_trace_can_be_read_without_langfuse(live):
+    async with worker(live):
+        handle = await fail(live)
+    plugin = OrkestraPlugin(OrkestraConfig(), tenant=live.acme)
+    untraced = Client(live.raw.service_client, plugins=[plugin])
+    limits = CaptureLimits()
+    run, refused = await read_trace(untraced, handle.id, limits=limits)
+    assert [each.span.name for each in (run, refused)] == ["workflow:Fail", "activity:refuse"]
+    assert refused.outcome.message.value == "ValueError: it broke"
+    assert refused.span.input.value == ["it broke"]
+    assert run.end_ns >= refused.end_ns > refused.span.start_ns > run.span.start_ns
+    with pytest.raises(ConfigurationError, match="tracing is off"):
+        await backfill_trace(untraced, handle.id)
+
+
+async def test_what_does_not_exist_or_does_not_parse_is_told_so(live, again):
+    with pytest.raises(ExecutionNotFoundError, match="'nothing'"):
+        await backfill(again, "nothing")
+    operator = Client(live.raw.service_client, plugins=[again.plugin.for_tenant(ALL_TENANTS)])
+    with pytest.raises(ExecutionNotFoundError, match="'no-run'"):
+        await backfill_trace(operator, "nothing", run_id="no-run")
+    for client in (operator, again.client(again.acme)):
+        with pytest.raises(InvalidQueryError, match="refused"):
+            await anext(backfill_traces(client, "nonsense ="))
