@@ -105,25 +105,23 @@ async def backfill_traces(
     manner = Manner(dry_run=dry_run, force=force, older_than=older_than)
     visits = _Visits(client, manner, children=children, whole_chain=False)
     found = _listed(client, query)
-    running: set[asyncio.Task[BackfillReport | None]] = set()
-    is_more = True
+    tasks: set[asyncio.Task[BackfillReport | None]] = set()
     try:
         while True:
-            while is_more and len(running) < concurrency:
-                execution = await anext(found, None)
-                is_more = execution is not None
-                if execution is not None:
-                    running.add(asyncio.create_task(visits.to_listed(execution)))
-            if not running:
-                break
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            while len(tasks) < concurrency and (execution := await anext(found, None)):
+                tasks.add(asyncio.create_task(visits.to_listed(execution)))
+            if not tasks:
+                return
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                if (report := task.result()) is not None:
+                report = await task
+                tasks.discard(task)
+                if report is not None:
                     yield report
     finally:
-        for task in running:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def count_traces(client: Client, query: str) -> int:
