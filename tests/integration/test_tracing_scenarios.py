@@ -1,0 +1,104 @@
+"""The table of tracing: every way that a workflow can go leaves one trace, each span once."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from temporalio.client import Client, WorkflowHistory
+from temporalio.worker import Replayer
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from orkestra.temporal.histories import read_trace
+from orkestra.temporal.interceptors.tracing import TracingInterceptor
+from orkestra.testing import LangfuseReceiver, ReceivedSpan
+from tests.names import Fresh
+from tests.tracing_scenes import SCENES, Played, Stage, faults
+from tests.workflows import scenes, traced
+
+WORKFLOWS = [*scenes.WORKFLOWS, *traced.WORKFLOWS]
+RUNNER = SandboxedWorkflowRunner(
+    restrictions=SandboxRestrictions.default.with_passthrough_modules("orkestra")
+)
+
+
+@pytest.fixture
+def receiver(fresh: Fresh) -> Iterator[LangfuseReceiver]:
+    with LangfuseReceiver(public_key=f"pk-lf-{fresh.suffix}") as made:
+        yield made
+
+
+@pytest.fixture
+async def stage(
+    raw_client: Client, fresh: Fresh, receiver: LangfuseReceiver
+) -> AsyncIterator[Stage]:
+    made = Stage(raw_client, fresh, receiver)
+    await made.open_endpoint()
+    yield made
+    await made.close()
+
+
+async def all_played(stage: Stage) -> dict[str, Played]:
+    results = await asyncio.gather(*(scene(stage) for scene in SCENES))
+    return {scene.__name__: result for scene, result in zip(SCENES, results, strict=True)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"max_cached_workflows": 0, "max_concurrent_workflow_task_polls": 1}],
+    ids=["cached", "uncached"],
+)
+async def test_every_scene_leaves_one_trace_with_one_root_and_each_span_once(stage, options):
+    async with stage.worker(**options):
+        all_of_it = await all_played(stage)
+    spans = await stage.spans()
+
+    wrong = {
+        name: found
+        for name, scene in all_of_it.items()
+        if (found := faults([s for s in spans if s.trace_id == scene.trace_id], scene))
+    }
+    assert not wrong, "\n".join(f"{name}: {found}" for name, found in wrong.items())
+    assert {span.trace_id for span in spans} == {scene.trace_id for scene in all_of_it.values()}
+
+    await assert_histories_tell_the_same(stage, all_of_it, spans)
+    await assert_histories_replay_silently(stage, all_of_it)
+
+
+async def histories_of(histories: list[WorkflowHistory]) -> AsyncIterator[WorkflowHistory]:
+    for history in histories:
+        yield history
+
+
+async def assert_histories_tell_the_same(
+    stage: Stage, all_of_it: dict[str, Played], spans: list[ReceivedSpan]
+) -> None:
+    """Whatever a history has of a span is what the worker sent."""
+    sent = {(s.trace_id, s.span_id): (s.parent_id, s.name, s.start_ns) for s in spans}
+    for name, scene in all_of_it.items():
+        told = [
+            episode.span
+            for episode in await read_trace(stage.client, scene.handle.id, whole_chain=True)
+        ]
+        unsent = Counter(
+            span.name
+            for span in told
+            if sent.get((span.trace_id, span.span_id)) != (span.parent_id, span.name, span.start_ns)
+        )
+        assert unsent == scene.unsent, name
+
+
+async def assert_histories_replay_silently(stage: Stage, all_of_it: dict[str, Played]) -> None:
+    stage.receiver.clear()
+    histories = [await scene.handle.fetch_history() for scene in all_of_it.values()]
+    options: list[dict[str, Any]] = [
+        {"plugins": [stage.plugin]},
+        {"interceptors": [TracingInterceptor(stage.plugin._sink)], "workflow_runner": RUNNER},
+    ]
+    for each in options:
+        replayed = await Replayer(workflows=WORKFLOWS, **each).replay_workflows(
+            histories_of(histories), raise_on_replay_failure=False
+        )
+        assert replayed.replay_failures == {}
+    assert await stage.spans() == []
