@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -10,6 +9,7 @@ from typing import Final
 
 from temporalio.worker import Worker
 
+from orkestra.errors import ConnectionClosedError
 from orkestra.temporal.lifecycle.status import WorkerStatus
 from orkestra.temporal.threads import ActivityThreads
 
@@ -17,12 +17,18 @@ _logger: Final = logging.getLogger("orkestra.temporal.lifecycle")
 
 _FIRST_PAUSE: Final = 1.0
 _STEADY_AFTER: Final = 60.0
+_CANCELLING: Final = timedelta(seconds=10)
 _TICK: Final = 0.02
 _SAID_BY_THE_SDK: Final = "Worker failed, shutting down"
 
 
 class Supervisor:
     """Runs a worker, and the ones that take its place.
+
+    Attributes:
+        client: The client of all of them.
+        grace: How long activities may go on after the worker was told to stop.
+        status: What is known of it.
 
     Args:
         worker: A worker that does not run yet.
@@ -31,18 +37,14 @@ class Supervisor:
     """
 
     def __init__(self, worker: Worker, *, restart: bool, longest_pause: timedelta) -> None:
-        self.worker = worker
+        self.client = worker.client
+        self.grace = _grace(worker)
         self.status = WorkerStatus(worker.task_queue, worker.client.namespace)
+        self._worker: Worker | None = worker
+        self._config = worker.config()
         self._restart = restart
         self._longest_pause = longest_pause.total_seconds()
         self._stopping = asyncio.Event()
-
-    @property
-    def grace(self) -> timedelta:
-        """How long its activities may go on after it was told to stop."""
-        config = self.worker.config()
-        name: Final = "graceful_shutdown_timeout"
-        return config[name] if name in config else timedelta()
 
     async def run(self) -> None:
         """Run until `shutdown()`, or until the worker was shut down otherwise.
@@ -50,69 +52,90 @@ class Supervisor:
         Raises:
             Exception: The worker failed, and is not to be made anew.
         """
-        pause = min(_FIRST_PAUSE, self._longest_pause)
+        first_pause = pause = min(_FIRST_PAUSE, self._longest_pause)
+        loop = asyncio.get_running_loop()
         while True:
-            began = asyncio.get_running_loop().time()
+            began = loop.time()
             try:
-                return await self._run_once()
+                return await self._run_once(self._worker or self._made_anew())
             except Exception as error:
                 self.status.fault = f"failed: {type(error).__name__}: {error}"
-                if not self._restart or self._stopping.is_set():
-                    _log_failure(self.worker, error, "")
+                is_closed = isinstance(error, ConnectionClosedError)
+                is_last = is_closed or not self._restart or self._stopping.is_set()
+                if loop.time() - began > _STEADY_AFTER:
+                    pause = first_pause
+                what_now = "" if is_last else f"; made anew in {pause:g} s"
+                queue = self.status.task_queue
+                _logger.exception("Worker of task queue %r failed%s", queue, what_now)
+                if is_last:
                     raise
-                if asyncio.get_running_loop().time() - began > _STEADY_AFTER:
-                    pause = min(_FIRST_PAUSE, self._longest_pause)
-                _log_failure(self.worker, error, f"; made anew in {pause:g} s")
-                # Its frames hold the old worker, which the core would not have beside a new one.
-                traceback.clear_frames(error.__traceback__)
+                await self._let_go()
             if await self._is_stopped_within(pause):
                 return None
-            self._renew()
             pause = min(2 * pause, self._longest_pause)
 
     async def shutdown(self) -> None:
         """Stop polling, let activities end, and do not make another worker."""
         self._stopping.set()
-        if self.worker.is_running:
-            await self.worker.shutdown()
+        if self._worker is not None and self._worker.is_running:
+            await self._worker.shutdown()
 
-    async def _run_once(self) -> None:
-        polling = asyncio.create_task(self._note_polling())
-        stopping = asyncio.create_task(self._stop_when_told())
+    async def _run_once(self, worker: Worker) -> None:
+        polling = asyncio.create_task(self._note_polling(worker))
+        stopping = asyncio.create_task(self._stop_when_told(worker))
         try:
             with _unsaid_by_the_sdk():
-                await self.worker.run()
+                await worker.run()
         finally:
             polling.cancel()
             stopping.cancel()
+            await asyncio.wait({polling, stopping})
 
-    async def _note_polling(self) -> None:
-        while not self.worker.is_running:  # noqa: ASYNC110 - the SDK has no event for it
+    async def _note_polling(self, worker: Worker) -> None:
+        while not worker.is_running:  # noqa: ASYNC110 - the SDK has no event for it
             await asyncio.sleep(_TICK)
         self.status.fault = None
 
-    async def _stop_when_told(self) -> None:
+    async def _stop_when_told(self, worker: Worker) -> None:
         """Also where the worker is told before it runs."""
         await self._stopping.wait()
-        await self.worker.shutdown()
+        await worker.shutdown()
 
     async def _is_stopped_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
         return self._stopping.is_set()
 
-    def _renew(self) -> None:
-        config = self.worker.config()
+    async def _let_go(self) -> None:
+        """End what is left of the worker: the core takes no other beside it.
+
+        One that has not begun to poll is never unregistered by the SDK, as long as anybody holds
+        it, and whoever made it may.
+        """
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return
+        if worker.is_running:  # a plugin failed around it
+            with suppress(TimeoutError):
+                await asyncio.wait_for(
+                    worker.shutdown(), (self.grace + _CANCELLING).total_seconds()
+                )
+        worker._bridge_worker._ref = None  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as above
+
+    def _made_anew(self) -> Worker:
+        config = self._config.copy()
         threads = config["activity_executor"] if "activity_executor" in config else None
         if isinstance(threads, ActivityThreads):
             config["activity_executor"] = threads.renewed()
-        del self.worker
-        self.worker = Worker(**config)
+        self._worker = Worker(**config)
         self.status.restarts += 1
+        return self._worker
 
 
-def _log_failure(worker: Worker, error: Exception, what_now: str) -> None:
-    _logger.error("Worker of task queue %r failed%s", worker.task_queue, what_now, exc_info=error)
+def _grace(worker: Worker) -> timedelta:
+    config = worker.config()
+    name: Final = "graceful_shutdown_timeout"
+    return config[name] if name in config else timedelta()
 
 
 @contextmanager

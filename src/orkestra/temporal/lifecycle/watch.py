@@ -53,11 +53,11 @@ class Watch:
             await asyncio.sleep(self._period)
 
     async def _look(self) -> None:
-        clients = {each.status.namespace: each.worker.client for each in self._supervisors}
+        clients = {each.status.namespace: each.client for each in self._supervisors}
         problems = await asyncio.gather(*map(self._namespace_problem, clients.values()))
         found = dict(zip(clients, problems, strict=True))
         self._status.unreachable = {name: why for name, why in found.items() if why}
-        readings = await _readings(each.worker.client for each in self._supervisors)
+        readings = await _readings(each.client for each in self._supervisors)
         for each in self._supervisors:
             problem = found[each.status.namespace]
             own = readings.get((each.status.namespace, each.status.task_queue))

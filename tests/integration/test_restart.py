@@ -1,0 +1,148 @@
+"""Workers that fail: made anew where that is wanted, said once in any case."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from temporalio.worker import Plugin, Worker
+
+from orkestra import (
+    OrkestraConfig,
+    TemporalConnectionManager,
+    TemporalSettings,
+    WorkerExit,
+    WorkerSettings,
+    create_worker,
+    run_worker,
+    start_workflow,
+)
+from orkestra.devserver import DevServer
+from tests.serving import until
+from tests.workflows.slow import Slow, obeys
+
+
+class Licence(Plugin):
+    """Lets a worker run until its licence is lost, so many times."""
+
+    def __init__(self, losses: int) -> None:
+        self.losses = losses
+        self.lost = asyncio.Event()
+        self.runs = 0
+
+    def configure_worker(self, config: Any) -> Any:
+        return config
+
+    async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
+        self.runs += 1
+        running = asyncio.ensure_future(next(worker))
+        if self.runs > self.losses:
+            return await running
+        await self.lost.wait()
+        self.lost.clear()
+        running.cancel()
+        await asyncio.wait({running})
+        raise RuntimeError("the licence is lost")
+
+    def configure_replayer(self, config: Any) -> Any:
+        return config
+
+    def run_replayer(self, replayer: Any, histories: Any, next: Any) -> Any:
+        return next(replayer, histories)
+
+
+def configured(address: str, **worker: Any) -> OrkestraConfig:
+    return OrkestraConfig(
+        temporal=TemporalSettings(address=address),
+        worker=WorkerSettings(restart_longest_pause=0.2, **worker),
+    )
+
+
+@pytest.mark.parametrize("restart", [True, False])
+async def test_a_worker_that_fails_is_said_once_and_made_anew_only_where_that_is_wanted(
+    dev_server, fresh, caplog, restart
+):
+    caplog.set_level(logging.INFO)
+    licence, queue = Licence(losses=2), fresh.task_queue()
+    config = configured(dev_server.address, restart=restart)
+    async with TemporalConnectionManager(config) as manager:
+        made = await create_worker(
+            task_queue=queue,
+            workflows=[Slow],
+            activities=[obeys],
+            manager=manager,
+            plugins=[licence],
+        )
+        running = asyncio.create_task(run_worker(made))
+        await until(lambda: licence.runs == 1)
+        licence.lost.set()
+        if restart:
+            await until(lambda: licence.runs == 2)
+            licence.lost.set()
+            await until(lambda: licence.runs == 3)
+            client = await manager.get_client(tenant=fresh.tenant())
+            handle = await start_workflow(client, Slow.run, "obeys", 0.0, task_queue=queue)
+            assert await asyncio.wait_for(handle.result(), 30) == "finished"
+            os.kill(os.getpid(), signal.SIGTERM)
+        code = await asyncio.wait_for(running, 30)
+    assert code == (WorkerExit.DRAINED if restart else WorkerExit.FAILED)
+    failures = [r for r in caplog.records if r.exc_info and r.levelno >= logging.ERROR]
+    assert len(failures) == (2 if restart else 1)
+    for record in failures:
+        assert queue in record.message
+        assert record.exc_info
+        assert str(record.exc_info[1]) == "the licence is lost"
+        assert ("made anew in 0.2 s" in record.message) is restart
+
+
+async def test_a_worker_that_cannot_begin_while_the_server_is_away_begins_when_it_is_back(
+    tmp_path, fresh, caplog
+):
+    queue = fresh.task_queue()
+    licence = Licence(losses=1)
+    async with DevServer(db_filename=tmp_path / "temporal.db") as server:
+        config = configured(server.address, restart=True)
+        async with TemporalConnectionManager(config) as manager:
+            made = await create_worker(
+                task_queue=queue,
+                workflows=[Slow],
+                activities=[obeys],
+                manager=manager,
+                plugins=[licence],
+            )
+            running = asyncio.create_task(run_worker(made))
+            await until(lambda: licence.runs == 1)
+            await server.kill()
+            licence.lost.set()
+            await until(lambda: "Namespace" in caplog.text or licence.runs > 2)
+            await server.start()
+            client = await manager.get_client(tenant=fresh.tenant())
+            handle = await start_workflow(client, Slow.run, "obeys", 0.0, task_queue=queue)
+            assert await asyncio.wait_for(handle.result(), 30) == "finished"
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await asyncio.wait_for(running, 30) == WorkerExit.DRAINED
+
+
+async def test_a_worker_that_is_told_to_stop_while_it_waits_to_be_made_anew_stops(
+    dev_server, fresh
+):
+    licence = Licence(losses=1)
+    config = OrkestraConfig(
+        temporal=TemporalSettings(address=dev_server.address),
+        worker=WorkerSettings(restart=True, restart_longest_pause=60),
+    )
+    async with TemporalConnectionManager(config) as manager:
+        made = await create_worker(
+            task_queue=fresh.task_queue(), workflows=[Slow], manager=manager, plugins=[licence]
+        )
+        running = asyncio.create_task(run_worker(made))
+        await until(lambda: licence.runs == 1)
+        licence.lost.set()
+        await until(lambda: not licence.lost.is_set())
+        await asyncio.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await asyncio.wait_for(running, 30) == WorkerExit.DRAINED
+    assert licence.runs == 1
