@@ -124,7 +124,7 @@ async def retry(live: Traced) -> Any:
 
 
 async def retry_activities(live: Traced) -> Any:
-    handle = await live.start(traced.Flaky.run, 2, 2)
+    handle = await live.start(traced.Flaky.run, 1, 2)
     await handle.result()
     return handle
 

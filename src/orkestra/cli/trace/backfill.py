@@ -163,15 +163,16 @@ def backfill(
 async def _run(actor: Actor, converter: DataConverter, wanted: _Wanted, *, as_json: bool) -> None:
     told = _Told(wanted)
     async with client_of(actor, converter) as client:
+        total = await wanted.total(client)
         try:
-            with _progress(await wanted.total(client)) as advance:
+            with _progress(total) as advance:
                 async with aclosing(wanted.reports(client)) as reports:
                     async for report in reports:
                         advance()
                         told.take(report, as_json=as_json)
         finally:
             # What was done before an error was done.
-            if not as_json:
+            if not as_json and (told.workflows or not total):
                 told.sum_up()
 
 
@@ -181,11 +182,11 @@ class _Told:
     def __init__(self, wanted: _Wanted) -> None:
         self._dry_run = wanted.dry_run
         self._lists = wanted.workflow_id is not None
-        self._workflows = 0
+        self.workflows = 0
         self._counts: Counter[str] = Counter()
 
     def take(self, report: BackfillReport, *, as_json: bool) -> None:
-        self._workflows += 1
+        self.workflows += 1
         self._counts.update(
             missing=len(report.missing),
             present=report.present,
@@ -206,8 +207,6 @@ class _Told:
             write_line(f"... and {len(more)} more")
 
     def sum_up(self) -> None:
-        if self._workflows == 0 and self._lists:
-            return
         counts = self._counts
         said = [
             f"{counts['missing']} {'to send' if self._dry_run else 'sent'}",
@@ -216,8 +215,8 @@ class _Told:
         for name, words in _LEFT_OUT.items():
             if counts[name]:
                 said.append(f"{counts[name]} {words}")
-        workflows = "workflow" if self._workflows == 1 else "workflows"
-        write_line(f"{self._workflows} {workflows}: spans {', '.join(said)}")
+        workflows = "workflow" if self.workflows == 1 else "workflows"
+        write_line(f"{self.workflows} {workflows}: spans {', '.join(said)}")
 
 
 @contextmanager

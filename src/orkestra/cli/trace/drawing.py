@@ -17,7 +17,7 @@ _SECOND: Final = 1000 * _MILLISECOND
 _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
 _STYLES: Final[Mapping[Level, str]] = {Level.WARNING: "yellow", Level.ERROR: "red"}
-_TIMES: Final = 20
+_TIMES: Final = 21
 """Columns of the two times behind a name."""
 
 _AT_LEAST: Final = 20
@@ -109,7 +109,7 @@ def _draw_one(console: Console, episode: Episode, before: str, beside: str, orig
 def _print(console: Console, name: Text, began: str, took: str) -> None:
     room = max(console.width - _TIMES, _AT_LEAST)
     name.truncate(room, overflow="ellipsis", pad=True)
-    times = Text(f"{began:>10}{took:>10}", "dim")
+    times = Text(f" {began:>10}{took:>10}", "dim")
     console.print(name + times, no_wrap=True, overflow="crop")
 
 
