@@ -1,10 +1,12 @@
 """`orkestra demo` as a newcomer runs it: its findings, what it starts, and that all of it ends."""
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,6 +161,10 @@ async def test_with_keep_everything_stays_up_until_ctrl_c(command: Command) -> N
             pass
         [root] = found["trace"]["roots"]
         assert root["name"] == "workflow:SupportTicket"
+        page = f"{found['traces']}/api/traces"
+        with await asyncio.to_thread(urllib.request.urlopen, page, timeout=30) as answer:
+            tenants = json.load(answer)["tenants"]
+        assert [each["id"] for each in tenants] == ["acme", "initech", "umbrella"]
         started = psutil.Process(process.pid).children(recursive=True)
         assert len(started) == 4  # a server, a worker and their guards
         process.send_signal(signal.SIGINT)

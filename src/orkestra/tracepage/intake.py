@@ -44,15 +44,13 @@ class Intake:
     async def _take(self, request: Request) -> Response:
         if (refusal := self._refusal(request)) is not None:
             return refusal
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > _LARGEST_BODY:
-                return _message("Request body too large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        body = await _body(request)
+        if body is None:
+            return _message("Request body too large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         try:
             _, spans = await asyncio.to_thread(
                 decode_request,
-                bytes(body),
+                body,
                 content_type=request.headers.get("content-type", ""),
                 encoding=request.headers.get("content-encoding"),
             )
@@ -81,6 +79,19 @@ class Intake:
         if is_authorized(request.headers.get("authorization"), **self._keys):
             return None
         return _message("Invalid credentials", HTTPStatus.UNAUTHORIZED)
+
+
+async def _body(request: Request) -> bytes | None:
+    """The body, or None where it is too large."""
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared) > _LARGEST_BODY:
+        return None
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > _LARGEST_BODY:
+            return None
+    return bytes(body)
 
 
 def _message(text: str, status: HTTPStatus) -> Response:

@@ -135,9 +135,9 @@ class _Running:
         keys: Mapping[str, str],
         retention: Retention | None,
     ) -> None:
-        self._loop = asyncio.new_event_loop()
         self._changes = Changes()
         self._store = TraceStore(database, retention=retention, on_change=self._publish)
+        self._loop = asyncio.new_event_loop()
         port = listener.getsockname()[1]
         routes = [*Intake(self._store, **keys).routes, *Views(database, self._changes).routes]
         hosts = [f"{name}:{port}" for name in (_HOST, "localhost")]

@@ -137,9 +137,19 @@ def _number(value: object) -> float | None:
 
 def _text(value: object) -> str | None:
     """Inputs and outputs come as text, of JSON mostly."""
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(_plain(value), ensure_ascii=False)
+    if isinstance(value, str):
+        return _readable(value) if "\\u" in value else value
+    return None if value is None else json.dumps(_plain(value), ensure_ascii=False)
+
+
+def _readable(text: str) -> str:
+    """JSON without its escapes, so that what people search for is found."""
+    try:
+        readable = json.dumps(json.loads(text), ensure_ascii=False)
+        readable.encode()
+    except (ValueError, RecursionError):
+        return text
+    return readable
 
 
 def _optional(value: object) -> str | None:

@@ -107,10 +107,15 @@ async def _forge_a_signal(stage: Stage, handle: OpenTicket) -> Refusal:
     return Refusal(
         call,
         refused=outcome.resolution is Resolution.ANSWERED_BY_HUMAN and bool(logged),
-        error=f"in the worker's log: {logged[logged.find(_DROPPED) :].partition(' ({')[0]}",
+        error=f"in the worker's log: {_sentence(logged[logged.find(_DROPPED) :])}",
         proof="the server took it, the worker dropped it: the ticket stayed open until a human"
         " answered it",
     )
+
+
+def _sentence(logged: str) -> str:
+    """The message of a record alone, whether the log is text or JSON."""
+    return logged.partition(" ({")[0].partition('"')[0]
 
 
 async def _signal_raw(address: str, handle: OpenTicket) -> None:

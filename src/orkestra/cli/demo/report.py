@@ -19,7 +19,7 @@ from orkestra.cli.demo.traces import Trace, branches, note_on
 from orkestra.cli.demo.traffic import Tally
 
 if TYPE_CHECKING:
-    from orkestra.testing import TraceTree
+    from orkestra.otlp import TraceTree
 
 _BAR: Final = 16
 _INDENT: Final = 3
@@ -39,8 +39,8 @@ def print_opening(console: Console) -> None:
 
 def print_stage(console: Console, stage: Stage) -> None:
     """Say where everything is."""
-    if stage.receiver:
-        traces = "stay here: set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY to send them"
+    if stage.page:
+        traces = f"{stage.page.url} (LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY send them away)"
     elif stage.langfuse.is_on:
         traces = f"go to Langfuse at {stage.langfuse.base_url}"
     else:
@@ -165,9 +165,10 @@ def print_verdict(console: Console, findings: Findings) -> None:
 def print_next(console: Console, stage: Stage, options: Options) -> None:
     """Say where one can look next."""
     if options.keep:
-        console.print(Text(f"Left up until Ctrl-C: look around at {stage.server.ui_url}"))
+        places = [url for url in (stage.server.ui_url, stage.page and stage.page.url) if url]
+        console.print(Text(f"Left up until Ctrl-C: look around at {' and '.join(places)}"))
     else:
-        console.print(Text("To look around in the UI: orkestra demo --keep"))
+        console.print(Text("To look around in the UI and at the traces: orkestra demo --keep"))
     console.print(Text(f"The code of the desk: {options.examples / APP}"))
 
 

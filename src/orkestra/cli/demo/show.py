@@ -87,11 +87,11 @@ async def _receive(stage: Stage, trace_id: str, *, keep: bool) -> Trace | None:
     """Wait for a trace: a worker that ends sends everything, one that goes on does so in time."""
     if not keep:
         await stage.worker.end()
-    if stage.receiver is None:
+    if stage.page is None:
         return None
     deadline = time.monotonic() + _ARRIVAL
     while True:
-        trace = Trace(trace_id, stage.receiver.traces().get(trace_id, []))
+        trace = Trace(trace_id, stage.page.trace(trace_id))
         if trace.is_whole or not keep or time.monotonic() >= deadline:
             return trace
         await asyncio.sleep(_LOOK)

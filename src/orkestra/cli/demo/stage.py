@@ -1,4 +1,4 @@
-"""Everything that the demo starts, and ends: a Temporal server, a receiver of traces, a worker."""
+"""Everything that the demo starts, and ends: a Temporal server, a page for traces, a worker."""
 
 import asyncio
 import importlib.util
@@ -20,7 +20,7 @@ from orkestra.temporal.health import check_temporal_health
 from orkestra.temporal.manager import TemporalConnectionManager
 
 if TYPE_CHECKING:
-    from orkestra.testing import LangfuseReceiver
+    from orkestra.tracepage import TracePage
 
 _Result = TypeVar("_Result")
 
@@ -38,15 +38,15 @@ class Stage:
         manager: The connection of everybody but the worker.
         worker: The support desk.
         langfuse: Where the traces go.
-        receiver: Takes the traces where no Langfuse is configured; None where one is, or where
-            the SDK of Langfuse is not installed.
+        page: Takes and shows the traces where no Langfuse is configured; None where one is, or
+            where the SDK of Langfuse is not installed.
     """
 
     server: DevServer
     manager: TemporalConnectionManager
     worker: WorkerProcess
     langfuse: LangfuseSettings
-    receiver: "LangfuseReceiver | None"
+    page: "TracePage | None"
 
     def check(self) -> None:
         """Make sure that server and worker run.
@@ -101,12 +101,12 @@ async def open_stage(options: Options, *, task_queue: str) -> AsyncGenerator[Sta
     """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="orkestra-demo-")))
-        langfuse, receiver = options.langfuse, None
+        langfuse, page = options.langfuse, None
         if not langfuse.is_on and importlib.util.find_spec("langfuse"):
-            from orkestra.testing import LangfuseReceiver  # noqa: PLC0415 - needs what Langfuse brings
+            from orkestra.tracepage import TracePage  # noqa: PLC0415 - only where it is used
 
-            receiver = stack.enter_context(LangfuseReceiver())
-            langfuse = receiver.settings()
+            page = stack.enter_context(TracePage(folder / "traces.db"))
+            langfuse = page.settings()
         server = await stack.enter_async_context(DevServer(ui=True))
         environment = worker_environment(
             folder,
@@ -121,7 +121,7 @@ async def open_stage(options: Options, *, task_queue: str) -> AsyncGenerator[Sta
             temporal=TemporalSettings(address=server.address), langfuse=langfuse
         )
         manager = await stack.enter_async_context(TemporalConnectionManager(config))
-        stage = Stage(server, manager, worker, langfuse, receiver)
+        stage = Stage(server, manager, worker, langfuse, page)
         await _until_polled(stage, task_queue)
         yield stage
 

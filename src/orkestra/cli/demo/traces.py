@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orkestra.testing import TraceTree
+    from orkestra.otlp import TraceTree
 
 
 @dataclass(frozen=True)
