@@ -121,7 +121,7 @@ def _note(episode: Episode) -> str:
         notes.append(str(metadata.get("workflow_id", "")))
     attempt = metadata.get("attempt", 1)
     if attempt == 0 and episode.outcome is not None:
-        notes.append("not in time for an attempt")
+        notes.append("never began")
     elif attempt not in (0, 1):
         notes.append(f"attempt {attempt}")
     if metadata.get("is_local"):

@@ -1,0 +1,248 @@
+"""What is drawn, asked and sent of rebuilt traces, without a server."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+from temporalio.api.common.v1 import Payload, Payloads
+from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.converter import DataConverter, PayloadCodec, WorkflowSerializationContext
+from temporalio.exceptions import ApplicationErrorCategory
+
+from orkestra.cli.trace.drawing import branches_of, draw
+from orkestra.cli.trace.options import load_converter, load_object
+from orkestra.errors import ConfigurationError, LangfuseUnavailableError
+from orkestra.temporal.histories import BackfillReport, Episode
+from orkestra.temporal.histories.outcomes import failed, stopped
+from orkestra.temporal.histories.sending import Backfiller, Manner
+from orkestra.temporal.histories.values import Values
+from orkestra.tracing import (
+    Captured,
+    CaptureLimits,
+    Level,
+    Outcome,
+    Span,
+    SpanKind,
+    SpanRecord,
+    TraceAttributes,
+)
+
+TRACE = "a" * 32
+SECOND = 1_000_000_000
+GENTLE = Manner(dry_run=False, force=False, older_than=timedelta())
+EMPTY = BackfillReport(workflow_id="order", run_id="run")
+
+
+def episode(
+    number: int,
+    *,
+    parent: int | None = None,
+    kind: SpanKind = SpanKind.ACTIVITY,
+    name: str = "activity:x",
+    start_ns: int = 0,
+    took_ns: int | None = SECOND,
+    outcome: Outcome | None = None,
+    **metadata: Any,
+) -> Episode:
+    span = Span(
+        trace_id=TRACE,
+        span_id=f"{number:016x}",
+        parent_id=None if parent is None else f"{parent:016x}",
+        kind=kind,
+        name=name,
+        start_ns=start_ns,
+        run_id="run",
+        tenant="acme",
+        attributes=TraceAttributes(),
+        metadata=metadata,
+    )
+    if took_ns is None:
+        return Episode(span=span)
+    return Episode(span=span, outcome=outcome or Outcome(), end_ns=start_ns + took_ns)
+
+
+def drawn(*episodes: Episode, width: int = 60) -> list[str]:
+    out = StringIO()
+    draw(Console(file=out, width=width, highlight=False), branches_of(episodes))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_a_tree_has_a_line_for_each_span_with_its_times_and_fate():
+    workflow = {"kind": SpanKind.WORKFLOW, "name": "workflow:Order"}
+    assert drawn(
+        episode(1, took_ns=3723 * SECOND, workflow_id="acme:o", **workflow),
+        episode(2, parent=1, start_ns=SECOND, attempt=3, outcome=stopped("cancelled", "why")),
+        episode(3, parent=1, start_ns=90 * SECOND, took_ns=SECOND // 100, is_local=True),
+        episode(
+            4, parent=3, start_ns=2 * SECOND, kind=SpanKind.SIGNAL, name="signal:go", took_ns=0
+        ),
+        episode(5, parent=1, start_ns=99 * SECOND, took_ns=None),
+        episode(
+            6, parent=1, start_ns=100 * SECOND, attempt=0, outcome=stopped("timed_out", "late")
+        ),
+    ) == [
+        f"trace {TRACE}       began      took",
+        "1970-01-01 00:00:00.000 UTC",
+        "workflow:Order  acme:o                       +0 ms  1 h 02 m",
+        "├─ activity:x  attempt 3  cancelled        +1.00 s    1.00 s",
+        "│     why",
+        "├─ activity:x  local                     +1 m 30 s     10 ms",
+        "│  └─ signal:go                            +2.00 s         -",
+        "├─ activity:x                            +1 m 39 s   running",
+        "└─ activity:x  never began  timed out    +1 m 40 s    1.00 s",
+        "      late",
+    ]
+
+
+def test_what_came_from_outside_is_drawn_without_control_characters_and_cut_to_the_width():
+    nasty = "red \x1b[31m" + "漢" * 80
+    lines = drawn(episode(1, name=f"activity:{nasty}", outcome=failed(ValueError(nasty))), width=50)
+    assert not any("\x1b" in line for line in lines)
+    assert r"\x1b[31m" in lines[2]
+    assert all(Text(line).cell_len <= 50 for line in lines)
+
+
+def test_deep_trees_do_not_outgrow_a_narrow_terminal():
+    chain = [episode(number, parent=number - 1) for number in range(2, 40)]
+    lines = drawn(episode(1), *chain, width=42)
+    assert all(Text(line).cell_len <= 42 for line in lines)
+
+
+class Project:
+    """A project that knows what it has."""
+
+    def __init__(self, present: Sequence[str] = (), *, takes: bool = True) -> None:
+        self.limits = CaptureLimits()
+        self.asked = 0
+        self.emitted: list[str] = []
+        self._present = frozenset(present)
+        self._takes = takes
+
+    def is_sampled(self, span: Span) -> bool:
+        return span.name != "unsampled"
+
+    def emit(self, record: SpanRecord) -> None:
+        self.emitted.append(record.span.span_id)
+
+    async def flush(self, timeout: timedelta) -> bool:
+        return self._takes
+
+    async def present(self, trace_id: str, timeout: timedelta) -> frozenset[str]:
+        self.asked += 1
+        await asyncio.sleep(0)
+        return self._present
+
+
+async def test_what_is_there_open_recent_or_not_sampled_is_counted_and_not_sent():
+    project = Project(present=[f"{1:016x}"])
+    now = episode(4)
+    recent = replace(now, end_ns=2**62)
+    report = await Backfiller(GENTLE).add(
+        EMPTY,
+        [
+            episode(1),
+            episode(2),
+            episode(3, took_ns=None),
+            recent,
+            episode(5, name="unsampled"),
+        ],
+        project,
+        {},
+    )
+    assert project.emitted == [f"{2:016x}"]
+    assert (report.sent, report.present, report.unended) == (1, 1, 1)
+    assert (report.recent, report.unsampled) == (1, 1)
+
+
+async def test_two_that_meet_at_a_span_send_it_once():
+    project, backfiller = Project(), Backfiller(GENTLE)
+    await asyncio.gather(
+        *(backfiller.add(EMPTY, [episode(1)], project, {}) for _ in range(3)),
+    )
+    assert project.emitted == [f"{1:016x}"]
+
+
+async def test_a_trace_is_asked_for_once_a_report_and_not_at_all_by_force():
+    project, answers = Project(), {}
+    for number in (1, 2):
+        await Backfiller(GENTLE).add(EMPTY, [episode(number)], project, answers)
+    assert project.asked == 1
+    forced = replace(GENTLE, force=True, older_than=timedelta(days=36500))
+    await Backfiller(forced).add(EMPTY, [episode(3)], project, {})
+    assert project.asked == 1
+    assert len(project.emitted) == 3
+
+
+async def test_a_dry_run_sends_nothing_and_says_so():
+    project = Project()
+    report = await Backfiller(replace(GENTLE, dry_run=True)).add(EMPTY, [episode(1)], project, {})
+    assert project.emitted == []
+    assert (report.sent, len(report.missing), report.as_dict()["sent"]) == (0, 1, 0)
+
+
+async def test_what_is_not_taken_is_an_error():
+    with pytest.raises(LangfuseUnavailableError, match="did not take"):
+        await Backfiller(GENTLE).add(EMPTY, [episode(1)], Project(takes=False), {})
+
+
+class Broken(PayloadCodec):
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return list(payloads)
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        raise RuntimeError("no key")
+
+
+async def test_values_that_cannot_be_read_are_told_by_their_size():
+    context = WorkflowSerializationContext("default", "order")
+    good = Values(DataConverter.default, context)
+    payloads = Payloads(
+        payloads=[
+            Payload(metadata={"encoding": b"json/plain"}, data=b'{"a": 1}'),
+            Payload(metadata={"encoding": b"binary/odd"}, data=b"12345"),
+        ]
+    )
+    assert await good.arguments(payloads) == [{"a": 1}, "<5 bytes of binary/odd>"]
+    assert await good.result(None) is None
+    broken = Values(replace(DataConverter.default, payload_codec=Broken()), context)
+    assert await broken.result(Payloads(payloads=payloads.payloads[:1])) == (
+        "<8 bytes of json/plain>"
+    )
+
+
+async def test_a_failure_keeps_its_type_message_and_causes_and_is_not_changed():
+    failure = Failure(
+        message="it broke",
+        application_failure_info=ApplicationFailureInfo(type="Broken"),
+        cause=Failure(message="deeper"),
+    )
+    before = failure.SerializeToString()
+    values = Values(DataConverter.default, WorkflowSerializationContext("default", "order"))
+    outcome = failed(await values.failure(failure))
+    assert failure.SerializeToString() == before
+    assert outcome.level is Level.ERROR
+    assert isinstance(outcome.message, Captured)
+    assert str(outcome.message.value).startswith("Broken: it broke; caused by ")
+    failure.application_failure_info.category = ApplicationErrorCategory.BENIGN.value
+    assert failed(await values.failure(failure)).level is Level.WARNING
+
+
+@pytest.mark.parametrize("place", ["no_such_module:x", "json:no_such_name", "json", ":x", ""])
+def test_what_an_option_names_and_cannot_be_imported_is_bad_input(place):
+    with pytest.raises(ConfigurationError, match="--mask"):
+        load_object(place, "--mask")
+
+
+def test_a_data_converter_must_be_one():
+    place = "temporalio.contrib.pydantic:pydantic_data_converter"
+    assert load_converter(place) is pydantic_data_converter
+    assert load_converter(None) is DataConverter.default
+    with pytest.raises(ConfigurationError, match="no DataConverter"):
+        load_converter("json:dumps")
