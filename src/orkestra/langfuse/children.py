@@ -8,10 +8,7 @@ import logging
 import os
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
-from concurrent.futures.process import (  # pyright: ignore[reportPrivateUsage]
-    _RemoteTraceback,
-)
+from concurrent.futures import Executor, Future, process
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Final, ParamSpec, TypeVar, cast
@@ -82,7 +79,7 @@ class ChildSpans(Executor):
             outer.set_result(reply.value)
         else:
             # As the pool does it with what is raised to it.
-            reply.error.__cause__ = cast("Any", _RemoteTraceback)(reply.trace)
+            reply.error.__cause__ = cast("Any", process)._RemoteTraceback(reply.trace)  # noqa: SLF001
             outer.set_exception(reply.error)
 
 

@@ -8,7 +8,7 @@ must not be able to put its observations among another's, where tenants share a 
 
 import json
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -34,9 +34,12 @@ _TECHNICAL: Final = frozenset(
         names.USAGE_DETAILS,
     }
 )
+_SCOPED: Final = names.USERS | names.SESSIONS
 _TENANT_TAG: Final = "tenant:"
-_TENANT_METADATA: Final = f"{names.TRACE_METADATA}.tenant_id"
-_SCOPED: Final = frozenset({names.TRACE_USER, names.TRACE_SESSION})
+_TENANT_KEY: Final = "tenant_id"
+_TENANT_METADATA: Final = f"{names.TRACE_METADATA}.{_TENANT_KEY}"
+LABELS: Final = _SCOPED | names.TAGS | {names.TRACE_METADATA, _TENANT_METADATA}
+"""Attributes that say whose a trace is, which code inside an attempt cannot set."""
 
 
 class Scrubber:
@@ -58,25 +61,47 @@ class Scrubber:
 
     def _scrub(self, span: Span, tenant: str | None) -> None:
         span.ClearField("trace_state")
-        _label(span, tenant)
-        if not self._masker.is_on:
-            return
-        span.name = self._masker.text(span.name)
-        if span.status.message:
-            span.status.message = self._masker.text(span.status.message)
-        self._mask_values(span.attributes)
-        for event in span.events:
-            event.name = self._masker.text(event.name)
-            self._mask_values(event.attributes)
+        if self._masker.is_on:
+            span.name = self._masker.text(span.name)
+            if span.status.message:
+                span.status.message = self._masker.text(span.status.message)
+            self._mask_values(span.attributes)
+            for event in span.events:
+                event.name = self._masker.text(event.name)
+                self._mask_values(event.attributes)
         for link in span.links:
             link.ClearField("trace_state")
             self._mask_values(link.attributes)
+        self._label(span, tenant)
+
+    def _label(self, span: Span, tenant: str | None) -> None:
+        """Make the labels the tenant's own, whatever the code inside set."""
+        kept: list[KeyValue] = []
+        tags = [] if tenant is None else [self._masker.text(f"{_TENANT_TAG}{tenant}")]
+        for attribute in span.attributes:
+            key, value = attribute.key, attribute.value
+            if key in names.TAGS:
+                tags += [tag for tag in _texts(value) if not _is_reserved(tag)]
+            elif key == names.TRACE_METADATA:
+                kept += [KeyValue(key=key, value=value_of(text)) for text in _untenanted(value)]
+            elif key != _TENANT_METADATA:
+                if key in _SCOPED and tenant is not None:
+                    value.string_value = fitting(scope_id(tenant, value.string_value))
+                kept.append(KeyValue(key=key, value=value))
+        if tags:
+            kept.append(KeyValue(key=names.TRACE_TAGS, value=value_of(list(dict.fromkeys(tags)))))
+        if tenant is not None:
+            written = self._masker.written(json.dumps(tenant))
+            kept.append(KeyValue(key=_TENANT_METADATA, value=value_of(written)))
+        del span.attributes[:]
+        span.attributes.extend(kept)
 
     def _mask_values(self, attributes: Iterable[KeyValue]) -> None:
         if not self._masker.is_on:
             return
         for attribute in attributes:
             if attribute.key not in _TECHNICAL:
+                attribute.key = self._masker.key(attribute.key)
                 self._mask(attribute.value)
 
     def _mask(self, value: AnyValue) -> None:
@@ -92,34 +117,29 @@ class Scrubber:
             self._mask_values(value.kvlist_value.values)
 
 
-def _label(span: Span, tenant: str | None) -> None:
-    """Make the labels the tenant's own, whatever the code inside set."""
-    kept: list[KeyValue] = []
-    tags = [] if tenant is None else [f"{_TENANT_TAG}{tenant}"]
-    for attribute in span.attributes:
-        key = attribute.key
-        if key == names.TRACE_TAGS:
-            tags += [tag for tag in _texts(attribute.value) if not _is_reserved(tag)]
-        elif key == _TENANT_METADATA:
-            continue
-        else:
-            if key in _SCOPED and tenant is not None:
-                own = fitting(scope_id(tenant, attribute.value.string_value))
-                attribute.value.string_value = own
-            kept.append(KeyValue(key=key, value=attribute.value))
-    if tags:
-        kept.append(KeyValue(key=names.TRACE_TAGS, value=value_of(list(dict.fromkeys(tags)))))
-    if tenant is not None:
-        kept.append(KeyValue(key=_TENANT_METADATA, value=value_of(json.dumps(tenant))))
-    del span.attributes[:]
-    span.attributes.extend(kept)
+def _untenanted(metadata: AnyValue) -> list[str]:
+    """All metadata of a trace in one, without what names the tenant; nothing if it is no JSON."""
+    try:
+        said = json.loads(metadata.string_value)
+    except ValueError:
+        return []
+    if not isinstance(said, dict):
+        return []
+    items = cast("dict[str, Any]", said).items()
+    return [json.dumps({key: value for key, value in items if key != _TENANT_KEY})]
 
 
 def _texts(value: AnyValue) -> list[str]:
     if value.WhichOneof("value") == "array_value":
         return [item.string_value for item in value.array_value.values]
-    return [value.string_value]
+    text = value.string_value
+    if not text.startswith("["):
+        return [text]
+    try:
+        return [str(tag) for tag in json.loads(text)]
+    except ValueError:
+        return [text]
 
 
-def _is_reserved(tag: Any) -> bool:
-    return str(tag).strip().lower().startswith(_TENANT_TAG)
+def _is_reserved(tag: str) -> bool:
+    return tag.strip().lower().startswith(_TENANT_TAG)

@@ -16,6 +16,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from orkestra.langfuse import names, sdk
 from orkestra.langfuse.items import Taker
+from orkestra.langfuse.labels import LABELS
 from orkestra.langfuse.naming import Attributes
 
 ATTEMPT: Final = "orkestra-attempt"
@@ -87,7 +88,7 @@ class AttemptSpan(OtelSpan):
     def set_attribute(self, key: str, value: Any) -> None:
         """See base class; whose trace it is cannot be set."""
         is_room = len(self.added) < _MAX_ADDED or key in self.added
-        if self.is_recording() and is_room and key not in self.inside.labels:
+        if self.is_recording() and is_room and key not in LABELS:
             self.added[key] = value
 
     def update_name(self, name: str) -> None:

@@ -6,10 +6,10 @@ that was cut in half, and no longer looks like one, goes too.
 """
 
 import json
-import sys
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from orkestra.langfuse import names
 from orkestra.tracing import Captured, Json
 
 HIDDEN: Final = "<hidden: the mask failed>"
@@ -19,7 +19,7 @@ MARGIN_BYTES: Final = 512
 """How much a secret may straddle the cut."""
 
 _CUT: Final = "… (cut)"
-_OPENING: Final = ("{", "[")
+_OPENING: Final = ("{", "[", '"')
 
 
 class Masker:
@@ -66,19 +66,32 @@ class Masker:
             text = HIDDEN
         return _fitted(cleaned(text), max_bytes, is_cut=captured.is_cut and text != HIDDEN)
 
+    def cut(self, text: str, max_bytes: int) -> str:
+        """A masked text, of so many bytes of UTF-8 at most."""
+        return _fitted(text, max_bytes, is_cut=False)
+
     def written(self, text: str) -> str:
         """A text of others, masked as what it says where it is JSON, and then as a text."""
-        if self._mask is None or text[:1] not in _OPENING:
+        if self._mask is None or not text.lstrip().startswith(_OPENING):
             return self.text(text)
         try:
             said = json.loads(text)
         except (ValueError, RecursionError):
             return self.text(text)
-        return self.rendered(Captured(said), max_bytes=sys.maxsize)
+        value = self.value(said)
+        return HIDDEN if value == HIDDEN else _json(value)
+
+    def key(self, key: str) -> str:
+        """The masked name of an attribute, of which Langfuse must still know its own."""
+        for prefix in names.METADATA_PREFIXES:
+            if key.startswith(prefix):
+                return prefix + self.text(key.removeprefix(prefix))
+        is_known = key.startswith("langfuse.") or key in names.USERS | names.SESSIONS | names.TAGS
+        return key if is_known else self.text(key)
 
     def _leaves(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self.text(value)
+            return self.written(value)
         if isinstance(value, dict):
             found = cast("Any", value)
             return {self._leaves(key): self._leaves(item) for key, item in found.items()}
@@ -93,7 +106,8 @@ def cleaned(text: str) -> str:
 
 
 def _json(value: Json) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    written = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    return cleaned(written)
 
 
 def _fitted(text: str, max_bytes: int, *, is_cut: bool) -> str:

@@ -12,7 +12,7 @@ from orkestra.langfuse.items import Ended
 from orkestra.langfuse.masking import Masker, cleaned
 from orkestra.tracing import Captured, Level, MetadataValue, Outcome, Span
 
-Attributes = dict[str, str | bool | list[str]]
+Attributes = dict[str, str | float | list[str]]
 
 _TYPES: Final[Mapping[str, str]] = {"workflow": "chain", "activity": "tool"}
 _PLAIN: Final = "span"
@@ -97,13 +97,16 @@ class Describer:
         return {f"{prefix}.{key}": _json(masked(value)) for key, value in metadata.items()}
 
     def _added(self, added: Mapping[str, object]) -> Attributes:
-        """What the code inside put on its span, cut as ours is."""
+        """What the code inside put on its span, masked and cut as ours is."""
         limit = self._settings.max_value_bytes
-        return {
-            key: self._masker.rendered(Captured(value), limit)
-            for key, value in added.items()
-            if isinstance(value, str)
-        }
+        found: Attributes = {}
+        for key, value in added.items():
+            if isinstance(value, str):
+                text = self._masker.written(value)
+                found[self._masker.key(key)] = self._masker.cut(text, limit)
+            elif isinstance(value, bool | int | float):
+                found[self._masker.key(key)] = value
+        return found
 
     def _matches_hidden(self, kind: str, name: str) -> bool:
         return any(

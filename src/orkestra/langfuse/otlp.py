@@ -22,7 +22,8 @@ from orkestra.config import LangfuseSettings
 from orkestra.langfuse import names
 from orkestra.tracing import SpanRecord
 
-Attributes = Mapping[str, str | bool | Sequence[str]]
+Value = str | float | Sequence[str]
+Attributes = Mapping[str, Value]
 
 _RESOURCE_SPANS: Final = b"\x0a"
 _SCOPE_SPANS: Final = b"\x12"
@@ -85,12 +86,16 @@ def _pairs(attributes: Attributes) -> list[KeyValue]:
     return [KeyValue(key=key, value=value_of(value)) for key, value in attributes.items()]
 
 
-def value_of(value: str | bool | Sequence[str]) -> AnyValue:  # noqa: FBT001 - it is one of three
-    """A text, a bool or several texts, as OTLP has them."""
+def value_of(value: Value) -> AnyValue:
+    """A text, a bool, a number or several texts, as OTLP has them."""
     if isinstance(value, str):
         return AnyValue(string_value=value)
     if isinstance(value, bool):
         return AnyValue(bool_value=value)
+    if isinstance(value, int):
+        return AnyValue(int_value=value)
+    if isinstance(value, float):
+        return AnyValue(double_value=value)
     return AnyValue(array_value=ArrayValue(values=[AnyValue(string_value=text) for text in value]))
 
 
