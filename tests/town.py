@@ -162,7 +162,7 @@ def header(tenant: str) -> dict[str, Payload]:
 
 async def failure(handle: WorkflowHandle[Any, Any]) -> tuple[str | None, bool]:
     with pytest.raises(WorkflowFailureError) as caught:
-        await asyncio.wait_for(handle.result(), 15)
+        await asyncio.wait_for(handle.result(), 45)
     cause = caught.value.cause
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -172,7 +172,7 @@ async def failure(handle: WorkflowHandle[Any, Any]) -> tuple[str | None, bool]:
 
 async def until(condition: Callable[[], Any]) -> None:
     """Wait for what a worker is about to do."""
-    deadline = asyncio.get_running_loop().time() + 10
+    deadline = asyncio.get_running_loop().time() + 40
     while not condition():
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.02)
@@ -180,7 +180,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 async def eventually(condition: Callable[[], Awaitable[Any]]) -> None:
     """The same for a condition that has to ask somebody."""
-    deadline = asyncio.get_running_loop().time() + 10
+    deadline = asyncio.get_running_loop().time() + 40
     while not await condition():
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.05)
