@@ -15,6 +15,7 @@ from temporalio.worker import Replayer
 from benchmarks.answers import own_stdout
 from benchmarks.scenarios import CONCURRENCY, HISTORY, RACE, SCENARIOS
 from benchmarks.variants import TENANT, VARIANTS, Setup
+from benchmarks.workloads.minimal import OneActivity
 from benchmarks.workloads.modelled import Modelled
 from benchmarks.workloads.plain import WORKFLOWS, Mailbox
 from orkestra import TemporalConnectionManager
@@ -113,7 +114,7 @@ class Process:
         }
         if self.setup.runner is not None:
             options["workflow_runner"] = self.setup.runner
-        replayer = Replayer(workflows=[*WORKFLOWS, Modelled], **options)
+        replayer = Replayer(workflows=[*WORKFLOWS, OneActivity, Modelled], **options)
         cpu = time.process_time()
         await replayer.replay_workflow(history)
         return {"cpu": time.process_time() - cpu, "events": len(history.events)}

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from temporalio.client import Client
 
+from benchmarks.workloads.minimal import OneActivity
 from benchmarks.workloads.modelled import Modelled
 from benchmarks.workloads.plain import (
     Activities,
@@ -94,7 +95,7 @@ async def _race(client: Client, queue: str, count: int) -> str:
 
 
 SCENARIOS: Final[Mapping[str, Scenario]] = {
-    "one activity": Scenario(run=_workflows(Activities.run, 1, 1), count=60, is_quick=True),
+    "one activity": Scenario(run=_workflows(OneActivity.run), count=60, is_quick=True),
     "one activity, models": Scenario(run=_workflows(Modelled.run, 7), count=60, is_quick=True),
     "ten activities in sequence": Scenario(
         run=_workflows(Activities.run, 10, 1), count=20, is_quick=True

@@ -22,6 +22,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from benchmarks.propagation import VALUE, Propagation
+from benchmarks.workloads.minimal import OneActivity
 from benchmarks.workloads.modelled import Modelled
 from benchmarks.workloads.plain import ACTIVITIES, WORKFLOWS
 from orkestra import OrkestraConfig, OrkestraPlugin, TemporalSettings
@@ -69,7 +70,7 @@ class Setup:
         return Worker(
             client,
             task_queue=queue,
-            workflows=[*WORKFLOWS, Modelled],
+            workflows=[*WORKFLOWS, OneActivity, Modelled],
             activities=ACTIVITIES,
             **options,
         )
