@@ -230,10 +230,14 @@ class _Life:
     async def _beat(self) -> None:
         systemd = Systemd()
         pause = min(_BEAT, systemd.watchdog_seconds or _BEAT)
-        while True:
-            self._status.beat()
+        try:
+            while True:
+                self._status.beat()
+                systemd.tell(self._status)
+                await asyncio.sleep(pause)
+        finally:
+            # A drain may have begun and ended between two beats.
             systemd.tell(self._status)
-            await asyncio.sleep(pause)
 
 
 @asynccontextmanager
