@@ -1,72 +1,22 @@
-"""The tenancy matrix: every kind of call, five things to show of each, no cell empty.
+"""The tenancy matrix is complete: every kind of call, five things to show of each, none empty.
 
-All cells run at once, each for two tenants at once with the roles exchanged; a test then tells of
-one cell.
+The cells themselves run in the two files beside this one.
 """
 
-import asyncio
 import inspect
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
 from temporalio import client, worker
-from temporalio.client import Client
 
 from orkestra import ForbiddenOperationError
 from orkestra.temporal.guard.shape import Allowed
 from orkestra.temporal.guard.table.rpcs import RPCS
 from orkestra.temporal.interceptors.tenant.calls import CALLS, REFUSED
-from tests.matrix.model import COLUMNS, Check, Impossible
+from tests.matrix.model import COLUMNS, Impossible
 from tests.matrix.page import PAGE, page
-from tests.matrix.side import Side
-from tests.matrix.stage import Stage, set_up
-from tests.matrix.table import EXEMPT, EXEMPT_RPCS, ROWS
-
-# The SDK warns when a run without a cache is evicted while its local activity ends.
-pytestmark = pytest.mark.filterwarnings("ignore:Cannot find activity to cancel:UserWarning")
-
-CONCURRENT = 48
-CELLS = [
-    pytest.param((row.kind, column), id=f"{row.kind} - {column}")
-    for row in ROWS
-    for column in COLUMNS
-    if isinstance(row.cell(column), Check)
-]
-
-Outcomes = dict[tuple[str, str], list[BaseException | None]]
-
-
-@pytest.fixture(scope="module")
-async def outcomes(raw_client: Client, request: pytest.FixtureRequest) -> AsyncIterator[Outcomes]:
-    """What came of each cell that has been asked for, for each of the two tenants."""
-    asked = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    wanted = {params["cell"] for params in asked if "cell" in params}
-    gate = asyncio.Semaphore(CONCURRENT)
-
-    async def run(check: Check, side: Side) -> None:
-        async with gate, asyncio.timeout(60):
-            await check.run(side)
-
-    async with set_up(raw_client) as stage:
-        running = {}
-        for row in ROWS:
-            for column in COLUMNS:
-                cell = row.cell(column)
-                if isinstance(cell, Check) and (row.kind, column) in wanted:
-                    sides = stage.sides("replayed" if column == "replay" else "cached")
-                    both = (run(cell, side) for side in sides)
-                    running[row.kind, column] = asyncio.gather(*both, return_exceptions=True)
-        yield {key: await made for key, made in running.items()}
-
-
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("cell", CELLS)
-def test_cell(outcomes, cell):
-    for outcome in outcomes[cell]:
-        if outcome is not None:
-            raise outcome
-
+from tests.matrix.stage import Stage
+from tests.matrix.table import EXEMPT, EXEMPT_RPCS, GROUPS, OF_CLIENTS, ROWS
 
 INTERCEPTORS = {
     "client": client.OutboundInterceptor,
@@ -85,6 +35,10 @@ def test_no_cell_is_empty():
             cell = row.cell(column)
             text = cell.why if isinstance(cell, Impossible) else cell.shows
             assert len(text) >= 10, (row.kind, column)
+
+
+def test_every_heading_that_a_file_of_tests_is_for_exists():
+    assert set(GROUPS) > OF_CLIENTS
 
 
 def test_no_call_kind_has_two_rows():

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -10,6 +10,7 @@ from temporalio import workflow
 from temporalio.api.nexus.v1 import EndpointSpec, EndpointTarget
 from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
 from temporalio.client import Client
+from temporalio.service import RPCError
 from temporalio.worker import (
     Interceptor,
     UnsandboxedWorkflowRunner,
@@ -134,7 +135,22 @@ async def set_up(raw: Client) -> AsyncIterator[Stage]:
             workflow_runner=UnsandboxedWorkflowRunner(),
         )
         await stack.enter_async_context(foreign)
-        yield Stage(raw, fresh, plugin, endpoints)
+        try:
+            yield Stage(raw, fresh, plugin, endpoints)
+        finally:
+            await _end_all(raw, fresh)
+
+
+async def _end_all(raw: Client, fresh: Fresh) -> None:
+    """End what cells have left running, heartbeating activities for instance."""
+    queues = ", ".join(f"'{fresh.task_queue(kind)}'" for kind in ("cached", "replayed", "foreign"))
+    running = f"TaskQueue IN ({queues}) AND ExecutionStatus = 'Running'"
+    async for row in raw.list_workflows(running):
+        with suppress(RPCError):
+            await raw.get_workflow_handle(row.id, run_id=row.run_id).terminate()
+    async for activity in raw.list_activities(running):
+        with suppress(RPCError):
+            await raw.get_activity_handle(activity.activity_id).terminate()
 
 
 async def _endpoint(raw: Client, fresh: Fresh, worker: str) -> str:

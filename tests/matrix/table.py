@@ -13,8 +13,10 @@ from tests.matrix.messages import MESSAGES
 from tests.matrix.model import Row
 from tests.matrix.operations import OPERATIONS
 from tests.matrix.schedule_rows import SCHEDULES
+from tests.matrix.settings_rows import SETTINGS
 from tests.matrix.standalone import STANDALONE
 from tests.matrix.starts import STARTS
+from tests.matrix.task_clients import TASK_CLIENTS
 
 GROUPS: Final[Mapping[str, Sequence[Row]]] = {
     "Starting workflows": STARTS,
@@ -25,11 +27,25 @@ GROUPS: Final[Mapping[str, Sequence[Row]]] = {
     "From inside a workflow": COMMANDS,
     "Later runs": CHAINS,
     "Nexus": OPERATIONS,
+    "Clients that tasks are given": TASK_CLIENTS,
+    "Other settings": SETTINGS,
     "Standalone activities": STANDALONE,
     "Heartbeats and activities that are completed elsewhere": ASYNCHRONOUS,
     "Raw requests about activities": ACTIVITY_REQUESTS,
 }
 """The rows by the heading that they stand under."""
+
+OF_CLIENTS: Final = frozenset(
+    {
+        "Starting workflows",
+        "Messages to workflows",
+        "Calls by ID",
+        "Lists and counts",
+        "Schedules",
+        "Other settings",
+    }
+)
+"""Headings whose rows run in one file of tests; the others run in another, beside it."""
 
 ROWS: Final[Sequence[Row]] = [row for rows in GROUPS.values() for row in rows]
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import nexusrpc
 from temporalio import activity
+from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 
-from orkestra import current_tenant
+from orkestra import TenantMismatchError, current_tenant, tenant_scope
 
 TOKENS: dict[str, bytes] = {}
 """Task tokens by the ID of what they belong to, as a thief in the worker's process would have."""
@@ -42,8 +44,27 @@ async def waits_for_cancellation() -> None:
         await asyncio.sleep(0.1)
 
 
+async def ask(client: Client, what: str, target: str, task_queue: str) -> str | None:
+    """Use the client that a task got, and tell what came of it."""
+    try:
+        if what == "start":
+            return (await client.start_workflow("Whose", id=target, task_queue=task_queue)).id
+        if what == "scope":
+            with tenant_scope(target):
+                return "entered"
+        return (await client.get_workflow_handle(target).describe()).id
+    except (TenantMismatchError, RPCError) as error:
+        return str(error)
+
+
+@activity.defn
+async def asks_its_client(what: str, target: str) -> str | None:
+    return await ask(activity.client(), what, target, activity.info().task_queue)
+
+
 @nexusrpc.service
 class Desk:
+    asks: nexusrpc.Operation[str, str | None]
     whose: nexusrpc.Operation[str, str | None]
     whose_in_a_thread: nexusrpc.Operation[str, str | None]
     whose_workflow: nexusrpc.Operation[str, str | None]
@@ -51,6 +72,7 @@ class Desk:
 
 
 ACTIVITIES = [
+    asks_its_client,
     completed_elsewhere,
     second_attempt_tells,
     waits_for_cancellation,

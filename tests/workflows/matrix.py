@@ -17,6 +17,8 @@ from orkestra import current_tenant
 with workflow.unsafe.imports_passed_through():
     from tests.workflows.errands import (
         Desk,
+        ask,
+        asks_its_client,
         completed_elsewhere,
         second_attempt_tells,
         whose_activity,
@@ -75,6 +77,11 @@ class Lingers:
 
 @nexusrpc.handler.service_handler(service=Desk)
 class DeskHandler:
+    @nexusrpc.handler.sync_operation
+    async def asks(self, _: nexusrpc.handler.StartOperationContext, text: str) -> str | None:
+        what, _, target = text.partition(" ")
+        return await ask(nexus.client(), what, target, nexus.info().task_queue)
+
     @nexusrpc.handler.sync_operation
     async def whose(self, _: nexusrpc.handler.StartOperationContext, __: str) -> str | None:
         await asyncio.sleep(0)
@@ -148,6 +155,14 @@ class Does:
     async def activity(self, order: Order) -> Any:
         return await workflow.execute_activity(
             whose_activity, task_queue=order.queue, start_to_close_timeout=SECONDS
+        )
+
+    async def own_client(self, order: Order) -> Any:
+        return await workflow.execute_activity(
+            asks_its_client,
+            args=order.target.split(" "),
+            task_queue=order.queue,
+            start_to_close_timeout=SECONDS,
         )
 
     async def heartbeat(self, order: Order) -> Any:
