@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     )
     from orkestra.temporal.client import create_temporal_client, start_workflow
     from orkestra.temporal.health import HealthReport, check_temporal_health
+    from orkestra.temporal.histories import BackfillReport, backfill_trace, backfill_traces
     from orkestra.temporal.interceptors.tenant import TenantInterceptor, TenantWorkerInterceptor
     from orkestra.temporal.interceptors.tracing import TracingInterceptor
     from orkestra.temporal.lifecycle import WorkerExit, run_worker
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL_TENANTS",
+    "BackfillReport",
     "CachedTenantDirectory",
     "CallableTenantDirectory",
     "CertificateSource",
@@ -123,6 +125,8 @@ __all__ = [
     "WorkerExit",
     "WorkerSettings",
     "WorkersRunningError",
+    "backfill_trace",
+    "backfill_traces",
     "check_temporal_health",
     "configure_logging",
     "create_temporal_client",
@@ -195,6 +199,11 @@ _HOMES = {
     "orkestra.temporal.health": (
         "HealthReport",
         "check_temporal_health",
+    ),
+    "orkestra.temporal.histories": (
+        "BackfillReport",
+        "backfill_trace",
+        "backfill_traces",
     ),
     "orkestra.temporal.interceptors.tenant": (
         "TenantInterceptor",
