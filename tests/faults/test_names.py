@@ -23,6 +23,7 @@ from tests.faults.proxy import ConnectProxy, Proxy
 Reason = ConnectionFailureReason
 
 ROOT = Path(__file__).parents[2]
+SECRET = "s3cret"
 NAME = "temporal.office:7233"
 OWN_HOSTS = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
 
@@ -64,7 +65,7 @@ async def office(dev_server) -> AsyncIterator[ConnectProxy]:
         yield made
 
 
-def through(proxy: str, *, password: str = "s3cret", **temporal: Any) -> TemporalSettings:
+def through(proxy: str, *, password: str = SECRET, **temporal: Any) -> TemporalSettings:
     way = ProxySettings(address=proxy, user="me", password=SecretStr(password))
     return TemporalSettings(address=NAME, proxy=way, **temporal)
 
@@ -93,9 +94,7 @@ async def test_a_proxy_that_refuses_is_told_from_a_server_that_does(
     office, password, names, reason, words
 ):
     office.names = names
-    settings = through(
-        office.address, password=password, connect_deadline=timedelta(seconds=0.3)
-    )
+    settings = through(office.address, password=password, connect_deadline=timedelta(seconds=0.3))
     with pytest.raises(ConnectionFailedError, match=words) as caught:
         await open_connection(settings)
     assert caught.value.reason is reason

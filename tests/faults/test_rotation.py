@@ -107,7 +107,7 @@ async def test_the_old_socket_of_clients_is_closed_and_handles_go_on(
         authority = trustme.CA()
         accept_only(gateway, servers, authority)
         files.exchange(authority)
-        await look(client, lambda: manager.statistics.rotations == number)
+        await look(client, lambda expected=number: manager.statistics.rotations == expected)
         await until(lambda: sockets.count == 1)
         assert (await handle.describe()).id == handle.id
     assert len(set(gateway.peers)) == 4
@@ -148,10 +148,10 @@ async def test_credentials_that_do_not_work_leave_the_old_ones(
     client = await manager.get_client(tenant=fresh.tenant())
     files.spoil()
     await look(client, lambda: manager.statistics.failed_rotations > 2)
-    assert [r.getMessage() for r in caplog.records if "cannot be used" in r.getMessage()] == [
-        "Changed credentials cannot be used, the old ones stay: cannot connect to Temporal at"
-        f" {manager.config.temporal.address!r}: tls.client_key does not belong to tls.client_cert"
-    ]
+    said = [r.getMessage() for r in caplog.records if "cannot be used" in r.getMessage()]
+    assert len(said) == 1
+    assert "the old ones stay" in said[0]
+    assert "tls.client_key does not belong to tls.client_cert" in said[0]
     files.exchange(authorities[0])
     await look(client, lambda: manager.statistics.rotations == 1)
 

@@ -15,12 +15,20 @@ from tests.faults.proxy import Proxy
 NAME = "moving.test"
 
 
+def say(*words: object) -> None:
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+
+
+def lead_to(address: str, hosts: Path) -> None:
+    hosts.write_text(f"{address} {NAME}\n")
+
+
 async def main(hosts: Path, server: str, refresh: float) -> None:
     async with (
         Proxy(server, host="127.0.0.1") as before,
         Proxy(server, host="127.0.0.2", port=before.port) as after,
     ):
-        hosts.write_text(f"127.0.0.1 {NAME}\n")
+        lead_to("127.0.0.1", hosts)
         connection = await open_connection(
             TemporalSettings(
                 address=f"{NAME}:{before.port}",
@@ -29,8 +37,8 @@ async def main(hosts: Path, server: str, refresh: float) -> None:
         )
         health = connection.service_client.check_health
         await health()
-        print("before", before.open, after.open)
-        hosts.write_text(f"127.0.0.2 {NAME}\n")
+        say("before", before.open, after.open)
+        lead_to("127.0.0.2", hosts)
         if refresh:
             async with asyncio.timeout(30):
                 while before.open or not after.open:
@@ -40,7 +48,7 @@ async def main(hosts: Path, server: str, refresh: float) -> None:
             before.stop()
             before.cut()
         await health(retry=True)
-        print("after", before.open, after.open)
+        say("after", before.open, after.open)
         await connection.close()
 
 

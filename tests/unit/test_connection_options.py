@@ -23,7 +23,7 @@ def config_of(**settings):
 def test_the_defaults_are_the_sdks_own_apart_from_the_time_outs():
     config = config_of()
     assert config.target_host == "localhost:7233"
-    assert config.retry_config == RetryConfig()
+    assert config.retry_config == RetryConfig(max_retries=0)
     assert config.connect_timeout == timedelta(seconds=10)
     assert config.keep_alive_config is not None
     assert not config.lazy

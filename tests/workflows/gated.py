@@ -1,11 +1,10 @@
 """A workflow that is open on both sides of an event: an activity, a wait, another activity."""
 
-import asyncio
 from datetime import timedelta
 
 from temporalio import activity, workflow
 
-_TIMEOUT = timedelta(seconds=20)
+_TIMEOUT = 20.0
 
 
 class Steps:
@@ -24,14 +23,6 @@ class Steps:
         self.done.append((workflow_id or "", name))
         return name
 
-    @activity.defn(name="stroll")
-    async def stroll(self, seconds: float) -> str:
-        """Take long, and say so all the time."""
-        for _ in range(round(seconds / 0.1)):
-            activity.heartbeat()
-            await asyncio.sleep(0.1)
-        return "strolled"
-
 
 @workflow.defn
 class Gated:
@@ -39,16 +30,20 @@ class Gated:
         self._is_open = False
 
     @workflow.run
-    async def run(self, number: int) -> str:
-        first = await self._step(f"first {number}")
+    async def run(self, number: int, step_timeout: float = _TIMEOUT) -> str:
+        first = await self._step(f"first {number}", step_timeout)
         await workflow.wait_condition(lambda: self._is_open)
-        return f"{first}, {await self._step(f'second {number}')}"
+        second = await self._step(f"second {number}", step_timeout)
+        return f"{first}, {second}"
 
     @workflow.signal
     def open(self) -> None:
         self._is_open = True
 
-    async def _step(self, name: str) -> str:
+    async def _step(self, name: str, timeout: float) -> str:
         return await workflow.execute_activity(
-            "take_step", name, result_type=str, start_to_close_timeout=_TIMEOUT
+            "take_step",
+            name,
+            result_type=str,
+            start_to_close_timeout=timedelta(seconds=timeout),
         )

@@ -18,6 +18,14 @@ NO_ANSWER: Final = frozenset(
 )
 """What the SDK makes of trouble on the way; the service itself may say it, too."""
 
+_READING_POLLS: Final = frozenset(
+    {
+        "poll_workflow_execution_update",
+        "poll_activity_execution",
+        "poll_nexus_operation_execution",
+    }
+)
+
 
 class Load:
     """The calls that wait since the service has last answered one.
@@ -77,3 +85,8 @@ class Load:
 def is_long_poll(rpc: str, request: Message) -> bool:
     """Whether the service answers only when something happens."""
     return rpc.startswith("poll_") or getattr(request, "wait_new_event", False)
+
+
+def is_reading_poll(rpc: str, request: Message) -> bool:
+    """Whether the service answers only when something happens, and nothing is taken by asking."""
+    return rpc in _READING_POLLS or getattr(request, "wait_new_event", False)

@@ -57,12 +57,15 @@ async def connect_config(settings: TemporalSettings, runtime: Runtime | None) ->
         BadCertificateError: A certificate file cannot be read or holds something else.
         BadApiKeyError: The API key cannot be had.
     """
-    deadline = settings.call_retry_deadline
+    # Without a number of retries: the SDK's own, 10, would end them after some 8 s already.
+    retries = RetryConfig(
+        max_elapsed_time_millis=settings.call_retry_deadline // _MILLISECOND, max_retries=0
+    )
     return QuietConnectConfig(
         target_host=settings.address,
         tls=None if settings.tls is None else _tls(settings.tls),
         api_key=await read_api_key(settings),
-        retry_config=RetryConfig(max_elapsed_time_millis=deadline // _MILLISECOND),
+        retry_config=retries,
         keep_alive_config=_keep_alive(settings),
         rpc_metadata=dict(settings.grpc_meta),
         identity=settings.identity or "",

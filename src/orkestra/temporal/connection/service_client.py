@@ -1,6 +1,6 @@
 """The service client that clients and workers get: every call of theirs goes over one `Wire`."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +13,7 @@ from temporalio.service import (
     _BridgeServiceClient,  # pyright: ignore[reportPrivateUsage] - the class that Worker asks for
 )
 
+from orkestra.temporal.connection.load import NO_ANSWER, is_reading_poll
 from orkestra.temporal.connection.wire import Wire
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class ManagedServiceClient(ServiceClient):
         timeout: timedelta | None,
     ) -> _Response:
         """See base class."""
-        call = partial(
+        call: Callable[[], Awaitable[_Response]] = partial(
             self._wire.call,
             rpc,
             req,
@@ -87,16 +88,39 @@ class ManagedServiceClient(ServiceClient):
             metadata=metadata,
             timeout=timeout,
         )
-        if self.rotation is None:
+        if timeout is None and is_reading_poll(rpc, req):
+            call = partial(self._poll, call)
+        rotation = self.rotation
+        if rotation is None:
             return await call()
-        await self.rotation.before_call()
-        began = self.rotation.generation
+        await rotation.before_call()
+        began = rotation.generation
         try:
             return await call()
         except RPCError as error:
-            if not await self.rotation.has_mended(error.status, since=began):
+            if not await rotation.has_mended(error.status, since=began):
                 raise
         return await call()
+
+    async def _poll(self, call: Callable[[], Awaitable[_Response]]) -> _Response:
+        """Poll on when a connection is lost, as long as the service can be reached again.
+
+        The SDK counts its retries, and the time for them, from the beginning of a call. So it would
+        give up a poll that has lasted a while when its connection is lost for the first time.
+        """
+        while True:
+            try:
+                return await call()
+            except RPCError as error:
+                if error.status not in NO_ANSWER or not await self._is_reached():
+                    raise
+
+    async def _is_reached(self) -> bool:
+        try:
+            await self.check_health(retry=True)
+        except RPCError as error:
+            return error.status not in NO_ANSWER
+        return True
 
 
 class _WorkerServiceClient(_BridgeServiceClient):
