@@ -211,3 +211,17 @@ async def until_one(shell: Shell) -> dict[str, Any]:
         if told["schedules"]:
             return told
     raise AssertionError("no schedule to suspend")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("orkestra te", ["terminate", "tenants"]),
+        ("orkestra start --t", ["--task-queue", "--tenant"]),
+        ("orkestra tenants s", ["show", "suspend"]),
+    ],
+)
+def test_the_shell_completes_commands_and_options(tmp_path: Path, typed: str, offered: list[str]):
+    asked = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    done = Command(tmp_path).run(_ORKESTRA_COMPLETE="complete_bash", **asked)
+    assert done.stdout.split() == offered

@@ -131,7 +131,7 @@ def run(arguments: Sequence[str]) -> int:
     # What becomes of a command is told in one line; a worker asks for its log by itself.
     log_to_stderr(logging.WARNING if debug else _SILENT)
     try:
-        app = plain_app(cls=_Commands)
+        app = plain_app(cls=_Commands, add_completion=True)
         app.callback(help=help_of(orkestra))(orkestra)
         command = typer.main.get_command(app)
         code = command.main(wanted or ["--help"], prog_name="orkestra", standalone_mode=False)

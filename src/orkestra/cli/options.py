@@ -71,10 +71,13 @@ def load_config(context: typer.Context, file: Path | None) -> OrkestraConfig:
     return OrkestraConfig.load(file or context.find_root().obj)
 
 
-def plain_app(*, cls: type[TyperGroup] | None = None) -> typer.Typer:
+def plain_app(*, cls: type[TyperGroup] | None = None, add_completion: bool = False) -> typer.Typer:
     """An application or group of commands whose help is plain text."""
     return typer.Typer(
-        cls=cls, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+        cls=cls,
+        add_completion=add_completion,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
     )
 
 
