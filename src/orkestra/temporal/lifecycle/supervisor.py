@@ -120,7 +120,10 @@ class Supervisor:
                 await asyncio.wait_for(
                     worker.shutdown(), (self.grace + _CANCELLING).total_seconds()
                 )
-        worker._bridge_worker._ref = None  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - as above
+        core = worker._bridge_worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as above
+        if core._ref is not None:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+            core.initiate_shutdown()
+            core._ref = None  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 
     def _made_anew(self) -> Worker:
         config = self._config.copy()
