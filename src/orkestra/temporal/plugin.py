@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from functools import cache
 from typing import Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 from temporalio import client, worker
 from temporalio.service import ConnectConfig, ServiceClient
@@ -29,6 +30,7 @@ from orkestra.tenancy import AllTenants, check_tenant_id
 from orkestra.tracing import TraceProject, TraceSink
 
 _logger: Final = logging.getLogger(__name__)
+_REMEMBERED_TENANTS: Final = 256
 
 
 _OurInterceptor: TypeAlias = TenantWorkerInterceptor | TracingInterceptor
@@ -71,6 +73,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         self._is_shared = False
         self._limit: frozenset[str] | None = None
         self._owners = OwnerMemory()
+        self._bound = WeakKeyDictionary[client.Client, dict[str, client.Client]]()
         self._sink = _sink(self._config, self._placements)
         self._worker_interceptors = self._make_worker_interceptors()
         self._bind(tenant)
@@ -166,7 +169,8 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             UnknownTenantError: The directory does not know the tenant.
             DirectoryUnavailableError: The directory gave no answer.
         """
-        if isinstance(self._tenant, str) and tenant != self._tenant:
+        is_bound = isinstance(self._tenant, str) and self._config.tenancy.mode != "off"
+        if is_bound and tenant != self._tenant:
             msg = f"the traces of tenant {tenant!r} are not for {self._tenant!r}"
             raise TenantMismatchError(msg)
         if self._sink is None:
@@ -281,7 +285,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """See base class."""
         service = unconfined_service(worker.client)
         if self._sink is not None:
-            self._sink.start()
+            await self._sink.opened()
         try:
             if isinstance(service, ManagedServiceClient):
                 with service.connection.working(f"task queue {worker.task_queue!r}", worker):
@@ -383,8 +387,13 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         return tuple(made)
 
     def _bound_client(self, owner: client.Client, tenant: str) -> client.Client:
-        """The worker's client as the code of one activity gets it."""
-        return with_plugin(owner, self.for_tenant(tenant), namespace=owner.namespace)
+        """The worker's client as a tenant's activities get it."""
+        bound = self._bound.setdefault(owner, {})
+        if tenant not in bound:
+            if len(bound) >= _REMEMBERED_TENANTS:
+                bound.clear()
+            bound[tenant] = with_plugin(owner, self.for_tenant(tenant), namespace=owner.namespace)
+        return bound[tenant]
 
     def _bind(self, tenant: str | AllTenants | None) -> None:
         if isinstance(tenant, AllTenants):

@@ -8,8 +8,8 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, Final
 
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
@@ -23,7 +23,10 @@ from temporalio.common import (
 
 from orkestra.config import TenancySettings
 from orkestra.errors import TenantMismatchError
-from orkestra.tenancy import is_tenant_id, owner_of, scope_id
+from orkestra.tenancy import MAX_TENANT_LENGTH, is_tenant_id, owner_of, scope_id
+
+_LONGEST: Final = 6 * MAX_TENANT_LENGTH + 2
+"""Bytes of a tenant ID in JSON, every character of it escaped."""
 
 Headers = Mapping[str, Payload]
 """Temporal headers as the SDK has them."""
@@ -191,14 +194,23 @@ class TenantPolicy:
 
 
 def _read(payload: Payload, where: str) -> str:
-    try:
-        value = json.loads(payload.data) if payload.metadata["encoding"] == b"json/plain" else None
-    except (KeyError, ValueError):
-        value = None
-    if not is_tenant_id(value):
+    data = payload.data
+    is_plain = len(data) <= _LONGEST and payload.metadata.get("encoding") == b"json/plain"
+    value = _parse(data) if is_plain else None
+    if value is None:
         msg = f"the tenant in {where} cannot be read: it must be a tenant ID in plain JSON"
         raise TenantMismatchError(msg)
     return value
+
+
+@lru_cache(maxsize=1024)
+def _parse(data: bytes) -> str | None:
+    """The tenant ID in a JSON text; every task of a run reads the same one."""
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return None
+    return value if is_tenant_id(value) else None
 
 
 def _contradiction(where: str, found: object, tenant: str) -> TenantMismatchError:
