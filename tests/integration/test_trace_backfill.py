@@ -9,8 +9,12 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import nexusrpc
 import pytest
+from temporalio import nexus
 from temporalio.api.common.v1 import Payload, WorkflowExecution
+from temporalio.api.nexus.v1 import EndpointSpec, EndpointTarget
+from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import RetryPolicy
@@ -21,12 +25,19 @@ from temporalio.converter import (
 )
 from temporalio.worker import Worker
 
-from orkestra import ALL_TENANTS, OrkestraConfig, OrkestraPlugin
+from orkestra import (
+    ALL_TENANTS,
+    LangfuseProject,
+    OrkestraConfig,
+    OrkestraPlugin,
+    TenantSettings,
+)
 from orkestra.errors import (
     ConfigurationError,
     ExecutionNotFoundError,
     InvalidQueryError,
     LangfuseUnavailableError,
+    UnknownTenantError,
 )
 from orkestra.temporal.histories import backfill_trace, backfill_traces, read_trace
 from orkestra.testing import Behaviour, LangfuseReceiver
@@ -35,6 +46,7 @@ from tests.names import Fresh
 from tests.rebuilding import backfill, differences, is_earlier_attempt, key, names, worker
 from tests.tracing import Traced
 from tests.workflows import rebuilt, traced
+from tests.workflows.nexus_caller import Backing, Caller, Desk
 
 NOW = timedelta()
 LOOK = 0.05
@@ -208,6 +220,48 @@ async def test_what_workers_sent_is_rebuilt_with_the_same_ids_parents_names_and_
     made = await again.spans()
     assert [span.name for span in only_live if not is_earlier_attempt(span, made)] == []
     assert names(only_rebuilt) == ONLY_FROM_HISTORY[scenario]
+
+
+@nexusrpc.handler.service_handler(service=Desk)
+class Handler:
+    @nexus.workflow_run_operation
+    async def backed(
+        self, ctx: nexus.WorkflowRunOperationContext, text: str
+    ) -> nexus.WorkflowHandle[str]:
+        return await ctx.start_workflow(Backing.run, text, id="backing")
+
+    @nexus.workflow_run_operation
+    async def meddling(
+        self, ctx: nexus.WorkflowRunOperationContext, text: str
+    ) -> nexus.WorkflowHandle[str]:
+        raise nexusrpc.HandlerError("no", type=nexusrpc.HandlerErrorType.BAD_REQUEST)
+
+
+async def test_nexus_operations_are_rebuilt_with_the_workflows_behind_them(live, again):
+    name = f"endpoint-{live.fresh.suffix}"
+    target = EndpointTarget.Worker(namespace="default", task_queue=live.queue)
+    spec = EndpointSpec(name=name, target=EndpointTarget(worker=target))
+    await live.raw.operator_service.create_nexus_endpoint(CreateNexusEndpointRequest(spec=spec))
+    async with Worker(
+        live.client(),
+        task_queue=live.queue,
+        workflows=[Caller, Backing],
+        nexus_service_handlers=[Handler()],
+    ):
+        good = await live.start(Caller.run, name, "backed")
+        await good.result()
+        bad = await live.start(Caller.run, name, "meddling", id=live.fresh.workflow_id("bad"))
+        with pytest.raises(WorkflowFailureError):
+            await bad.result()
+    sent = await live.spans()
+    for handle in (good, bad):
+        await backfill(again, handle.id)
+    made = await again.spans()
+    assert {key(span) for span in made} == {key(span) for span in sent}
+    assert sorted(root.outline() for [root] in again.receiver.traces().values()) == [
+        "workflow:Caller\n  nexus:Desk/backed\n    workflow:Backing",
+        "workflow:Caller\n  nexus:Desk/meddling",
+    ]
 
 
 async def test_only_what_is_missing_is_sent_and_none_twice(live):
@@ -463,3 +517,39 @@ async def test_what_does_not_exist_or_does_not_parse_is_told_so(live, again):
     for client in (operator, again.client(again.acme)):
         with pytest.raises(InvalidQueryError, match="refused"):
             await anext(backfill_traces(client, "nonsense ="))
+
+
+async def test_each_tenants_spans_go_to_its_own_project(live, again):
+    async with worker(live):
+        handle = await fail(live)
+    shared = again.receiver
+    with LangfuseReceiver(public_key="pk-lf-own") as own:
+        project = LangfuseProject(
+            public_key=own.public_key, secret_key=own.secret_key, base_url=own.url
+        )
+        config = OrkestraConfig(
+            langfuse=shared.settings(), tenants={live.acme: TenantSettings(langfuse=project)}
+        )
+        plugin = OrkestraPlugin(config)
+        operator = Client(live.raw.service_client, plugins=[plugin.for_tenant(ALL_TENANTS)])
+        assert (await backfill_trace(operator, handle.id, older_than=NOW)).sent == 2
+        assert (await backfill_trace(operator, handle.id, older_than=NOW)).present == 2
+        await plugin.close()
+        assert {key(span) for span in own.spans} == {key(span) for span in await live.spans()}
+    assert shared.spans == []
+
+
+async def test_workflows_of_tenants_who_are_unknown_now_are_passed_over(live, again):
+    async with worker(live):
+        handle = await fail(live)
+    config = OrkestraConfig(
+        langfuse=again.receiver.settings(), tenants={again.beta: TenantSettings()}
+    )
+    plugin = OrkestraPlugin(config)
+    operator = Client(live.raw.service_client, plugins=[plugin.for_tenant(ALL_TENANTS)])
+    query = f"TaskQueue = '{live.queue}'"
+    assert [each async for each in backfill_traces(operator, query, force=True)] == []
+    with pytest.raises(UnknownTenantError):
+        await backfill_trace(operator, handle.id, force=True)
+    await plugin.close()
+    assert again.receiver.spans == []

@@ -9,7 +9,12 @@ from typing import Final, cast
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from orkestra.errors import ExecutionNotFoundError, InvalidQueryError
+from orkestra.errors import (
+    ExecutionNotFoundError,
+    InvalidQueryError,
+    TenantMismatchError,
+    UnknownTenantError,
+)
 from orkestra.temporal.histories.facts import TenantReader, facts_of
 from orkestra.temporal.histories.reading import Execution, RunHistory, read_runs
 from orkestra.temporal.histories.reports import BackfillReport
@@ -59,6 +64,7 @@ async def backfill_trace(
         LangfuseUnavailableError: Langfuse does not say what it has, and nothing was sent; or it did
             not take what was sent.
         TenantMismatchError: The client is bound to another tenant than the workflow's.
+        UnknownTenantError: The directory does not know the workflow's tenant.
         ConfigurationError: Tracing is off, or the client has no `OrkestraPlugin`.
 
     Example:
@@ -94,12 +100,12 @@ async def backfill_traces(
         concurrency: How many are visited at once.
 
     Yields:
-        A report on each run when it is done; one that the server forgot meanwhile has none.
+        A report on each run when it is done. One that the server forgot meanwhile has none, nor
+        has one whose tenant is unknown, or was refused as the bound tenant's.
 
     Raises:
         InvalidQueryError: The query does not parse.
         LangfuseUnavailableError: As in `backfill_trace()`; the rest is not visited.
-        TenantMismatchError: As in `backfill_trace()`.
         ConfigurationError: As in `backfill_trace()`.
     """
     manner = Manner(dry_run=dry_run, force=force, older_than=older_than)
@@ -168,10 +174,10 @@ class _Visits:
         self._whole_chain = whole_chain
 
     async def to_listed(self, execution: Execution) -> BackfillReport | None:
-        """Visit an execution that may have gone since it was listed."""
+        """Visit an execution that may have gone, or prove to be of nobody who is known here."""
         try:
             return await self.to(execution)
-        except ExecutionNotFoundError:
+        except (ExecutionNotFoundError, TenantMismatchError, UnknownTenantError):
             return None
 
     async def to(self, execution: Execution) -> BackfillReport:

@@ -101,13 +101,17 @@ class RunHistory:
             yield Execution(self.workflow_id, run_id)
 
     def children(self) -> Iterator[Execution]:
-        """The children that were started, in this namespace."""
+        """The workflows that it started in this namespace, by Nexus operations, too."""
         for event in self.events:
             if event.HasField("child_workflow_execution_started_event_attributes"):
                 child = event.child_workflow_execution_started_event_attributes
                 if child.namespace in ("", self.namespace):
                     execution = child.workflow_execution
                     yield Execution(execution.workflow_id, execution.run_id)
+            elif event.HasField("nexus_operation_started_event_attributes"):
+                for link in event.links:
+                    if link.workflow_event.namespace == self.namespace:
+                        yield Execution(link.workflow_event.workflow_id, link.workflow_event.run_id)
 
 
 def attributes_of(event: HistoryEvent) -> Any:
