@@ -74,6 +74,14 @@ class LangfuseProjects:
         if self._shared is not None:
             self._shared.start()
 
+    async def opened(self) -> None:
+        """See base class."""
+        self.start()
+        if self._shared is not None:
+            await self._shared.opened()
+        else:
+            await asyncio.to_thread(_import_langfuse)
+
     def emit(self, record: SpanRecord) -> None:
         """See base class."""
         try:
@@ -230,3 +238,8 @@ class LangfuseProjects:
             self._parked -= 1
         if why is not None:
             self._losses.count(Loss.UNKNOWN_TENANT, 1, why)
+
+
+def _import_langfuse() -> None:
+    """Takes a second, which the first activity would otherwise wait for."""
+    import orkestra.langfuse.observing  # noqa: F401, PLC0415

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from orkestra.langfuse.wire import Wire
 
 _logger: Final = logging.getLogger(__name__)
-_MAX_OPENING_SECONDS: Final = 15.0
+_MAX_STARTING_SECONDS: Final = 15.0
+_MAX_OPENING_SECONDS: Final = 2.0
 _WHOLE: Final = 2**64
 
 
@@ -84,6 +85,14 @@ class LangfuseSink:
         self._send()
         self._observe()
 
+    async def opened(self) -> None:
+        """See base class."""
+        self.start()
+        try:
+            await self._wait_open(_MAX_STARTING_SECONDS)
+        except Exception:
+            _logger.exception("Nothing can be observed inside of activities")
+
     def emit(self, record: SpanRecord) -> None:
         """See base class."""
         self._put(Ended(record))
@@ -101,17 +110,13 @@ class LangfuseSink:
     async def enter(self, span: Span) -> LiveSpan | None:
         """See base class."""
         attempt = Attempt(span, self._left)
-        with self._lock:
-            self._inside += 1
         try:
-            opening = self._observe()
-            if opening is not None:
-                if not opening.done():
-                    waiting = asyncio.shield(asyncio.wrap_future(opening))
-                    await asyncio.wait_for(waiting, _MAX_OPENING_SECONDS)
+            if await self._wait_open(_MAX_OPENING_SECONDS):
                 attempt.begin(self, self._settings, is_sampled=self.is_sampled(span))
         except Exception:
             _logger.exception("Nothing can be observed inside of an activity")
+        with self._lock:
+            self._inside += 1
         return attempt
 
     def caller(self, tenant: str | None) -> Caller | None:
@@ -204,6 +209,17 @@ class LangfuseSink:
                 thread.start()
                 self._opening = made
             return self._opening
+
+    async def _wait_open(self, seconds: float) -> bool:
+        """Whether code can observe; raises where that fails or takes longer."""
+        opening = self._observe()
+        if opening is None:
+            return False
+        if not opening.done():
+            waiting = asyncio.shield(asyncio.wrap_future(opening))
+            await asyncio.wait_for(waiting, seconds)
+        opening.result()
+        return True
 
     def _open(self, opening: "Future[Observing]") -> None:
         try:

@@ -71,6 +71,13 @@ class TraceSink(Protocol):
         """Prepare in the background, so that the first span need not wait. May be called again."""
         ...
 
+    async def opened(self) -> None:
+        """Prepare, and wait until that is done; for some seconds at most, and never raises.
+
+        A worker does so before it takes work, which would otherwise wait for it.
+        """
+        ...
+
     def emit(self, record: SpanRecord) -> None:
         """Take a span that has ended. Never blocks and never raises; what is lost is counted."""
         ...

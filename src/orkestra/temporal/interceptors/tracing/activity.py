@@ -1,7 +1,7 @@
 """The activity's side: a live span around each attempt, so that what it observes nests below."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -12,6 +12,7 @@ from temporalio.exceptions import is_cancelled_exception
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
 from orkestra.temporal.interceptors.tracing.attributes import complete
+from orkestra.temporal.interceptors.tracing.fate import Fate
 from orkestra.temporal.interceptors.tracing.header import read_header
 from orkestra.temporal.interceptors.tracing.outcomes import outcome_of_attempt
 from orkestra.tenancy import current_tenant
@@ -54,14 +55,16 @@ class TracingActivityInbound(ActivityInboundInterceptor):
             return await super().execute_activity(input)
         if not isinstance(input.executor, ThreadPoolExecutor | None):
             input.executor = live.through(input.executor)
+        previous = Fate(self)
         try:
             result = await super().execute_activity(input)
         except BaseException as error:
-            live.end(_outcome(error))
+            live.end(_with(_outcome(error), await previous.known()))
             raise
         limits = sink.limits
         output = capture(result, max_bytes=limits.max_bytes) if limits.output else None
-        live.end(Outcome(output=output, metadata={"status": "completed"}))
+        outcome = Outcome(output=output, metadata={"status": "completed"})
+        live.end(_with(outcome, await previous.known()))
         return result
 
     def _span_or_none(self, input: ExecuteActivityInput, limits: CaptureLimits) -> Span | None:
@@ -109,4 +112,8 @@ def _outcome(error: BaseException) -> Outcome:
     if details is None or not is_cancelled_exception(error):
         return outcome
     reasons = [name for name, holds in vars(details).items() if holds]
-    return replace(outcome, metadata={**outcome.metadata, "cancelled_by": ", ".join(reasons)})
+    return _with(outcome, {"cancelled_by": ", ".join(reasons)})
+
+
+def _with(outcome: Outcome, metadata: Mapping[str, str]) -> Outcome:
+    return replace(outcome, metadata={**outcome.metadata, **metadata}) if metadata else outcome

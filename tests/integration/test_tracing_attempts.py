@@ -1,0 +1,105 @@
+"""What the spans of an activity's attempts say of how they ended."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.worker import Worker
+
+from orkestra.testing import LangfuseReceiver, ReceivedSpan
+from tests.names import Fresh
+from tests.tracing import SECONDS, Traced
+from tests.workflows.attempts import Attempts, attempt, attempt_in_a_thread
+
+
+@pytest.fixture
+def receiver(fresh: Fresh) -> Iterator[LangfuseReceiver]:
+    with LangfuseReceiver(public_key=f"pk-lf-{fresh.suffix}") as made:
+        yield made
+
+
+@pytest.fixture
+async def traced(
+    raw_client: Client, fresh: Fresh, receiver: LangfuseReceiver
+) -> AsyncIterator[Traced]:
+    made = Traced(raw_client, fresh, receiver)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as made:
+        yield made
+
+
+def worker_of(traced: Traced, threads: ThreadPoolExecutor, **options: Any) -> Worker:
+    return Worker(
+        traced.client(),
+        task_queue=traced.queue,
+        workflows=[Attempts],
+        activities=[attempt, attempt_in_a_thread],
+        activity_executor=threads,
+        **options,
+    )
+
+
+async def attempts_of(traced: Traced, count: int) -> list[ReceivedSpan]:
+    """The spans of attempts by their number; one that the server gave up ends when it likes."""
+
+    def attempts(spans: list[ReceivedSpan]) -> list[ReceivedSpan]:
+        return [span for span in spans if span.name.startswith("activity:")]
+
+    for _ in range(200):
+        await traced.plugin.flush(SECONDS)
+        if len(attempts(traced.receiver.spans)) >= count:
+            break
+        await asyncio.sleep(0.1)
+    return sorted(attempts(await traced.spans()), key=lambda span: span.metadata["attempt"])
+
+
+@pytest.mark.parametrize("name", ["attempt", "attempt_in_a_thread"])
+async def test_an_attempt_says_that_the_one_before_it_failed(traced, threads, name):
+    async with worker_of(traced, threads):
+        assert await traced.result(Attempts.run, name, "fail") == 2
+    first, second = await attempts_of(traced, 2)
+    assert "previous_attempt" not in first.metadata
+    assert first.level == "ERROR"
+    assert second.metadata["previous_attempt"] == "failed"
+    assert second.level == "DEFAULT"
+
+
+async def test_an_attempt_says_that_the_server_gave_the_one_before_it_up(traced, threads):
+    async with worker_of(traced, threads):
+        assert await traced.result(Attempts.run, "attempt", "fall silent") == 2
+        _, second = await attempts_of(traced, 2)
+    assert second.metadata["previous_attempt"] == "timed out: no heartbeat"
+
+
+async def test_an_attempt_that_was_cancelled_says_by_whom(traced, threads):
+    async with worker_of(traced, threads):
+        handle = await traced.start(Attempts.run, "attempt", "wait")
+        await asyncio.sleep(0.5)
+        await handle.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+    [only] = await attempts_of(traced, 1)
+    assert only.metadata["status"] == "cancelled"
+    assert only.metadata["cancelled_by"] == "cancel_requested"
+    assert only.level == "WARNING"
+
+
+async def test_an_attempt_that_ends_with_its_worker_says_so(traced, threads):
+    async with worker_of(traced, threads):
+        handle = await traced.start(Attempts.run, "attempt", "wait")
+        for _ in range(300):
+            pending = (await handle.describe()).raw_description.pending_activities
+            if pending and pending[0].HasField("last_heartbeat_time"):
+                break
+            await asyncio.sleep(0.1)
+    [only] = await attempts_of(traced, 1)
+    assert only.metadata["cancelled_by"] == "worker_shutdown"
+    await handle.terminate()
