@@ -57,7 +57,7 @@ async def present_observations(
 
 
 def _read(response: httpx.Response) -> tuple[set[str], str | None]:
-    if response.status_code != httpx.codes.OK:
+    if not response.is_success:
         msg = f"it answered {response.status_code} {response.text[:200]!r}"
         raise httpx.HTTPError(msg)
     content: Any = response.json()
