@@ -1,15 +1,18 @@
 """The settings of workers: what they run at once, how they poll, and how they stop."""
 
+import re
 from datetime import timedelta
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from orkestra.config.section import Duration, Section
 
 _Count = Annotated[int, Field(ge=1)]
 _Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+_ADDRESS: Final = re.compile(r"([^\s/:]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})", re.ASCII)
+_PORTS: Final = 65_536
 _FIXED_SLOTS: Final = (
     "max_concurrent_workflow_tasks",
     "max_concurrent_activities",
@@ -164,11 +167,19 @@ class WorkerSettings(Section):
     deployment_config: DeploymentSettings | None = None
     restart: bool = False
     restart_longest_pause: Duration = timedelta(minutes=1)
-    probes_address: str | None = Field(
-        default=None, pattern=r"^([^\s/:]+|\[[0-9a-fA-F:]+\]):\d{1,5}$"
-    )
+    probes_address: str | None = None
     liveness_timeout: Duration = timedelta(seconds=30)
     sandbox: SandboxSettings = SandboxSettings()
+
+    @field_validator("probes_address")
+    @classmethod
+    def _host_and_port(cls, value: str | None) -> str | None:
+        if value is not None and not (
+            (match := _ADDRESS.fullmatch(value)) and int(match["port"]) < _PORTS
+        ):
+            msg = "must be host:port, for instance '127.0.0.1:9464'"
+            raise ValueError(msg)
+        return value
 
     @model_validator(mode="after")
     def _without_contradictions(self) -> Self:

@@ -1,0 +1,91 @@
+"""The server of probes under clients that are slow, many, wrong or hostile."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from http import HTTPStatus
+
+import psutil
+import pytest
+
+from orkestra.errors import ConfigurationError
+from orkestra.temporal.lifecycle.http import Answer, ProbeServer
+from tests.serving import get
+
+
+def broken() -> Answer:
+    raise ValueError("secret detail")
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    fine = Answer.of_json({"fine": True}, HTTPStatus.OK)
+    server = ProbeServer("127.0.0.1:0", {"/fine": lambda: fine, "/broken": broken})
+    yield server.url.removeprefix("http://")
+    server.stop()
+    server.stop()
+
+
+def connect(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def test_what_is_asked_for_is_answered(address):
+    assert get(address, "/fine") == (200, {"fine": True})
+    assert get(address, "/fine?why=not") == (200, {"fine": True})
+    assert get(address, "/fine", "HEAD") == (200, "")
+    assert get(address, "/") == (404, {"error": "there is /fine, /broken"})
+    assert get(address, "/fine", "POST")[0] == 405
+
+
+def test_an_answer_that_fails_is_500_and_says_nothing_of_the_cause(address, caplog):
+    assert get(address, "/broken") == (500, {"error": "see the log"})
+    assert "secret detail" in caplog.text
+
+
+def test_thousands_of_silent_clients_take_neither_files_nor_answers_away(address):
+    process = psutil.Process()
+    before = process.num_fds()
+    with ExitStack() as stack:
+        for number in range(400):
+            held = stack.enter_context(connect(address))
+            held.sendall(b"GET /fine HTTP/1.1\r\nX-Slow: ")
+            if number % 100 == 99:
+                assert get(address, "/fine") == (200, {"fine": True})
+        # Both ends are in this process: 400 of ours, and few of the server's.
+        assert process.num_fds() - before < 400 + 80
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00",
+        b"GET /fine\r\n\r\n",
+        b"\r\n\r\n",
+        b"GET " + b"/" * 100_000,
+        b"GET /fine HTTP/1.1\r\n" + b"A: b\r\n" * 10_000,
+        b"\xff\xfe / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_nonsense_does_not_stop_the_server(address, sent):
+    with connect(address) as client, suppress(ConnectionError, OSError):
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        client.recv(65536)
+    assert get(address, "/fine") == (200, {"fine": True})
+
+
+def test_a_client_that_says_nothing_is_left_after_some_seconds(address):
+    with connect(address) as client:
+        began = time.monotonic()
+        client.settimeout(30)
+        with suppress(ConnectionError):
+            assert client.recv(1) == b""
+        assert time.monotonic() - began > 4
+
+
+def test_an_address_in_use_is_told_with_its_setting(address):
+    with pytest.raises(ConfigurationError, match=rf"worker\.probes_address '{address}'"):
+        ProbeServer(address, {})

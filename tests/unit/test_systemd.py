@@ -1,0 +1,48 @@
+"""What systemd is told."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from orkestra.temporal.lifecycle.status import Stage, Status, WorkerStatus
+from orkestra.temporal.lifecycle.systemd import Systemd
+
+
+@pytest.fixture
+def manager(tmp_path: Path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        made.bind(str(tmp_path / "notify"))
+        made.settimeout(5)
+        yield made
+
+
+def test_readiness_stopping_and_the_watchdog_are_told_as_they_come(manager, tmp_path):
+    environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
+    systemd = Systemd(environment)
+    assert systemd.watchdog_seconds == 1.5
+    worker = WorkerStatus("orders", "default")
+    status = Status(workers=(worker,))
+
+    def told() -> str:
+        systemd.tell(status)
+        return manager.recv(4096).decode()
+
+    assert told() == "STATUS=starting: connecting\nWATCHDOG=1"
+    assert told() == "WATCHDOG=1"
+    status.enter(Stage.RUNNING)
+    assert told() == "STATUS=running: 'orders': not started yet\nWATCHDOG=1"
+    worker.fault = None
+    assert told() == "READY=1\nSTATUS=running\nWATCHDOG=1"
+    worker.trouble = "the server\ndoes not answer"
+    assert told() == "STATUS=running: 'orders': the server does not answer\nWATCHDOG=1"
+    status.enter(Stage.DRAINING, "SIGTERM")
+    assert told() == "STOPPING=1\nSTATUS=draining: SIGTERM\nWATCHDOG=1"
+
+
+def test_without_systemd_nothing_is_told_and_a_deaf_manager_harms_nobody(tmp_path):
+    Systemd({}).tell(Status())
+    assert Systemd({"WATCHDOG_USEC": "1000"}).watchdog_seconds is None
+    Systemd({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).tell(Status())
+    another = {"NOTIFY_SOCKET": "x", "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
+    assert Systemd(another).watchdog_seconds is None
