@@ -34,7 +34,7 @@ from orkestra.tracing import trace_attributes, trace_id_of
 from tests.names import Fresh
 from tests.workflows import scenes, traced
 
-DEADLINE = 30.0
+DEADLINE = 40.0
 QUICKLY = timedelta(milliseconds=10)
 
 Handle = WorkflowHandle[Any, Any]
@@ -422,3 +422,4 @@ SCENES: list[Scene] = [
     timed_out,
     waits,
 ]
+WITH_LOCAL_ACTIVITIES: list[Scene] = [continued, long_local, mixed]

@@ -14,7 +14,15 @@ from orkestra.temporal.histories import read_trace
 from orkestra.temporal.interceptors.tracing import TracingInterceptor
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from tests.names import Fresh
-from tests.tracing_scenes import SCENES, Played, Stage, faults
+from tests.tracing_scenes import (
+    DEADLINE,
+    SCENES,
+    WITH_LOCAL_ACTIVITIES,
+    Played,
+    Scene,
+    Stage,
+    faults,
+)
 from tests.workflows import scenes, traced
 
 WORKFLOWS = [*scenes.WORKFLOWS, *traced.WORKFLOWS]
@@ -39,9 +47,15 @@ async def stage(
     await made.close()
 
 
-async def all_played(stage: Stage) -> dict[str, Played]:
-    results = await asyncio.gather(*(scene(stage) for scene in SCENES))
-    return {scene.__name__: result for scene, result in zip(SCENES, results, strict=True)}
+async def all_played(stage: Stage, scenes: list[Scene]) -> dict[str, Played]:
+    playing = {scene.__name__: asyncio.create_task(scene(stage)) for scene in scenes}
+    try:
+        _, late = await asyncio.wait(playing.values(), timeout=DEADLINE)
+        assert not late, [name for name, task in playing.items() if task in late]
+        return {name: task.result() for name, task in playing.items()}
+    finally:
+        for task in playing.values():
+            task.cancel()
 
 
 @pytest.mark.parametrize(
@@ -50,8 +64,10 @@ async def all_played(stage: Stage) -> dict[str, Played]:
     ids=["cached", "uncached"],
 )
 async def test_every_scene_leaves_one_trace_with_one_root_and_each_span_once(stage, options):
+    # Without a cache the core interrupts the local activities of one workflow for another's task.
+    played_here = [scene for scene in SCENES if not options or scene not in WITH_LOCAL_ACTIVITIES]
     async with stage.worker(**options):
-        all_of_it = await all_played(stage)
+        all_of_it = await all_played(stage, played_here)
     spans = await stage.spans()
 
     wrong = {

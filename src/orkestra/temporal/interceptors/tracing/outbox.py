@@ -5,8 +5,10 @@ had timed out because the worker stood still. The task is then done again, perha
 not under replay: its spans would be sent twice, and Langfuse keeps both. So they are held for a
 while, seconds at most. The core does not tell that a task was taken, but it tells everything else:
 
-- a later task of the run, or an eviction for a reason that does not blame the task: it was taken;
+- a later task of the run, or an eviction because the run is over: it was taken;
 - an eviction for a reason that blames it, or a failure of the task itself: it was not;
+- an eviction for another reason, such as a full cache, may have come over one that blames the task.
+  If the run comes back, the task is replayed if it was taken, and skipped if it was not;
 - nothing of it for some time after the last activation of the task: it was taken. The time is
   counted in ticks of a thread, because a process that was stopped must not take the time that it
   slept for an answer.
@@ -31,21 +33,25 @@ from orkestra.tracing import CaptureLimits, RunSpans, SpanKind, SpanRecord
 
 _logger: Final = logging.getLogger(__name__)
 
-TAKEN: Final = frozenset(
+TAKEN: Final = frozenset({RemoveFromCache.WORKFLOW_EXECUTION_ENDING})
+"""Evictions that say that the server took what the run did last."""
+
+OPEN: Final = frozenset(
     {
         RemoveFromCache.CACHE_FULL,
         RemoveFromCache.CACHE_MISS,
         RemoveFromCache.LANG_REQUESTED,
         RemoveFromCache.PAGINATION_OR_HISTORY_FETCH,
-        RemoveFromCache.WORKFLOW_EXECUTION_ENDING,
     }
 )
-"""Evictions that do not say that the server refused what the run did last."""
+"""Evictions that say nothing about it; all others say that the server did not."""
 
 TICK: Final = timedelta(milliseconds=500)
 TICKS: Final = 6
 MAX_HELD: Final = 2_000
 """Records held at once; those beyond are sent at once, and may be sent twice."""
+
+_MAX_INTERRUPTED: Final = 1_000
 
 Send = Callable[[SpanRecord], None]
 
@@ -75,6 +81,8 @@ class Outbox:
         self._timer_threshold = timer_threshold
         self._lock = threading.Lock()
         self._waiting: dict[RunOutbox, int] = {}
+        self._evicted: dict[str, RunOutbox] = {}
+        self._interruptions: dict[str, int] = {}
         self._held = 0
         self._thread: threading.Thread | None = None
         self._is_told = False
@@ -82,7 +90,9 @@ class Outbox:
     def hook(self, details: WorkflowInstanceDetails) -> "RunOutbox":
         """The hook of one run, for `orkestra.temporal.runner.hooked()`."""
         commands = RunCommands(self._limits, self._timer_threshold)
-        return RunOutbox(self, commands, details.info.task_queue)
+        info = details.info
+        interruptions = self._interruptions.get(info.run_id, 0)
+        return RunOutbox(self, commands, info.run_id, info.task_queue, interruptions)
 
     def take(self, record: SpanRecord) -> None:
         """Take a span of the run whose code is running."""
@@ -126,6 +136,23 @@ class Outbox:
                 )
                 self._thread.start()
 
+    def leave(self, run: "RunOutbox") -> None:
+        """The run was evicted, and what it holds is for the ticks, or for it when it comes back."""
+        with self._lock:
+            self._evicted[run.run_id] = run
+        self.wait(run)
+
+    def left_by(self, run_id: str) -> "RunOutbox | None":
+        """What the run held when it was evicted before."""
+        return self._evicted.get(run_id)
+
+    def interrupt(self, run_id: str) -> None:
+        """Local activities of the run were interrupted, to be done again in the same task."""
+        with self._lock:
+            self._interruptions[run_id] = self._interruptions.pop(run_id, 0) + 1
+            if len(self._interruptions) > _MAX_INTERRUPTED:
+                del self._interruptions[next(iter(self._interruptions))]
+
     def wait_no_more(self, run: "RunOutbox") -> None:
         """The run goes on: it is not for the ticks to say that its task was taken."""
         with self._lock:
@@ -141,6 +168,8 @@ class Outbox:
 
     def _parted(self, run: "RunOutbox") -> list[SpanRecord]:
         self._waiting.pop(run, None)
+        if self._evicted.get(run.run_id) is run:
+            del self._evicted[run.run_id]
         records = list(run.held)
         run.held.clear()
         self._held -= len(records)
@@ -166,13 +195,30 @@ class Outbox:
 class RunOutbox:
     """The outbox of one run on one worker, around the run's activations; see `RunHook`."""
 
-    def __init__(self, outbox: Outbox, commands: RunCommands, task_queue: str) -> None:
-        """Hold for the outbox."""
+    def __init__(
+        self,
+        outbox: Outbox,
+        commands: RunCommands,
+        run_id: str,
+        task_queue: str,
+        interruptions: int,
+    ) -> None:
+        """Hold for the outbox.
+
+        Args:
+            outbox: Where to wait.
+            commands: What the run's commands tell.
+            run_id: The run.
+            task_queue: Its worker's queue.
+            interruptions: How often its local activities were interrupted before.
+        """
+        self.run_id = run_id
         self.task_queue = task_queue
+        self.interruptions = interruptions
         self.held: list[SpanRecord] = []
         self._outbox = outbox
         self._commands = commands
-        self._history_length = 0
+        self.history_length = 0
         self._is_broken = False
 
     def know(self, spans: RunSpans) -> None:
@@ -210,10 +256,11 @@ class RunOutbox:
         self._outbox.wait_no_more(self)
         for job in activation.jobs:
             if job.HasField("remove_from_cache"):
-                self._outbox.part(self, is_taken=job.remove_from_cache.reason in TAKEN)
+                self._evicted(job.remove_from_cache.reason)
                 return
-        if activation.history_length > self._history_length:
-            self._history_length = activation.history_length
+        self._judge_predecessor(activation)
+        if activation.history_length > self.history_length:
+            self.history_length = activation.history_length
             self._outbox.part(self, is_taken=True)
         for record in self._commands.resolved(activation):
             self.hold(record)
@@ -228,9 +275,31 @@ class RunOutbox:
         if self.held and (self._commands.is_closing or not self._commands.local):
             self._outbox.wait(self)
 
+    def _evicted(self, reason: int) -> None:
+        if self._commands.local and not self._commands.is_closing:
+            self._outbox.interrupt(self.run_id)
+        if self.held and reason in OPEN:
+            self._outbox.leave(self)
+        else:
+            self._outbox.part(self, is_taken=reason in TAKEN)
+
+    def _judge_predecessor(self, activation: WorkflowActivation) -> None:
+        """See whether the task is replayed that the run was evicted after."""
+        before = self._outbox.left_by(self.run_id)
+        if before is None or before is self:
+            return
+        if not activation.is_replaying:
+            self._outbox.part(before, is_taken=False)
+        elif activation.history_length == before.history_length and not _only_asks(activation):
+            self._outbox.part(before, is_taken=True)
+
     def _give_up(self, error: Exception) -> None:
         """What the SDK tells is not as expected: go on without holding."""
         if not self._is_broken:
             _logger.error("Spans of a workflow run are sent at once: %r", error)
         self._is_broken = True
         self._outbox.part(self, is_taken=True)
+
+
+def _only_asks(activation: WorkflowActivation) -> bool:
+    return all(job.HasField("query_workflow") for job in activation.jobs)

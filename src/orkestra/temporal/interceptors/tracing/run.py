@@ -36,6 +36,9 @@ NOW: Final = "__orkestra_now"
 """The extern function that says what the worker's clock says, in nanoseconds."""
 
 
+_MICROSECOND: Final = 1000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """How runs are traced.
@@ -134,8 +137,15 @@ class RunTrace:
         return replace(self.spans.context, attributes=attributes)
 
     def for_local_activity(self) -> TraceContext:
-        """What a local activity of this run is told: when its span begins, too."""
-        return replace(self.for_activity(), start_ns=workflow.time_ns())
+        """What a local activity of this run is told: when its span begins, too.
+
+        One that is done again in the same workflow task, because a worker without a cache has
+        interrupted it, begins a microsecond later: it is another execution.
+        """
+        outbox = current_run()
+        interruptions = outbox.interruptions if outbox is not None else 0
+        start_ns = workflow.time_ns() + interruptions * _MICROSECOND
+        return replace(self.for_activity(), start_ns=start_ns)
 
     def for_child(self) -> TraceContext:
         """What a child is told; it knows the ID of the root workflow, its session, itself."""
