@@ -42,8 +42,8 @@ completeness: $(STAMP)  ## Say how completely the package is typed for its users
 coverage: $(STAMP)  ## Run the tests and report which branches they leave out
 	@$(BIN)/python -m pytest --cov
 
-bench: $(STAMP)  ## Measure what Orkestra costs beside the bare Temporal SDK
-	@$(BIN)/python -m benchmarks
+bench: $(STAMP)  ## Measure what Orkestra costs beside the bare SDK; OPTIONS=--all for everything
+	@$(BIN)/python -m benchmarks $(OPTIONS)
 
 build: $(STAMP)  ## Build the wheel and the source distribution into dist
 	@$(BIN)/python -m build --no-isolation
