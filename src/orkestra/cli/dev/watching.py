@@ -71,6 +71,7 @@ class Watcher:
         self._folders = [root for root in roots if not root.is_file()]
         self._files = {root for root in (*roots, *also) if root not in self._folders}
         self._changed: dict[Path, None] = {}
+        self._known: dict[Path, int] = {}
         self._noticed = asyncio.Event()
         self._restart = asyncio.Event()
 
@@ -119,15 +120,20 @@ class Watcher:
             self._notice(file for file in self._all_files() if _modified(file) > began)
 
     def _notice(self, paths: Iterable[Path]) -> None:
-        self._changed.update(dict.fromkeys(paths))
+        for path in paths:
+            if self._known.get(path) != (modified := _modified(path)):
+                self._known[path] = modified
+                self._changed[path] = None
         if self._changed:
             self._noticed.set()
 
-    def _counts(self, _: Change, path: str) -> bool:
+    def _counts(self, change: Change, path: str) -> bool:
         file = Path(path)
+        if file in self._files:
+            return True
         if file.suffix == _SUFFIX:
-            return file in self._files or self._is_below(file)
-        return file in self._files or (file.is_dir() and self._is_below(file) and _is_source(file))
+            return self._is_below(file)
+        return change is Change.added and self._is_below(file) and _is_source_folder(file)
 
     def _is_below(self, file: Path) -> bool:
         return any(file.is_relative_to(folder) for folder in self._folders)
@@ -151,11 +157,11 @@ def _source_folders(folder: Path) -> Iterator[Path]:
         place = waiting.pop()
         yield place
         with contextlib.suppress(OSError):
-            waiting += [path for path in place.iterdir() if path.is_dir() and _is_source(path)]
+            waiting += filter(_is_source_folder, place.iterdir())
 
 
-def _is_source(folder: Path) -> bool:
-    return folder.name.isidentifier() and folder.name != "__pycache__"
+def _is_source_folder(path: Path) -> bool:
+    return path.name.isidentifier() and path.name != "__pycache__" and path.is_dir()
 
 
 def _modified(file: Path) -> int:
