@@ -246,3 +246,11 @@ def test_a_data_converter_must_be_one():
     assert load_converter(None) is DataConverter.default
     with pytest.raises(ConfigurationError, match="no DataConverter"):
         load_converter("json:dumps")
+
+
+def test_what_its_run_did_not_wait_for_is_told_from_what_is_going_on():
+    left = replace(episode(2, parent=1, took_ns=None), is_abandoned=True)
+    lines = drawn(episode(1), left, episode(3, parent=1, took_ns=None))
+    assert [line.split()[-1] for line in lines[-2:]] == ["abandoned", "running"]
+    [root] = branches_of([episode(1), left])
+    assert [child["status"] for child in root.as_dict()["children"]] == ["abandoned"]

@@ -36,7 +36,7 @@ _JUST_NOW: Final = timedelta(minutes=1)
 _LISTED: Final = 100
 _LEFT_OUT: Final = {
     "recent": "ended only just now",
-    "unended": "still going on",
+    "unended": "without an end",
     "unsampled": "not sampled",
 }
 

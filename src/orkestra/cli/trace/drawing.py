@@ -12,11 +12,18 @@ from orkestra.cli.output import plain
 from orkestra.temporal.histories import Episode
 from orkestra.tracing import Level, SpanKind
 
+_SEEN: Final = frozenset({"abandoned", "completed", "failed", "running"})
+"""What a line says by its times and colours already."""
+
 _MILLISECOND: Final = 1_000_000
 _SECOND: Final = 1000 * _MILLISECOND
 _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
-_STYLES: Final[Mapping[Level, str]] = {Level.WARNING: "yellow", Level.ERROR: "red"}
+_STYLES: Final[Mapping[Level, str]] = {
+    Level.DEFAULT: "",
+    Level.WARNING: "yellow",
+    Level.ERROR: "red",
+}
 _TIMES: Final = 21
 """Columns of the two times behind a name."""
 
@@ -66,7 +73,7 @@ def branches_of(episodes: Sequence[Episode]) -> list[Branch]:
 def status_of(episode: Episode) -> str:
     """How it ended, in one word."""
     if episode.outcome is None:
-        return "running"
+        return "abandoned" if episode.is_abandoned else "running"
     return str(episode.outcome.metadata.get("status", "completed"))
 
 
@@ -91,10 +98,10 @@ def draw(console: Console, roots: Sequence[Branch]) -> None:
 
 def _draw_one(console: Console, episode: Episode, before: str, beside: str, origin_ns: int) -> None:
     span, outcome = episode.span, episode.outcome
-    style = _STYLES.get(outcome.level, "") if outcome else "cyan"
+    style = _STYLES[outcome.level] if outcome else "dim" if episode.is_abandoned else "cyan"
     name = Text.assemble((before, "dim"), (plain(span.name), style), (_note(episode), "dim"))
     if episode.end_ns is None:
-        took = "running"
+        took = status_of(episode)
     else:
         # Of a signal the history does not say how long its handler took.
         is_signal = span.kind is SpanKind.SIGNAL
@@ -126,7 +133,7 @@ def _note(episode: Episode) -> str:
         notes.append(f"attempt {attempt}")
     if metadata.get("is_local"):
         notes.append("local")
-    if (status := status_of(episode)) not in ("completed", "failed", "running"):
+    if (status := status_of(episode)) not in _SEEN:
         notes.append(status.replace("_", " "))
     return plain("".join(f"  {note}" for note in notes))
 

@@ -17,7 +17,8 @@ class BackfillReport:
         present: How many spans Langfuse had already.
         recent: How many were left out because they have only just ended: a worker may be about to
             send them.
-        unended: How many were left out because they are still going on.
+        unended: How many were left out because they have no end: they are going on, or the run
+            ended without waiting for them.
         unsampled: How many were left out because their trace is not sampled.
         dry_run: Whether nothing was sent.
     """

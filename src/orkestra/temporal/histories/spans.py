@@ -1,6 +1,7 @@
 """All that a history tells of a run, as spans: those that its workers sent or would have sent."""
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Final
 
 from temporalio.api.enums.v1 import EventType
@@ -29,7 +30,11 @@ async def episodes_of(telling: Telling) -> list[Episode]:
     found = [await _workflow(telling)]
     for tell in _TELLERS:
         found += [episode async for episode in tell(telling)]
-    return found
+    is_closed = telling.run.end is not None
+    return [
+        replace(episode, is_abandoned=True) if is_closed and episode.record is None else episode
+        for episode in found
+    ]
 
 
 async def _workflow(telling: Telling) -> Episode:
