@@ -34,9 +34,9 @@ class KeyGate(Listener):
         self._revoked: frozenset[bytes] = frozenset()
         self.refused = 0
 
-    def revoke(self) -> None:
-        """Refuse every key that was seen so far."""
-        self._revoked = frozenset(self.keys)
+    def revoke(self, place: int) -> None:
+        """Refuse the key that stands there in `keys`."""
+        self._revoked |= {self.keys[place]}
 
     def admits(self, key: bytes) -> bool:
         if key not in self.keys:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from orkestra import (
@@ -23,10 +24,11 @@ from orkestra import (
 from orkestra.temporal.connection import open_connection
 from tests.faults.keyed import KeyGate
 from tests.faults.waiting import until
+from tests.names import Fresh
 from tests.workflows.gated import Gated, Steps
 
 SOON = timedelta(seconds=0.2)
-NEVER_BY_ITSELF = timedelta(hours=1)
+HOURLY = timedelta(hours=1)
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ async def test_a_key_in_a_file_changes_under_workers_that_make_no_calls(
             await until(lambda: len(steps.done) == 1)
             file.write_text("second\n")
             await until(lambda: manager.statistics.rotations == 1)
-            gate.revoke()
+            gate.revoke(0)
             await handle.signal(Gated.open)
             assert await handle.result() == "first 1, second 1"
     assert len(gate.keys) == 2
@@ -78,10 +80,10 @@ async def test_a_key_that_is_refused_is_asked_for_again_and_the_call_succeeds(
         return give()
 
     source = give_later if is_async else give
-    async with manager_for(gate, api_key=source, credentials_refresh=NEVER_BY_ITSELF) as manager:
+    async with manager_for(gate, api_key=source, credentials_refresh=HOURLY) as manager:
         client = await manager.get_client(tenant=fresh.tenant())
         assert asked == ["key-0"]
-        gate.revoke()
+        gate.revoke(0)
         ids = [f"{n}-{fresh.suffix}" for n in range(20)]
         handles = await asyncio.gather(
             *(
@@ -94,16 +96,35 @@ async def test_a_key_that_is_refused_is_asked_for_again_and_the_call_succeeds(
         assert manager.statistics.rotations == 1
 
 
+async def test_a_call_of_another_event_loop_takes_up_a_changed_key_as_well(
+    gate, tmp_path: Path, fresh
+):
+    file = tmp_path / "key"
+    file.write_text("first")
+    async with manager_for(gate, api_key_file=file, credentials_refresh=HOURLY) as manager:
+        client = await manager.get_client(tenant=fresh.tenant())
+        file.write_text("second")
+        gate.revoke(0)
+        for _ in range(2):
+            assert await asyncio.to_thread(asyncio.run, start_one(client, fresh))
+        assert manager.statistics.rotations == 1
+        assert await start_one(client, fresh)
+
+
+async def start_one(client: Client, fresh: Fresh) -> str:
+    return (await start_workflow(client, "nobody", task_queue=fresh.task_queue("idle"))).id
+
+
 async def test_a_refusal_that_no_new_key_mends_is_the_callers(gate, fresh):
     async with manager_for(gate, api_key=SecretStr("only")) as manager:
         client = await manager.get_client(tenant=fresh.tenant())
-        gate.revoke()
+        gate.revoke(-1)
         with pytest.raises(RPCError) as caught:
             await start_workflow(client, "nobody", task_queue="idle")
         assert caught.value.status is RPCStatusCode.UNAUTHENTICATED
     async with manager_for(gate, api_key=lambda: "the same") as manager:
         client = await manager.get_client(tenant=fresh.tenant())
-        gate.revoke()
+        gate.revoke(-1)
         with pytest.raises(RPCError):
             await start_workflow(client, "nobody", task_queue="idle")
         assert manager.statistics.rotations == 0

@@ -84,23 +84,6 @@ async def test_the_deadline_holds_and_each_attempt_is_one_line(caplog):
     assert caught.value.attempts == len(caplog.records)
 
 
-async def test_a_connection_outlives_a_restart_of_the_server(tmp_path, fresh):
-    server = DevServer(port=free_port(), db_filename=tmp_path / "temporal.db")
-    await server.start()
-    try:
-        connection = await open_connection(TemporalSettings(address=server.address))
-        client = Client(connection.service_client)
-        await server.kill()
-        await server.start()
-        handle = await client.start_workflow(
-            "nobody", id=fresh.workflow_id(), task_queue=fresh.task_queue()
-        )
-        assert (await handle.describe()).id == fresh.workflow_id()
-        await connection.close()
-    finally:
-        await server.stop()
-
-
 async def test_closing_works_while_the_server_is_dead(fresh):
     server = DevServer(port=free_port())
     await server.start()

@@ -1,23 +1,29 @@
 """Langfuse down, busy, frozen or refusing, masks that fail: workflows must not notice."""
 
 import asyncio
+import json
 import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError
 
+from orkestra import OrkestraPlugin
 from orkestra.langfuse import Loss
 from orkestra.testing import Behaviour, LangfuseReceiver
 from orkestra.tracing import trace_attributes
 from tests.names import Fresh
+from tests.serving import serving
 from tests.tracing import SECONDS, Traced
 from tests.workflows.observed import Observe
+from tests.workflows.slow import Slow
 from tests.workflows.traced import Answer, Fail, Flaky, Ticket
 
+ROOT = Path(__file__).parents[2]
 DEADLINE = timedelta(seconds=1)
 BRIEFLY = timedelta(milliseconds=200)
 SECRET = "sk-canary-1234567890"
@@ -187,29 +193,79 @@ ENDS_WITHOUT_FLUSH = """
 import sys
 from orkestra.config import LangfuseSettings
 from orkestra.langfuse import LangfuseSink
-from orkestra.tracing import *
+from tests.tracing import record_of
 
-span = Span(
-    trace_id="1" * 32, span_id="2" * 16, parent_id=None, kind=SpanKind.WORKFLOW, name="workflow:X",
-    start_ns=1, run_id="r", tenant=None, attributes=TraceAttributes(), metadata={},
-)
 settings = LangfuseSettings(
     public_key="pk-lf-test", secret_key="sk-lf-test", base_url=sys.argv[1], flush_timeout="2s"
 )
 sink = LangfuseSink(settings)
-sink.emit(SpanRecord(span=span, outcome=Outcome(), end_ns=2))
 """
+
+ENDS = {
+    "at once": "sink.emit(record_of())",
+    "while the SDK is imported": "sink.start(); sink.emit(record_of())",
+    "by an error": "sink.emit(record_of()); raise SystemExit(3)",
+}
 
 
 @pytest.mark.parametrize("behaviour", [Behaviour.ACCEPT, Behaviour.HANG])
-async def test_an_interpreter_that_ends_sends_what_it_can_and_does_not_wait_longer(behaviour):
+@pytest.mark.parametrize("end", ENDS)
+async def test_an_interpreter_that_ends_sends_what_it_can_and_does_not_wait_longer(behaviour, end):
     with LangfuseReceiver() as receiver, receiver.behaving(behaviour):
         began = time.monotonic()
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", ENDS_WITHOUT_FLUSH, receiver.url
+            *(sys.executable, "-c", ENDS_WITHOUT_FLUSH + ENDS[end], receiver.url), cwd=ROOT
         )
-        assert await asyncio.wait_for(process.wait(), 30) == 0
+        assert await asyncio.wait_for(process.wait(), 40) == (3 if "3" in ENDS[end] else 0)
         took = time.monotonic() - began
         names = [span.name for span in receiver.spans]
     assert names == (["workflow:X"] if behaviour is Behaviour.ACCEPT else [])
-    assert took < 10
+    assert took < 30
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour.ACCEPT, Behaviour.HANG])
+async def test_a_worker_that_is_told_to_stop_sends_what_it_has_within_its_deadline(
+    raw_client, dev_server, fresh, behaviour
+):
+    with LangfuseReceiver(public_key=f"pk-{fresh.suffix}") as receiver:
+        settings = receiver.settings()
+        keys = {
+            "public_key": settings.public_key,
+            "secret_key": receiver.secret_key,
+            "base_url": receiver.url,
+            "flush_timeout": 1,
+        }
+        acme = Client(raw_client.service_client, plugins=[OrkestraPlugin(tenant=fresh.tenant())])
+        with receiver.behaving(behaviour):
+            async with serving(
+                dev_server.address,
+                fresh.task_queue(),
+                environment={"SERVE_LANGFUSE": json.dumps(keys)},
+            ) as worker:
+                done = acme.execute_workflow(
+                    Slow.run, args=["obeys", 0.1], id="one", task_queue=fresh.task_queue()
+                )
+                assert await done == "finished"
+                worker.process.terminate()
+                assert await worker.end() == 0
+            names = {span.name for span in receiver.spans}
+    is_up = behaviour is Behaviour.ACCEPT
+    assert names == ({"workflow:Slow", "activity:obeys"} if is_up else set())
+
+
+async def test_workflows_take_as_long_as_without_tracing_while_langfuse_hangs(
+    raw_client, fresh, receiver, record_property
+):
+    """The ratio is for people: the machine that runs the tests may be doing anything."""
+    seconds: dict[bool, float] = {}
+    with receiver.behaving(Behaviour.HANG):
+        for enabled in (True, False):
+            traced = Traced(raw_client, fresh, receiver, enabled=enabled, flush_timeout=BRIEFLY)
+            async with traced.worker():
+                began = time.perf_counter()
+                ids = [f"{enabled}-{number}" for number in range(20)]
+                await asyncio.gather(*(traced.result(Flaky.run, 2, id=each) for each in ids))
+                seconds[enabled] = time.perf_counter() - began
+            await traced.plugin.close()
+    record_property("hanging_to_untraced", seconds[True] / seconds[False])
+    assert seconds[True] < 10 * seconds[False] + 5
