@@ -3,7 +3,7 @@
 import atexit
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from functools import cache
@@ -138,6 +138,12 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         return self._placements
 
     @property
+    def lost_spans(self) -> Mapping[str, int]:
+        """How many spans were lost, by reason; none where tracing is off."""
+        lost: Mapping[str, int] = getattr(self._sink, "lost", {})
+        return lost
+
+    @property
     def search_attribute(self) -> str:
         """Name of the search attribute that shows the tenant."""
         return self._config.tenancy.search_attribute
@@ -194,8 +200,8 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
     async def close(self) -> None:
         """Send the spans that wait, within `langfuse.flush_timeout`, and let go of everything.
 
-        For plugins of one's own; `TemporalConnectionManager.close()` closes its own. It may be called
-        again.
+        For plugins of one's own; `TemporalConnectionManager.close()` closes its own. It may be
+        called again.
 
         Raises:
             ForbiddenOperationError: The plugin came from `for_tenant()`, and shares with others.

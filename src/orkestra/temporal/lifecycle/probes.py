@@ -1,6 +1,7 @@
 """`/livez`, `/readyz` and `/metrics`."""
 
 import logging
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -47,7 +48,7 @@ class Probes:
         texts = [runtime.metrics_text() for runtime in runtimes.values()]
         plugins = {p for client in clients for p in client.config()["plugins"]}
         ours = [p for p in plugins if isinstance(p, OrkestraPlugin)]
-        return Answer("".join([*texts, text_of(metrics_of(self._status) + _of_traces(ours))]))
+        return Answer("".join([*texts, text_of([*metrics_of(self._status), _of_traces(ours)])]))
 
 
 @contextmanager
@@ -71,8 +72,17 @@ def serving(probes: Probes, config: OrkestraConfig) -> Generator[None]:
         server.stop()
 
 
-def _of_traces(plugins: Sequence[OrkestraPlugin]) -> list[Metric]:
-    return []
+def _of_traces(plugins: Sequence[OrkestraPlugin]) -> Metric:
+    # Plugins of the workers of one manager share a sink, whose counts must not be added up.
+    lost: Counter[str] = Counter()
+    for plugin in plugins:
+        lost |= Counter({str(reason): count for reason, count in plugin.lost_spans.items()})
+    return Metric(
+        "orkestra_spans_lost_total",
+        "counter",
+        "Spans that did not get to Langfuse.",
+        [({"reason": reason}, count) for reason, count in sorted(lost.items())],
+    )
 
 
 def _verdict(body: dict[str, object], *, is_good: bool) -> Answer:

@@ -91,7 +91,7 @@ class TenantActivityInbound(ActivityInboundInterceptor):
         counter = activity.metric_meter().create_counter(
             "orkestra_refused_activities", "Activities refused for their tenant"
         )
-        counter.add(1)
+        counter.add(1, {"kind": verdict.kind})
         activity.logger.warning("Refused activity: %s", verdict.problem)
         message = f"activity refused: {verdict.problem}"
         return ApplicationError(message, type=verdict.kind, non_retryable=verdict.is_final)

@@ -89,7 +89,7 @@ class Admission:
         info = self._info
         _logger.warning("%s (ID %r, run %s)", verdict.problem, info.workflow_id, info.run_id)
         name, text = "orkestra_refused_workflows", "Workflows that were not let in"
-        self._meter.create_counter(name, text).add(1)
+        self._meter.create_counter(name, text).add(1, {"kind": verdict.kind})
 
 
 class Limit:

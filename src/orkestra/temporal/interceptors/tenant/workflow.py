@@ -27,7 +27,7 @@ from temporalio.worker import (
 
 from orkestra.errors import TENANT_MISMATCH, TENANT_REQUIRED, TenantMismatchError
 from orkestra.temporal.interceptors.tenant.policy import Headers, TenantPolicy
-from orkestra.tenancy import act_for, owner_of, scope_id
+from orkestra.tenancy import act_for, scope_id
 
 
 class _Tenancy:
@@ -55,6 +55,8 @@ class _Tenancy:
             if self._tenant is None and self._refusal is None and self.policy.is_required:
                 message = f"workflow refused: it was started without header {self.policy.header!r}"
                 self._refusal = refusal(TENANT_REQUIRED, message)
+            if self._refusal is not None:
+                _count_refused("workflows", self._refusal.type or "")
         if self._refusal is not None:
             raise self._refusal
         return self._tenant
@@ -119,6 +121,7 @@ class TenantWorkflowInbound(WorkflowInboundInterceptor):
     def _admit(self, kind: str, name: str, headers: Headers) -> None:
         problem = self._tenancy.problem(headers)
         if problem is not None:
+            _count_refused("messages", kind)
             message = f"{kind} {name!r} refused: {problem}"
             raise refusal(TENANT_MISMATCH, message)
         act_for(self._tenancy.tenant)
@@ -247,11 +250,18 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
 
     def _scope(self, workflow_id: str) -> str:
         """Scope as this run's own ID is, so that an unscoped run replays without the plugin."""
-        tenant = self._tenancy.tenant
-        is_scoped = tenant is not None and owner_of(workflow.info().workflow_id) == tenant
-        return scope_id(tenant, workflow_id) if tenant is not None and is_scoped else workflow_id
+        tenant, own_id = self._tenancy.tenant, workflow.info().workflow_id
+        if tenant is None or not self._tenancy.policy.is_scoped(tenant, own_id):
+            return workflow_id
+        return scope_id(tenant, workflow_id)
 
 
 def refusal(kind: str, message: str) -> ApplicationError:
     """The error that ends a workflow, an update, a query or an activity for good."""
     return ApplicationError(message, type=kind, non_retryable=True)
+
+
+def _count_refused(what: str, kind: str) -> None:
+    meter = workflow.metric_meter()
+    counter = meter.create_counter(f"orkestra_refused_{what}", f"Refused {what}, by kind")
+    counter.add(1, {"kind": kind})
