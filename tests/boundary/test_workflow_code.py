@@ -15,12 +15,14 @@ from temporalio.worker import Replayer, Worker
 
 from orkestra import OrkestraConfig, OrkestraPlugin, TenancySettings
 from tests.names import Fresh
+from tests.town import Forging
 from tests.workflows.everything import Mailbox
 from tests.workflows.forging import (
     WORKFLOWS,
     Answers,
     Forges,
     Injects,
+    Reaches,
     Remembers,
     Signals,
     innocent,
@@ -135,6 +137,46 @@ async def test_b09_a_signal_from_a_workflow_tells_nothing_of_anothers_workflow(y
     assert await own.result() == []
     assert (await victim.describe()).status is WorkflowExecutionStatus.RUNNING
     await victim.terminate()
+
+
+@pytest.mark.parametrize("yard", [OrkestraConfig()], indirect=True, ids=["scoped"])
+@pytest.mark.parametrize("kind", ["cancel", "signal", "child", "terminate"])
+async def test_b09_a_run_whose_id_has_no_prefix_reaches_no_further(yard, kind):
+    """An SDK without Orkestra starts it, with the tenant's header and an ID as it likes."""
+    victim = await yard.client(yard.beta).start_workflow(
+        Mailbox.run, id="victim", task_queue=yard.queue
+    )
+    bare = Client(yard.raw.service_client, interceptors=[Forging(yard.acme)])
+    reaching = await bare.start_workflow(
+        Reaches.run,
+        args=[kind, victim.id],
+        id=yard.fresh.workflow_id("plain"),
+        task_queue=yard.queue,
+    )
+    if kind in {"cancel", "signal"}:
+        assert "not found" in await reaching.result()
+    else:
+        with pytest.raises(WorkflowFailureError) as caught:
+            await reaching.result()
+        assert isinstance(caught.value.cause, ApplicationError)
+        assert caught.value.cause.type == "TenantMismatch"
+    description = await victim.describe()
+    assert description.status is WorkflowExecutionStatus.RUNNING
+    assert description.run_id == victim.first_execution_run_id
+    assert not description.raw_description.workflow_extended_info.cancel_requested
+    await victim.terminate()
+
+
+@pytest.mark.parametrize("yard", [GLOBAL], indirect=True, ids=["global"])
+async def test_global_ids_stay_as_they_are_also_below_one_that_looks_scoped(yard):
+    """`acme:job` may be what people called it all along."""
+    handle = await yard.client(yard.acme).start_workflow(
+        Reaches.run,
+        args=["child", yard.fresh.workflow_id("line")],
+        id=f"{yard.acme}:job",
+        task_queue=yard.queue,
+    )
+    assert await handle.result() == yard.fresh.workflow_id("line")
 
 
 async def test_b22_the_modules_of_ones_own_workflows_are_not_shared(yard):

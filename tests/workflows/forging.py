@@ -9,7 +9,7 @@ from typing import Any
 import nexusrpc
 from temporalio import activity, workflow
 from temporalio.api.common.v1 import Payload
-from temporalio.common import RawValue
+from temporalio.common import RawValue, WorkflowIDReusePolicy
 
 SECONDS = timedelta(seconds=20)
 SHARED: list[str] = []
@@ -91,6 +91,30 @@ class Injects:
 
 
 @workflow.defn
+class Reaches:
+    """Tries to end another workflow by its ID, and tells what became of it."""
+
+    @workflow.run
+    async def run(self, kind: str, target: str) -> str:
+        try:
+            if kind == "cancel":
+                await workflow.get_external_workflow_handle(target).cancel()
+            elif kind == "signal":
+                await workflow.get_external_workflow_handle(target).signal("finish")
+            else:
+                policy = {"terminate": WorkflowIDReusePolicy.TERMINATE_IF_RUNNING}.get(
+                    kind, WorkflowIDReusePolicy.ALLOW_DUPLICATE
+                )
+                child = await workflow.start_child_workflow(
+                    Innocent.run, id=target, id_reuse_policy=policy
+                )
+                return child.id
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test looks at it
+            return str(error)
+        return "reached"
+
+
+@workflow.defn
 class Signals:
     """Signals what it is told to, and says what became of it."""
 
@@ -130,4 +154,4 @@ class Remembers:
         return SHARED
 
 
-WORKFLOWS = [Answers, Forges, Injects, Innocent, Remembers, Signals]
+WORKFLOWS = [Answers, Forges, Injects, Innocent, Reaches, Remembers, Signals]

@@ -40,7 +40,7 @@ from orkestra.temporal.interceptors.tenant.issued import Issued, spellings
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.temporal.interceptors.tenant.untenanted import Untenanted
 from orkestra.temporal.interceptors.tenant.verdicts import COMMAND, RUN, Verdict, recorded_verdict
-from orkestra.tenancy import act_for, owner_of, scope_id
+from orkestra.tenancy import act_for, scope_id
 
 _NOBODYS: Final = "temporal-no-such-workflow:"
 """Before an ID, names a workflow that cannot exist: no tenant's ID begins so."""
@@ -90,7 +90,7 @@ class TenantRunHook:
             self._tenant = None
             self._is_refused = True
         self._info = details.info
-        self._is_scoped = owner_of(details.info.workflow_id) == self._tenant
+        self._is_scoped = policy.is_scoped(self._tenant, details.info.workflow_id)
         self._issued = (
             Issued(
                 policy,
@@ -188,13 +188,18 @@ class TenantRunHook:
             self._place(command, tenant, self._asking)
 
     def _hold_to_own(self, target: NamespacedWorkflowExecution, tenant: str) -> None:
-        """Let it reach the tenant's own workflow, and find none in place of another's."""
+        """Let it reach the tenant's own workflow, and find none in place of another's.
+
+        Where IDs are scoped, a run without the prefix (another SDK started it, for instance) may
+        also reach what has no tenant.
+        """
         owners, asking = self._owners, self._asking
-        if owners is None or asking is None or self._is_replaying:
+        if self._is_scoped or owners is None or asking is None or self._is_replaying:
             return
         workflow_id, run_id = target.workflow_id, target.run_id
         found = asking.wait_for(lambda: owners.whose(workflow_id, run_id))
-        if found is None or found[0] != tenant:
+        reachable = {tenant} if self._policy.has_global_ids else {tenant, None}
+        if found is None or found[0] not in reachable:
             target.workflow_id = _NOBODYS + workflow_id
         else:
             target.run_id = found[1]
@@ -213,15 +218,21 @@ class TenantRunHook:
             self._bound_urgency(command.schedule_activity, placement)
             self._move(command.schedule_activity, placement)
         elif command.HasField("start_child_workflow_execution"):
-            self._refuse_terminating(command.start_child_workflow_execution)
+            self._refuse_anothers_id(command.start_child_workflow_execution, tenant)
             self._bound_urgency(command.start_child_workflow_execution, placement)
             self._move(command.start_child_workflow_execution, placement)
         else:
             self._move(command.continue_as_new_workflow_execution, placement)
 
-    def _refuse_terminating(self, child: StartChildWorkflowExecution) -> None:
+    def _refuse_anothers_id(self, child: StartChildWorkflowExecution, tenant: str) -> None:
+        if self._is_scoped:
+            return
+        try:
+            self._policy.check_owner(tenant, child.workflow_id)
+        except TenantMismatchError as error:
+            raise _MisplacedError(str(error)) from error
         policy = WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING
-        if self._policy.has_global_ids and child.workflow_id_reuse_policy == policy:
+        if child.workflow_id_reuse_policy == policy:
             msg = (
                 f"a child would terminate whatever runs under ID {child.workflow_id!r}, which may"
                 " be another tenant's: use another ID or another reuse policy"

@@ -119,7 +119,7 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
                 details,
                 placements=arrivals.placements,
                 tenants=arrivals.tenants,
-                owners=owners if self._policy.has_global_ids else None,
+                owners=owners,
             )
 
         return run_hook

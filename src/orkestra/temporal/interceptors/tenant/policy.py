@@ -182,6 +182,10 @@ class TenantPolicy:
         """Whether IDs are as they were given, and say nothing of whose they are."""
         return self.settings.workflow_ids == "global"
 
+    def is_scoped(self, tenant: str | None, server_id: str) -> bool:
+        """Whether an ID of the tenant's has its prefix, as what it starts is to have, too."""
+        return not self.has_global_ids and tenant is not None and owner_of(server_id) == tenant
+
     def check_owner(self, tenant: str, server_id: str) -> None:
         """Refuse an ID whose prefix names another tenant; global IDs name none.
 
