@@ -282,7 +282,7 @@ async def test_activities_get_a_moment_to_finish_and_a_second_ctrl_c_does_not_wa
                 break
             await asyncio.sleep(0.05)
         session.save(slow.replace("sleep(2)", "sleep(300)"))
-        await session.hears(r"waiting for the worker's activities to finish")
+        await session.hears(r"waiting for the worker to finish")
         await session.hears(r"running")
         history = str((await handle.fetch_history()).to_json())
         assert "ACTIVITY_TASK_COMPLETED" in history
@@ -293,7 +293,7 @@ async def test_activities_get_a_moment_to_finish_and_a_second_ctrl_c_does_not_wa
             await asyncio.sleep(0.05)
         session.process.send_signal(signal.SIGINT)
         await session.hears(r"Ctrl-C again")
-        await session.hears(r"waiting for the worker's activities to finish")
+        await session.hears(r"waiting for the worker to finish")
         assert await session.end() == 130
 
 

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,14 @@ def _queue_of(module: str) -> str:
         msg = f"{top!r} has several {_CONSTANT}s ({queues}): choose one by --task-queue"
         raise ConfigurationError(msg)
     return named.pop() if named else top
+
+
+def first_party_files() -> list[str]:
+    """The files of the modules that this process has imported and nobody has installed."""
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    installed = (_OURS, *(str(sysconfig.get_path(kind)) for kind in kinds))
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return sorted({f for f in files if f and f.endswith(".py") and not f.startswith(installed)})
 
 
 def explain(error: BaseException) -> str:

@@ -24,9 +24,14 @@ from temporalio.worker import Worker
 
 from orkestra.cli.connecting import log_core_to_python, operator_client
 from orkestra.cli.dev.drift import Check, open_executions
-from orkestra.cli.dev.loading import Source, counts_of, explain, load_workers
+from orkestra.cli.dev.loading import (
+    Source,
+    counts_of,
+    explain,
+    first_party_files,
+    load_workers,
+)
 from orkestra.cli.dev.messages import Checked, Drifted, Loaded, Running, tell
-from orkestra.cli.dev.watching import first_party_files
 from orkestra.temporal.lifecycle import run_worker
 
 BROKEN: Final = 3

@@ -61,7 +61,7 @@ class Supervisor:
         try:
             done, _ = await asyncio.wait([ending], timeout=_SLOW)
             if not done:
-                self._log.say("waiting for the worker's activities to finish")
+                self._log.say("waiting for the worker to finish what it does")
             if not await asyncio.shield(ending):
                 self._log.say("the worker did not finish in time and was killed", style="yellow")
         except asyncio.CancelledError:

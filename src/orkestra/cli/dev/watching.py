@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import importlib.util
-import sys
 import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -41,21 +40,6 @@ def find_application(name: str) -> list[Path]:
         return [Path(spec.origin)]
     msg = f"module {name!r} does not exist: give a dotted name that can be imported from here"
     raise ConfigurationError(msg)
-
-
-def first_party_files() -> list[str]:
-    """The files of the modules that this process has imported and nobody has installed."""
-    installed = tuple({*map(str, _installed_places())})
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return sorted({f for f in files if f and f.endswith(_SUFFIX) and not f.startswith(installed)})
-
-
-def _installed_places() -> Iterator[Path]:
-    import sysconfig  # noqa: PLC0415 - only the worker asks
-
-    for kind in ("stdlib", "platstdlib", "purelib", "platlib"):
-        yield Path(sysconfig.get_path(kind))
-    yield Path(__file__).parents[2]
 
 
 class Watcher:

@@ -322,6 +322,7 @@ function treeRow({ node, depth }, start, whole) {
   const text = make("span", "text", node.name || "(no name)");
   text.title = node.name;
   label.append(fold, make("span", "kind"), text);
+  if (node.attempt > 1) label.append(make("span", "extra whole", `attempt ${node.attempt}`));
   const extra = extraOf(node);
   if (extra) label.append(make("span", "extra", extra));
   const lane = make("div", "lane"), bar = make("div", "bar");
@@ -336,7 +337,6 @@ function treeRow({ node, depth }, start, whole) {
 function extraOf(node) {
   if (node.isGhost) return "still runs, or not sent";
   const words = [];
-  if (node.attempt > 1) words.push(`attempt ${node.attempt}`);
   if (node.model) words.push(node.model);
   if (node.tokens_in !== null && node.tokens_in !== undefined) words.push(tokens(node.tokens_in, node.tokens_out));
   return words.join(" · ");
