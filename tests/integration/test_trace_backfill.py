@@ -553,3 +553,15 @@ async def test_workflows_of_tenants_who_are_unknown_now_are_passed_over(live, ag
         await backfill_trace(operator, handle.id, force=True)
     await plugin.close()
     assert again.receiver.spans == []
+
+
+async def test_an_activity_that_its_terminated_workflow_left_is_shown_and_never_sent(live, again):
+    async with worker(live):
+        handle = await live.start(traced.Fail.run, "wait")
+        await is_pending(handle)
+        await handle.terminate(reason="stuck")
+    report = await backfill(again, handle.id)
+    assert ([span.name for span in report.missing], report.unended) == (["workflow:Fail"], 1)
+    run, left = await read_trace(again.client(again.acme), handle.id)
+    assert (run.is_abandoned, left.is_abandoned) == (False, True)
+    assert left.span.name == "activity:wait_to_be_cancelled"
