@@ -302,4 +302,5 @@ class RunOutbox:
 
 
 def _only_asks(activation: WorkflowActivation) -> bool:
-    return all(job.HasField("query_workflow") for job in activation.jobs)
+    jobs = activation.jobs
+    return bool(jobs) and all(job.HasField("query_workflow") for job in jobs)
