@@ -196,11 +196,13 @@ from orkestra.langfuse import LangfuseSink
 from tests.tracing import record_of
 
 settings = LangfuseSettings(
-    public_key="pk-lf-test", secret_key="sk-lf-test", base_url=sys.argv[1], flush_timeout="2s"
+    public_key="pk-lf-test", secret_key="sk-lf-test", base_url=sys.argv[1],
+    flush_timeout=sys.argv[2],
 )
 sink = LangfuseSink(settings)
 """
 
+PATIENCE = {Behaviour.ACCEPT: "25s", Behaviour.HANG: "1s"}
 ENDS = {
     "at once": "sink.emit(record_of())",
     "while the SDK is imported": "sink.start(); sink.emit(record_of())",
@@ -214,7 +216,9 @@ async def test_an_interpreter_that_ends_sends_what_it_can_and_does_not_wait_long
     with LangfuseReceiver() as receiver, receiver.behaving(behaviour):
         began = time.monotonic()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", ENDS_WITHOUT_FLUSH + ENDS[end], receiver.url), cwd=ROOT
+            *(sys.executable, "-c", ENDS_WITHOUT_FLUSH + ENDS[end]),
+            *(receiver.url, PATIENCE[behaviour]),
+            cwd=ROOT,
         )
         assert await asyncio.wait_for(process.wait(), 40) == (3 if "3" in ENDS[end] else 0)
         took = time.monotonic() - began
@@ -233,7 +237,7 @@ async def test_a_worker_that_is_told_to_stop_sends_what_it_has_within_its_deadli
             "public_key": settings.public_key,
             "secret_key": receiver.secret_key,
             "base_url": receiver.url,
-            "flush_timeout": 1,
+            "flush_timeout": PATIENCE[behaviour],
         }
         acme = Client(raw_client.service_client, plugins=[OrkestraPlugin(tenant=fresh.tenant())])
         with receiver.behaving(behaviour):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from orkestra.config import LangfuseSettings
 from orkestra.langfuse.items import Ended, Taker
+from orkestra.langfuse.naming import Attributes
 from orkestra.tracing import Outcome, Span, SpanRecord
 
 if TYPE_CHECKING:
@@ -30,17 +31,17 @@ class Attempt:
         self._put = put
         self._current: Current | None = None
 
-    def begin(self, taker: Taker, settings: LangfuseSettings, *, is_sampled: bool) -> None:
+    def begin(self, taker: Taker, settings: LangfuseSettings, labels: Attributes | None) -> None:
         """Make it the current one.
 
         Args:
             taker: Takes what is observed inside.
             settings: Their project.
-            is_sampled: Whether the trace is sent.
+            labels: What every span of the trace carries; None where the trace is not sent.
         """
         from orkestra.langfuse.current import Current  # noqa: PLC0415 - imports OpenTelemetry
 
-        self._current = Current(self._span, taker, settings, is_sampled=is_sampled)
+        self._current = Current(self._span, taker, settings, labels)
 
     def through(self, pool: Executor) -> Executor:
         """See base class."""

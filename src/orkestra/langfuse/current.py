@@ -6,8 +6,7 @@ from orkestra.config import LangfuseSettings
 from orkestra.langfuse.children import ChildSpans
 from orkestra.langfuse.items import Ended, Taker
 from orkestra.langfuse.live import AttemptSpan, Inside, entered
-from orkestra.langfuse.masking import Masker
-from orkestra.langfuse.naming import Describer
+from orkestra.langfuse.naming import Attributes
 from orkestra.langfuse.observing import join_global_provider
 from orkestra.tracing import Span, SpanRecord
 
@@ -16,7 +15,7 @@ class Current:
     """The attempt's span in OpenTelemetry's context, and its project in the Langfuse SDK's."""
 
     def __init__(
-        self, span: Span, taker: Taker, settings: LangfuseSettings, *, is_sampled: bool
+        self, span: Span, taker: Taker, settings: LangfuseSettings, labels: Attributes | None
     ) -> None:
         """Make the span current.
 
@@ -24,7 +23,7 @@ class Current:
             span: The attempt.
             taker: Takes what is observed inside.
             settings: Their project.
-            is_sampled: Whether the trace is sent.
+            labels: What every span of the trace carries; None where the trace is not sent.
         """
         self._taker = taker
         self._settings = settings
@@ -32,9 +31,9 @@ class Current:
         inside = Inside(
             trace_id=span.trace_id,
             span_id=span.span_id,
-            is_sampled=is_sampled,
+            is_sampled=labels is not None,
             tenant=span.tenant,
-            labels=Describer(settings, Masker(None)).of_trace(span) if is_sampled else {},
+            labels=labels or {},
         )
         self._span = AttemptSpan(inside, taker)
         self._stack = entered(self._span)

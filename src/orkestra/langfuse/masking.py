@@ -18,6 +18,7 @@ HIDDEN: Final = "<hidden: the mask failed>"
 MARGIN_BYTES: Final = 512
 """How much a secret may straddle the cut."""
 
+_WRITER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
 _CUT: Final = "… (cut)"
 _OPENING: Final = ("{", "[", '"')
 
@@ -106,8 +107,7 @@ def cleaned(text: str) -> str:
 
 
 def _json(value: Json) -> str:
-    written = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
-    return cleaned(written)
+    return cleaned(_WRITER.encode(value))
 
 
 def _fitted(text: str, max_bytes: int, *, is_cut: bool) -> str:

@@ -18,6 +18,7 @@ _TYPES: Final[Mapping[str, str]] = {"workflow": "chain", "activity": "tool"}
 _PLAIN: Final = "span"
 _OF_TRACE: Final = ("workflow_type", "workflow_id", "run_id", "namespace", "task_queue")
 _REMEMBERED_NAMES: Final = 1024
+_WRITER: Final = json.JSONEncoder(ensure_ascii=False, default=str)
 
 
 class Describer:
@@ -116,4 +117,4 @@ class Describer:
 
 
 def _json(value: object) -> str:
-    return cleaned(json.dumps(value, ensure_ascii=False, default=str))
+    return cleaned(_WRITER.encode(value))

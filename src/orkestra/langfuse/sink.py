@@ -16,6 +16,8 @@ from orkestra.langfuse.attempt import Attempt
 from orkestra.langfuse.extra import require_langfuse
 from orkestra.langfuse.items import Ended, Observed, Taker
 from orkestra.langfuse.losses import Loss, Losses
+from orkestra.langfuse.masking import Masker
+from orkestra.langfuse.naming import Describer
 from orkestra.langfuse.sender import Sender
 from orkestra.tracing import Caller, CaptureLimits, LiveSpan, Span, SpanRecord
 
@@ -53,6 +55,8 @@ class LangfuseSink:
         self._route: Route = route or self._here
         self._limits = limits_of(settings)
         self._bound = round(settings.sample_rate * _WHOLE)
+        # What an attempt passes on is masked where it is sent.
+        self._describer = Describer(settings, Masker(None))
         self._losses = Losses()
         self._lock = threading.Lock()
         self._sender: Sender | None = None
@@ -112,7 +116,8 @@ class LangfuseSink:
         attempt = Attempt(span, self._left)
         try:
             if await self._wait_open(_MAX_OPENING_SECONDS):
-                attempt.begin(self, self._settings, is_sampled=self.is_sampled(span))
+                labels = self._describer.of_trace(span) if self.is_sampled(span) else None
+                attempt.begin(self, self._settings, labels)
         except Exception:
             _logger.exception("Nothing can be observed inside of an activity")
         with self._lock:
