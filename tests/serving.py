@@ -89,6 +89,11 @@ async def until(holds: Callable[[], bool], why: Callable[[], str] = lambda: "") 
         await asyncio.sleep(0.05)
 
 
+def measured(what: str, value: object) -> None:
+    """Tell a figure; `pytest -rP` shows it."""
+    sys.stdout.write(f"measured: {what}: {value}\n")
+
+
 @asynccontextmanager
 async def serving(
     address: str,

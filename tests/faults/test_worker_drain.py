@@ -1,0 +1,137 @@
+"""SIGTERM while much is in flight: who finishes, who is done elsewhere, and how long it takes."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+
+import pytest
+from temporalio.client import Client
+
+from orkestra import OrkestraPlugin
+from orkestra.testing import Behaviour, LangfuseReceiver
+from tests.serving import measured, serving, until
+from tests.workflows.ledger import Persistent
+from tests.workflows.slow import Slow
+
+MODULE = "tests.workflows.ledger"
+IN_FLIGHT = {
+    ("first_obeys", 1.5): 50,
+    ("first_obeys", 60.0): 30,
+    ("first_ignores", 60.0): 10,
+    ("first_sits_in_a_thread", 60.0): 10,
+}
+
+
+@pytest.mark.timeout(120)
+async def test_sigterm_with_a_hundred_activities_in_flight(dev_server, raw_client, fresh):
+    queue = fresh.task_queue()
+    acme = Client(raw_client.service_client, plugins=[OrkestraPlugin(tenant=fresh.tenant())])
+    first = {"graceful_shutdown_timeout": 6, "probes_address": "127.0.0.1:0", "module": MODULE}
+    async with serving(dev_server.address, queue, **first) as worker:
+        await worker.becomes("/readyz", 200)
+        handles = {}
+        for (name, seconds), count in IN_FLIGHT.items():
+            for number in range(count):
+                handles[name, seconds, number] = await acme.start_workflow(
+                    Persistent.run,
+                    args=[name, seconds],
+                    id=f"{name}-{seconds}-{number}",
+                    task_queue=queue,
+                )
+
+        async def in_use() -> bool:
+            _, text = await worker.probe("/metrics")
+            used = [
+                line
+                for line in text.splitlines()
+                if line.startswith("temporal_worker_task_slots_used") and "ActivityW" in line
+            ]
+            return bool(used) and float(used[0].rpartition(" ")[2]) >= 50
+
+        while not await in_use():
+            await asyncio.sleep(0.1)
+        worker.process.terminate()
+        began = time.monotonic()
+        assert await worker.end() == 124
+        took = time.monotonic() - began
+        measured("ended after s", round(took, 1))
+        # Grace, cancellation and the flush of traces; and no wait for threads.
+        assert took < 6 + 1 + 5 + 20
+    async with serving(dev_server.address, queue, module=MODULE) as other:
+        attempts: Counter[tuple[str, float, int]] = Counter()
+        for (name, seconds, _), handle in handles.items():
+            attempts[name, seconds, await asyncio.wait_for(handle.result(), 50)] += 1
+        measured("attempts", str(dict(attempts)))
+        assert sum(attempts.values()) == 100
+        assert attempts["first_obeys", 60.0, 1] == 0
+        assert attempts["first_obeys", 1.5, 1] >= 40
+        assert attempts["first_ignores", 60.0, 1] == 0
+        assert attempts["first_sits_in_a_thread", 60.0, 1] == 0
+        other.process.terminate()
+        assert await other.end() == 0
+
+
+async def test_sigterm_while_langfuse_hangs_ends_in_time(dev_server, raw_client, fresh):
+    queue = fresh.task_queue()
+    acme = Client(raw_client.service_client, plugins=[OrkestraPlugin(tenant=fresh.tenant())])
+    with LangfuseReceiver(public_key=f"pk-lf-{fresh.suffix}") as receiver:
+        langfuse = {
+            "public_key": receiver.public_key,
+            "secret_key": receiver.secret_key,
+            "base_url": receiver.url,
+            "flush_timeout": "1s",
+        }
+        environment = {"SERVE_LANGFUSE": json.dumps(langfuse)}
+        async with serving(
+            dev_server.address, queue, environment=environment, probes_address="127.0.0.1:0"
+        ) as worker:
+            await worker.becomes("/readyz", 200)
+            with receiver.behaving(Behaviour.HANG):
+                handle = await acme.start_workflow(
+                    Slow.run, args=["obeys", 0.0], id="hanging", task_queue=queue
+                )
+                assert await asyncio.wait_for(handle.result(), 30) == "finished"
+                worker.process.terminate()
+                began = time.monotonic()
+                assert await worker.end() == 0
+                assert time.monotonic() - began < 15
+
+
+async def test_sigterm_while_connecting_ends_the_process_at_once(fresh):
+    async with serving("127.0.0.1:1", fresh.task_queue(), probes_address="127.0.0.1:0") as worker:
+        await worker.says("trying again")
+        worker.process.terminate()
+        began = time.monotonic()
+        assert await worker.end() == 0
+        assert time.monotonic() - began < 15
+    assert "Traceback" not in worker.log
+
+
+async def test_two_signals_while_connecting_end_it_all_the_same(fresh):
+    async with serving("127.0.0.1:1", fresh.task_queue(), probes_address="127.0.0.1:0") as worker:
+        await worker.says("trying again")
+        worker.process.terminate()
+        worker.process.terminate()
+        assert await worker.end() in (0, 143)
+
+
+async def test_probes_go_on_answering_until_the_last_activity_has_ended(
+    dev_server, raw_client, fresh
+):
+    queue = fresh.task_queue()
+    acme = Client(raw_client.service_client, plugins=[OrkestraPlugin(tenant=fresh.tenant())])
+    async with serving(
+        dev_server.address, queue, graceful_shutdown_timeout=30, probes_address="127.0.0.1:0"
+    ) as worker:
+        await worker.becomes("/readyz", 200)
+        handle = await acme.start_workflow(
+            Slow.run, args=["obeys", 3.0], id="last", task_queue=queue
+        )
+        while not (await handle.describe()).raw_description.pending_activities:
+            await asyncio.sleep(0.05)
+        worker.process.terminate()
+        await worker.becomes("/readyz", 503, "draining")
+        assert (await worker.probe("/livez"))[0] == 200
+        await until(lambda: worker.process.returncode is not None)
+        assert await worker.end() == 0
