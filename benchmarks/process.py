@@ -3,8 +3,11 @@
 import asyncio
 import gc
 import json
+import os
 import sys
 import time
+import traceback
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -137,6 +140,15 @@ async def main(role: str, variant: str, address: str) -> None:
         await answer(process, out)
 
 
+async def ended(work: Coroutine[Any, Any, None]) -> None:
+    """Go at once where a worker fails; a thread that reads would wait for the next request."""
+    try:
+        await work
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
 async def answer(process: Process, out: TextIO) -> None:
     print(json.dumps("ready"), file=out, flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
@@ -149,4 +161,4 @@ if __name__ == "__main__":
     Runtime.set_default(
         Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("ERROR", "ERROR"))))
     )
-    asyncio.run(main(*sys.argv[1:]))
+    asyncio.run(ended(main(*sys.argv[1:])))
