@@ -5,7 +5,7 @@ from typing import Any
 
 from temporalio import activity, workflow
 
-BRIEFLY = timedelta(seconds=10)
+PATIENTLY = timedelta(seconds=45)
 
 
 def _observe(question: str) -> str:
@@ -130,7 +130,7 @@ class Observe:
     @workflow.run
     async def run(self, activities: list[str], argument: str) -> list[Any]:
         return [
-            await workflow.execute_activity(name, argument, start_to_close_timeout=BRIEFLY)
+            await workflow.execute_activity(name, argument, start_to_close_timeout=PATIENTLY)
             for name in activities
         ]
 
