@@ -11,6 +11,7 @@ from temporalio.client import (
     WorkflowQueryFailedError,
 )
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 from temporalio.worker import Replayer, Worker
 
 from orkestra import OrkestraConfig, OrkestraPlugin, TenancySettings
@@ -20,6 +21,7 @@ from tests.workflows.everything import Mailbox
 from tests.workflows.forging import (
     WORKFLOWS,
     Answers,
+    AsksTheServer,
     Forges,
     Injects,
     Reaches,
@@ -165,6 +167,32 @@ async def test_b09_a_run_whose_id_has_no_prefix_reaches_no_further(yard, kind):
     assert description.run_id == victim.first_execution_run_id
     assert not description.raw_description.workflow_extended_info.cancel_requested
     await victim.terminate()
+
+
+@pytest.mark.parametrize("yard", [OrkestraConfig()], indirect=True, ids=["scoped"])
+async def test_b10_an_id_that_says_that_it_is_scoped_already_is_looked_at_again(yard):
+    victim = f"{yard.beta}:never"
+    handle = await yard.client(yard.acme).start_workflow(
+        Reaches.run, args=["disguised", victim], id="d", task_queue=yard.queue
+    )
+    with pytest.raises(WorkflowFailureError) as caught:
+        await handle.result()
+    assert isinstance(caught.value.cause, ApplicationError)
+    assert caught.value.cause.type == "TenantMismatch"
+    with pytest.raises(RPCError, match="not found"):
+        await yard.raw.get_workflow_handle(victim).describe()
+
+
+async def test_b09_the_server_is_not_asked_to_signal_and_start_for_a_workflow(yard):
+    """An interceptor is passed by an endpoint that says that it is not the system's."""
+    handle = await yard.client(yard.acme).start_workflow(
+        AsksTheServer.run, "x", id=yard.fresh.workflow_id("asks"), task_queue=yard.queue
+    )
+    with pytest.raises(WorkflowFailureError) as caught:
+        await handle.result()
+    assert isinstance(caught.value.cause, ApplicationError)
+    assert caught.value.cause.type == "TenantMismatch"
+    assert "'__temporal_system' is the server's own" in caught.value.cause.message
 
 
 @pytest.mark.parametrize("yard", [GLOBAL], indirect=True, ids=["global"])

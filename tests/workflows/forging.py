@@ -90,6 +90,34 @@ class Injects:
         return "issued"
 
 
+class Disguised(str):
+    """Text that begins with everything and equals nothing; what is sent is the text."""
+
+    def startswith(self, *_: object) -> bool:  # type: ignore[override]
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@workflow.defn
+class AsksTheServer:
+    """Has the server signal and start in its name, by an operation that looks like any other."""
+
+    @workflow.run
+    async def run(self, target: str) -> None:
+        client = workflow.create_nexus_client(
+            service="temporal.api.workflowservice.v1.WorkflowService",
+            endpoint=Disguised("__temporal_system"),
+        )
+        await client.execute_operation(
+            "SignalWithStartWorkflowExecution", target, schedule_to_close_timeout=SECONDS
+        )
+
+
 @workflow.defn
 class Reaches:
     """Tries to end another workflow by its ID, and tells what became of it."""
@@ -105,8 +133,9 @@ class Reaches:
                 policy = {"terminate": WorkflowIDReusePolicy.TERMINATE_IF_RUNNING}.get(
                     kind, WorkflowIDReusePolicy.ALLOW_DUPLICATE
                 )
+                child_id = Disguised(target) if kind == "disguised" else target
                 child = await workflow.start_child_workflow(
-                    Innocent.run, id=target, id_reuse_policy=policy
+                    Innocent.run, id=child_id, id_reuse_policy=policy
                 )
                 return child.id
         except Exception as error:  # noqa: BLE001 - whatever it is, the test looks at it
@@ -154,4 +183,4 @@ class Remembers:
         return SHARED
 
 
-WORKFLOWS = [Answers, Forges, Injects, Innocent, Reaches, Remembers, Signals]
+WORKFLOWS = [Answers, AsksTheServer, Forges, Injects, Innocent, Reaches, Remembers, Signals]

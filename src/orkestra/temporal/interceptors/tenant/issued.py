@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from temporalio.api.common.v1 import Payload
-from temporalio.bridge.proto.workflow_commands import WorkflowCommand
+from temporalio.bridge.proto.workflow_commands import ScheduleNexusOperation, WorkflowCommand
 
 from orkestra.errors import TenantMismatchError
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.tenancy import owner_of
+
+_SYSTEM_ENDPOINTS: Final = "__temporal"
+"""How the endpoints begin where the server itself acts, on whatever an operation names."""
 
 _WITH_HEADERS: Final = frozenset(
     {
@@ -54,7 +57,7 @@ class Issued:
         if kind in _WITH_HEADERS:
             self._check_headers(getattr(command, kind).headers)
         if kind == "schedule_nexus_operation":
-            self._check_nexus_header(command.schedule_nexus_operation.nexus_header)
+            self._check_operation(command.schedule_nexus_operation)
         elif kind == "start_child_workflow_execution":
             child = command.start_child_workflow_execution
             self._check_target(child.namespace, child.workflow_id)
@@ -73,9 +76,11 @@ class Issued:
         if self._policy.read_header(headers) != self._tenant:
             raise _left(f"header {self._policy.header!r} is not the workflow's tenant")
 
-    def _check_nexus_header(self, headers: Mapping[str, str]) -> None:
+    def _check_operation(self, operation: ScheduleNexusOperation) -> None:
+        if operation.endpoint.startswith(_SYSTEM_ENDPOINTS):
+            raise _left(f"endpoint {operation.endpoint!r} is the server's own")
         ours = self._policy.header.lower()
-        found = {key: value for key, value in headers.items() if key.lower() == ours}
+        found = {key: value for key, value in operation.nexus_header.items() if key.lower() == ours}
         if found != {ours: self._tenant}:
             raise _left(f"header {ours!r} is not the workflow's tenant")
 
