@@ -144,7 +144,7 @@ async def ended(work: Coroutine[Any, Any, None]) -> None:
     """Go at once where a worker fails; a thread that reads would wait for the next request."""
     try:
         await work
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it is, the process ends
         traceback.print_exc()
         os._exit(1)
 

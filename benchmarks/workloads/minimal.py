@@ -9,6 +9,7 @@ from temporalio import workflow
 class OneActivity:
     @workflow.run
     async def run(self) -> str:
-        return await workflow.execute_activity(
+        greeting: str = await workflow.execute_activity(
             "greet", "you", start_to_close_timeout=timedelta(seconds=60), result_type=str
         )
+        return greeting

@@ -30,7 +30,7 @@ class Modelled:
     async def run(self, number: int) -> str:
         url = httpx.URL("https://desk.example/tickets").copy_add_param("n", str(number))
         ticket = Ticket(number=number, text="hello", addresses=[Address(url=str(url))])
-        greeting = await workflow.execute_activity(
+        greeting: str = await workflow.execute_activity(
             "greet",
             ticket.text,
             start_to_close_timeout=timedelta(seconds=60),
