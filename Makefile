@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types completeness coverage bench build lock clean
+.PHONY: help setup demo test check lint types completeness coverage bench soak build lock clean
 
 help:  ## Print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ coverage: $(STAMP)  ## Run the tests and report which branches they leave out
 
 bench: $(STAMP)  ## Measure what Orkestra costs beside the bare SDK; OPTIONS=--all for everything
 	@$(BIN)/python -m benchmarks $(OPTIONS)
+
+soak: $(STAMP)  ## See that nothing grows; SOAK="--hours 8" or "--workflows 20000 --tenants 1000" for longer
+	@$(BIN)/python -m tests.soak $(SOAK)
 
 build: $(STAMP)  ## Build the wheel and the source distribution into dist
 	@$(BIN)/python -m build --no-isolation

@@ -24,12 +24,15 @@ def ledger(tmp_path) -> Ledger:
 
 
 async def start(client: Client, queue: str, count: int, seconds: float) -> list[WorkflowHandle]:
-    return await asyncio.gather(
-        *(
-            client.start_workflow(WriteRows.run, seconds, id=f"{queue}-{number}", task_queue=queue)
-            for number in range(count)
-        )
-    )
+    room = asyncio.Semaphore(20)
+
+    async def one(number: int) -> WorkflowHandle:
+        async with room:
+            return await client.start_workflow(
+                WriteRows.run, seconds, id=f"{queue}-{number}", task_queue=queue
+            )
+
+    return await asyncio.gather(*map(one, range(count)))
 
 
 async def results(handles: list[WorkflowHandle]) -> list[int]:

@@ -1,0 +1,1 @@
+"""`python -m tests.soak`: whether a worker and a client stay as small as they were."""
