@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import multiprocessing
 import random
 import string
 import threading
@@ -179,3 +180,20 @@ async def test_spans_that_come_after_the_close_are_counted():
         assert await sink.close(SECONDS)
     assert script.names == ["workflow:X"]
     assert sink.lost == {Loss.UNSENT: 1}
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+async def test_a_forked_child_sends_nothing_of_its_parents_and_ends_at_once():
+    with answering(lambda *_: ACCEPTED) as script:
+        sink = sink_of(script, flush_timeout=40)
+        sink.emit(record_of())
+        began = time.monotonic()
+        child = multiprocessing.get_context("fork").Process(
+            target=lambda: (sink.emit(record_of(number=2)), sink._flush_at_exit())
+        )
+        child.start()
+        await asyncio.to_thread(child.join, 30)
+        assert child.exitcode == 0
+        assert time.monotonic() - began < 30
+        await sink.close(SECONDS)
+    assert script.names == ["workflow:X"]

@@ -93,6 +93,21 @@ async def test_a_worker_that_never_ran_does_not_keep_the_socket(gateway, fresh):
             await worker.run()
 
 
+async def test_a_worker_that_never_ran_does_not_hold_up_closing_while_the_server_is_away(
+    dev_server, fresh
+):
+    async with proxy_to(dev_server.address) as gateway:
+        sockets, steps = Sockets(gateway.address), Steps()
+        manager = manager_for(gateway.address)
+        worker = await create_worker(
+            task_queue=fresh.task_queue(), activities=[steps.take_step], manager=manager
+        )
+    async with asyncio.timeout(5):
+        await manager.close()
+    assert await sockets.are_gone()
+    assert not worker.is_running
+
+
 async def test_a_worker_that_failed_to_start_does_not_keep_the_socket(gateway, fresh):
     sockets, steps = Sockets(gateway.address), Steps()
     async with manager_for(gateway.address, namespace="absent") as manager:

@@ -140,7 +140,7 @@ class TemporalSettings(Section):
     dns_refresh: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
     pool_size: int = Field(default=1, ge=1, le=64)
     ui_url: str | None = None
-    max_waiting_calls: int = Field(default=10_000, ge=1)
+    max_waiting_calls: int = Field(default=2000, ge=1)
 
     @model_validator(mode="after")
     def _one_api_key(self) -> Self:

@@ -101,7 +101,7 @@ async def _tls(settings: TemporalSettings, host: str, port: int, seconds: float)
 
 def _uses_tls(settings: TemporalSettings) -> bool:
     if settings.tls is None or settings.tls.disabled is None:
-        return settings.api_key is not None or settings.tls is not None
+        return settings.has_api_key or settings.tls is not None
     return not settings.tls.disabled
 
 

@@ -174,7 +174,7 @@ def _environment(
         inherited = {k: v for k, v in inherited.items() if k != "LANGFUSE_HOST"}
         inherited |= {**page.environment, "LANGFUSE_FLUSH_INTERVAL": "0.5"}
     temporal = options.config.temporal
-    if temporal.api_key is not None or temporal.tls is not None:
+    if temporal.has_api_key or temporal.tls is not None:
         inherited["ORKESTRA_TEMPORAL__TLS__DISABLED"] = "true"
     return {
         **inherited,

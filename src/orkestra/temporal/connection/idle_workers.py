@@ -1,10 +1,12 @@
 """Workers that were made and do not run: the SDK ends them only after they have run."""
 
 import asyncio
+import logging
 from typing import Final
 
 from temporalio.worker import Worker
 
+_logger: Final = logging.getLogger("orkestra.temporal.connection")
 _TIMEOUT: Final = 1.0
 
 
@@ -29,6 +31,11 @@ async def end_idle_worker(worker: Worker) -> None:
         worker._activity_worker,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         worker._nexus_worker,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     )
-    async with asyncio.timeout(_TIMEOUT):
-        await asyncio.gather(*(each.drain_poll_queue() for each in polling if each is not None))
-        await core.finalize_shutdown()
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            await asyncio.gather(*(each.drain_poll_queue() for each in polling if each is not None))
+            await core.finalize_shutdown()
+    except (TimeoutError, RuntimeError, ValueError) as error:
+        _logger.warning(
+            "The worker of %r, which never ran, keeps its socket: %r", worker.task_queue, error
+        )

@@ -17,7 +17,7 @@ from temporalio.runtime import Runtime
 from temporalio.service import ConnectConfig, RPCStatusCode
 
 from orkestra.config import TemporalSettings
-from orkestra.errors import ConnectionClosedError, ConnectionFailedError
+from orkestra.errors import ConnectionClosedError, OrkestraError
 from orkestra.temporal.connection.api_key import BadApiKeyError
 from orkestra.temporal.connection.load import NO_ANSWER
 from orkestra.temporal.connection.options import BadCertificateError, connect_config
@@ -116,7 +116,7 @@ class Rotation:
                 self._say("The API key for Temporal at %s has changed")
         except ConnectionClosedError:
             return
-        except (BadCertificateError, BadApiKeyError, ConnectionFailedError) as error:
+        except (BadCertificateError, BadApiKeyError, OrkestraError) as error:
             self._complain(str(error))
             return
         self._complaint = ""
