@@ -140,13 +140,17 @@ class _Forwarder(OriginMarker):
 
 def join(provider: TracerProvider, route: Route) -> None:
     """Add ours to a provider of the application's, unless that is done already."""
+    if _is_joined(provider):
+        return
     with sdk.registry_lock():
-        processors = provider._active_span_processor._span_processors  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        if any(isinstance(processor, OriginMarker) for processor in processors):
-            return
-        forwarder = _Forwarder(route, sdk.keys_of(provider))
-        sdk.confine(provider, forwarder.is_elsewhere)
-        provider.add_span_processor(forwarder)
+        if not _is_joined(provider):
+            forwarder = _Forwarder(route, sdk.keys_of(provider))
+            sdk.confine(provider, forwarder.is_elsewhere)
+            provider.add_span_processor(forwarder)
+
+
+def _is_joined(provider: TracerProvider) -> bool:
+    return any(isinstance(processor, OriginMarker) for processor in sdk.processors_of(provider))
 
 
 def join_global_provider() -> None:

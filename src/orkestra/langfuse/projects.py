@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
+from importlib import import_module
 from typing import Final
 
 from orkestra.config import LangfuseProject, LangfuseSettings
@@ -242,4 +243,4 @@ class LangfuseProjects:
 
 def _import_langfuse() -> None:
     """Takes a second, which the first activity would otherwise wait for."""
-    import orkestra.langfuse.observing  # noqa: F401, PLC0415
+    import_module("orkestra.langfuse.observing")

@@ -68,16 +68,20 @@ def confine(provider: TracerProvider, is_elsewhere: Callable[[ReadableSpan, str]
         provider: The application's provider.
         is_elsewhere: Whether a span is for another project than the one of the key.
     """
-    processors = cast("Any", provider)._active_span_processor._span_processors  # noqa: SLF001
-    for processor in processors:
+    for processor in processors_of(provider):
         if isinstance(processor, LangfuseSpanProcessor):
             _confine_processor(processor, is_elsewhere)
 
 
 def keys_of(provider: TracerProvider) -> frozenset[str]:
     """The projects that the SDK's processors on a provider send to."""
-    processors = cast("Any", provider)._active_span_processor._span_processors  # noqa: SLF001
+    processors = processors_of(provider)
     return frozenset(p.public_key for p in processors if isinstance(p, LangfuseSpanProcessor))
+
+
+def processors_of(provider: TracerProvider) -> tuple[object, ...]:
+    """What has been added to a provider."""
+    return cast("Any", provider)._active_span_processor._span_processors  # type: ignore[no-any-return]  # noqa: SLF001
 
 
 def forget_client(public_key: str, resources: Any) -> None:

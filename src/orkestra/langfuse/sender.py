@@ -111,6 +111,9 @@ class Sender:
         flush = _Flush(
             time.monotonic() + timeout.total_seconds(), self._losses.total(), is_last=is_last
         )
+        if os.getpid() != self._process:
+            flush.answer(is_sent=True)
+            return flush.done
         with self._changed:
             if self._is_stopped:
                 flush.answer(is_sent=True)
