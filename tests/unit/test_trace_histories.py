@@ -1,6 +1,7 @@
 """What is drawn, asked and sent of rebuilt traces, without a server."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -13,13 +14,21 @@ from rich.text import Text
 from temporalio.api.common.v1 import Payload, Payloads
 from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.converter import DataConverter, PayloadCodec, WorkflowSerializationContext
+from temporalio.converter import (
+    DataConverter,
+    PayloadCodec,
+    SerializationContext,
+    WithSerializationContext,
+    WorkflowSerializationContext,
+)
 from temporalio.exceptions import ApplicationErrorCategory
 
 from orkestra.cli.trace.drawing import branches_of, draw
 from orkestra.cli.trace.options import load_converter, load_object
+from orkestra.config import TenancySettings
 from orkestra.errors import ConfigurationError, LangfuseUnavailableError
 from orkestra.temporal.histories import BackfillReport, Episode
+from orkestra.temporal.histories.facts import TenantReader
 from orkestra.temporal.histories.outcomes import failed, stopped
 from orkestra.temporal.histories.sending import Backfiller, Manner
 from orkestra.temporal.histories.values import Values
@@ -215,6 +224,49 @@ async def test_values_that_cannot_be_read_are_told_by_their_size():
     assert await broken.result(Payloads(payloads=payloads.payloads[:1])) == (
         "<8 bytes of json/plain>"
     )
+
+
+class OfWorkflow(Broken, WithSerializationContext):
+    """A codec that chooses its key by the workflow's ID."""
+
+    def with_context(self, context: SerializationContext) -> "OfWorkflow":
+        made = OfWorkflow()
+        made.key = context
+        return made
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        data = json.dumps(self.key.workflow_id).encode()
+        return [Payload(metadata={"encoding": b"json/plain"}, data=data) for _ in payloads]
+
+
+async def test_values_are_read_in_the_context_of_their_workflow():
+    converter = replace(DataConverter.default, payload_codec=OfWorkflow())
+    values = Values(converter, WorkflowSerializationContext("default", "order"))
+    assert await values.arguments(Payloads(payloads=[Payload(), Payload()])) == ["order", "order"]
+
+
+def header(tenant: str) -> dict[str, Payload]:
+    data = json.dumps(tenant).encode()
+    return {"tenantId": Payload(metadata={"encoding": b"json/plain"}, data=data)}
+
+
+@pytest.mark.parametrize(
+    ("mode", "tenant", "headers", "is_dropped"),
+    [
+        ("required", "acme", header("acme"), False),
+        ("required", "acme", header("beta"), True),
+        ("required", "acme", header("Not a tenant"), True),
+        ("required", "acme", {}, True),
+        ("optional", "acme", {}, False),
+        ("optional", "acme", header("beta"), True),
+        ("required", None, {}, False),
+        ("optional", None, header("beta"), True),
+        ("off", None, header("beta"), False),
+    ],
+)
+def test_a_signal_from_elsewhere_was_dropped(mode, tenant, headers, is_dropped):
+    reader = TenantReader(TenancySettings(mode=mode))
+    assert reader.is_dropped(headers, tenant) is is_dropped
 
 
 async def test_a_failure_keeps_its_type_message_and_causes_and_is_not_changed():

@@ -13,7 +13,7 @@ from temporalio.exceptions import is_cancelled_exception
 
 from orkestra.temporal.histories.episodes import Episode
 from orkestra.temporal.histories.outcomes import failed, stopped
-from orkestra.temporal.histories.reading import attributes_of, is_reset, time_of
+from orkestra.temporal.histories.reading import attributes_of, time_of
 from orkestra.temporal.histories.telling import Telling
 from orkestra.temporal.histories.values import Values
 from orkestra.temporal.interceptors.tracing.attributes import complete
@@ -48,9 +48,11 @@ async def activities_of(telling: Telling) -> AsyncIterator[Episode]:
             ends[attributes_of(event).scheduled_event_id] = event
     for event in telling.run.events:
         if event.HasField("activity_task_scheduled_event_attributes"):
-            end = ends.get(event.event_id)
-            if end is None or not telling.is_inherited(end):
-                yield await _activity(telling, event, starts.get(event.event_id), end)
+            start, end = starts.get(event.event_id), ends.get(event.event_id)
+            # An attempt that began before a reset is the other run's, however it ended here.
+            last = start or end
+            if last is None or not telling.is_inherited(last):
+                yield await _activity(telling, event, start, end)
         elif event.event_id in telling.timeline.local_activities and not telling.is_inherited(
             event
         ):
@@ -85,7 +87,7 @@ def _span(
         _facts(
             telling,
             read_header(how.header.fields),
-            run_id=_run_at(telling, began),
+            run_id=telling.facts.run_id,
             activity_id=how.activity_id,
             activity_type=how.activity_type.name,
             task_queue=how.task_queue.name,
@@ -125,14 +127,6 @@ def _of_worker(scheduled: HistoryEvent, started: HistoryEvent | None) -> dict[st
         waited_ns = time_of(started.event_time) - time_of(scheduled.event_time)
         found["schedule_to_start_ms"] = round(waited_ns / _MILLISECOND, 3)
     return found
-
-
-def _run_at(telling: Telling, event: HistoryEvent) -> str:
-    """The run at the time: before its reset point, it was the run that was reset."""
-    for later in telling.run.events[event.event_id :]:
-        if is_reset(later):
-            return later.workflow_task_failed_event_attributes.base_run_id
-    return telling.facts.run_id
 
 
 async def _outcome(telling: Telling, values: Values, end: HistoryEvent) -> Outcome:

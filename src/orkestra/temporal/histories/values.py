@@ -1,6 +1,5 @@
 """Payloads of a history as values, without the types that the workflow's code knows."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from temporalio.api.common.v1 import Payload, Payloads
@@ -18,7 +17,12 @@ class Values:
 
     async def arguments(self, payloads: Payloads | None) -> list[Any]:
         """Each payload's value."""
-        return [await self._value(payload) for payload in (payloads.payloads if payloads else ())]
+        if payloads is None or not payloads.payloads:
+            return []
+        try:
+            return await self._converter.decode(payloads.payloads)
+        except Exception:  # noqa: BLE001 - a codec raises what it likes, and some may be readable
+            return [await self._value(payload) for payload in payloads.payloads]
 
     async def result(self, payloads: Payloads | None) -> Any:
         """The only value; None where there is none."""
@@ -31,21 +35,13 @@ class Values:
         copied.CopyFrom(failure)  # decoding writes into it
         try:
             return await self._converter.decode_failure(copied)
-        except Exception:  # noqa: BLE001 - a codec raises what it likes, and the rest can be shown
+        except Exception:  # noqa: BLE001 - as above
             return ApplicationError(failure.message)
 
     async def _value(self, payload: Payload) -> Any:
         try:
             [value] = await self._converter.decode([payload])
         except Exception:  # noqa: BLE001 - as above
-            return unreadable([payload])
+            encoding = payload.metadata.get("encoding", b"").decode("ascii", "replace")
+            return f"<{len(payload.data)} bytes of {encoding or 'no encoding'}>"
         return value
-
-
-def unreadable(payloads: Sequence[Payload]) -> str:
-    """What to show in place of payloads that cannot be decoded."""
-    size = sum(len(payload.data) for payload in payloads)
-    encodings = {
-        payload.metadata.get("encoding", b"").decode("ascii", "replace") for payload in payloads
-    }
-    return f"<{size} bytes of {' and '.join(sorted(encodings)) or 'no encoding'}>"
