@@ -39,8 +39,8 @@ SELECT :id,
     (SELECT level FROM root), EXISTS (SELECT 1 FROM root), :arrived
 FROM own
 """
-_OVER: Final = "SELECT sum(spans) > ? OR sum(size) > ? FROM traces"
-_OLDEST: Final = "SELECT id FROM traces ORDER BY arrived LIMIT 1"
+_TOTAL: Final = "SELECT ifnull(sum(spans), 0), ifnull(sum(size), 0) FROM traces"
+_OLDEST: Final = "SELECT id, spans, size FROM traces ORDER BY arrived"
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
@@ -102,14 +102,17 @@ def forget_oldest(connection: sqlite3.Connection, *, max_spans: int, max_bytes: 
     Returns:
         How many traces were deleted.
     """
-    deleted = 0
+    oldest: list[tuple[str]] = []
     with _transaction(connection):
-        while connection.execute(_OVER, (max_spans, max_bytes)).fetchone()[0]:
-            [oldest] = connection.execute(_OLDEST).fetchone()
-            connection.execute("DELETE FROM spans WHERE trace_id = ?", (oldest,))
-            connection.execute("DELETE FROM traces WHERE id = ?", (oldest,))
-            deleted += 1
-    return deleted
+        spans, size = connection.execute(_TOTAL).fetchone()
+        for trace_id, its_spans, its_size in connection.execute(_OLDEST):
+            if spans <= max_spans and size <= max_bytes:
+                break
+            oldest.append((trace_id,))
+            spans, size = spans - its_spans, size - its_size
+        connection.executemany("DELETE FROM spans WHERE trace_id = ?", oldest)
+        connection.executemany("DELETE FROM traces WHERE id = ?", oldest)
+    return len(oldest)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from orkestra.temporal.discovery import discover
 from orkestra.temporal.worker import create_workers
 
 _CONSTANT: Final = "TASK_QUEUE"
+_LONGEST: Final = 20_000
 _OURS: Final = str(Path(orkestra.__file__).parent)
 
 
@@ -103,6 +104,10 @@ def first_party_files() -> list[str]:
 
 def explain(error: BaseException) -> str:
     """What went wrong, for whoever has just saved a file: the traceback of their code."""
+    return _explain(error)[-_LONGEST:]
+
+
+def _explain(error: BaseException) -> str:
     cause = error
     while isinstance(cause, OrkestraError) and cause.__cause__ is not None:
         cause = cause.__cause__
