@@ -317,7 +317,7 @@ class Works:
             seconds,
             start_to_close_timeout=BRIEFLY,
             heartbeat_timeout=timedelta(seconds=1),
-            retry_policy=TWICE,
+            retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=10)),
         )
 
 
