@@ -14,7 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from temporalio.client import Client
 from temporalio.converter import DataConverter
 
-from orkestra.cli.options import AsJson, ConfigFile, Namespace, load_config, parse_duration
+from orkestra.cli.options import (
+    AsJson,
+    ConfigFile,
+    Namespace,
+    load_config,
+    parse_duration,
+    parse_name,
+)
 from orkestra.cli.output import write_json, write_line
 from orkestra.cli.trace.options import (
     Children,
@@ -89,7 +96,8 @@ class _Wanted:
 def backfill(
     context: typer.Context,
     workflow_id: Annotated[
-        str | None, typer.Argument(metavar="WORKFLOW_ID", help="ID of the workflow.")
+        str | None,
+        typer.Argument(parser=parse_name, metavar="WORKFLOW_ID", help="ID of the workflow."),
     ] = None,
     *,
     query: Annotated[
