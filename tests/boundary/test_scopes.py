@@ -27,6 +27,7 @@ from orkestra import (
     tenant_scope,
 )
 from orkestra.errors import TenantError
+from orkestra.temporal.guard import SharedQueues
 from orkestra.temporal.guard.table import RPCS
 from orkestra.temporal.plugin import plugin_of
 from orkestra.tenancy import act_for
@@ -129,6 +130,32 @@ async def test_b07_no_empty_request_of_any_rpc_tells_of_others(attack):
     assert not [rpc for rpc, answer in answered.items() if attack.desk.beta in answer]
 
 
+class Chameleon(str):
+    """Text that compares itself equal to any other."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    def __hash__(self) -> int:
+        return hash("default")
+
+
+async def test_b07_text_that_equals_everything_is_neither_tenant_nor_namespace(attack):
+    plugin, beta = plugin_of(attack.acme), Chameleon(attack.desk.beta)
+    with pytest.raises(TenantMismatchError):
+        plugin.for_tenant(beta)
+    assert type(OrkestraPlugin(tenant=beta).tenant) is str
+    with pytest.raises(TenantMismatchError):
+        attack.acme.service_client.rebound(tenant=beta, namespace="default", grants=SharedQueues())
+    with pytest.raises(TenantMismatchError):
+        Client(**{**attack.acme.config(), "namespace": Chameleon("second")})
+    with tenant_scope(attack.desk.acme), pytest.raises(TenantMismatchError):
+        attack.desk.client(beta)
+
+
 async def test_b08_a_bound_plugin_gives_out_neither_configuration_nor_directory(attack):
     """It is in the configuration of the client that code of a tenant gets."""
     plugin = plugin_of(attack.acme)
@@ -159,7 +186,9 @@ class Hostile:
 
     async def attack(self, client: Client) -> None:
         await self._in_this_context(client)
-        await asyncio.create_task(self._elsewhere(client), context=contextvars.Context())
+        made_from = client.config()["service_client"]
+        for each in (client, Client(made_from), Client(**client.config())):
+            await asyncio.create_task(self._elsewhere(each), context=contextvars.Context())
         thread = threading.Thread(target=lambda: asyncio.run(self._elsewhere(client)))
         thread.start()
         await asyncio.to_thread(thread.join)

@@ -39,7 +39,9 @@ _OurInterceptor: TypeAlias = TenantWorkerInterceptor | TracingInterceptor
 class OrkestraPlugin(client.Plugin, worker.Plugin):
     """Tenancy, tracing and the sandbox policy for a client and all its workers.
 
-    Give it to the client; workers take it from there.
+    Give it to the client; workers take it from there. Bind it to a tenant with `Client.connect()`
+    or `create_temporal_client()`: `Client.config()` gives out what the client was made from, which
+    for `Client(service_client, plugins=...)` is a service client without a guard.
 
     Example:
         ```python
@@ -88,6 +90,8 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             InvalidTenantError: The tenant is malformed.
             TenantMismatchError: This plugin is bound, and not to this tenant.
         """
+        if isinstance(tenant, str):
+            tenant = check_tenant_id(tenant)
         if isinstance(self._tenant, str) and tenant != self._tenant:
             msg = f"cannot make a plugin of {tenant!r}: this one is bound to {self._tenant!r}"
             raise TenantMismatchError(msg)
@@ -405,7 +409,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         if isinstance(tenant, AllTenants):
             _logger.warning("A client acts for ALL_TENANTS: its calls are not confined to one")
         elif tenant is not None:
-            check_tenant_id(tenant)
+            tenant = check_tenant_id(tenant)
         self._tenant = tenant
 
     def _add_to_worker(self, config: worker.WorkerConfig) -> None:
@@ -442,8 +446,12 @@ def plugin_of(owner: client.Client) -> OrkestraPlugin:
 
 
 def with_plugin(owner: client.Client, plugin: OrkestraPlugin, *, namespace: str) -> client.Client:
-    """The same client with another plugin of ours in place of the one it has."""
+    """The same client with another plugin of ours in place of the one it has.
+
+    Guarded beforehand, because `Client.config()` gives out what the client was made from.
+    """
     config = owner.config()
+    config["service_client"] = plugin.guard(owner.service_client, namespace=namespace)
     config["plugins"] = [plugin if isinstance(p, OrkestraPlugin) else p for p in config["plugins"]]
     config["namespace"] = namespace
     return client.Client(**config)

@@ -69,15 +69,14 @@ class GuardedServiceClient(ServiceClient):
         owners: OwnerMemory | None = None,
     ) -> None:
         super().__init__(_PublicConfig(inner.config))
-        if tenant is not None and tenant is not ALL_TENANTS:
-            tenant = check_tenant_id(tenant)
+        tenant = _plain_tenant(tenant)
         running = current_tenant()
         if None not in (running, tenant) and running != tenant:
             msg = f"cannot make a client of {tenant!r}: this code acts for {running!r}"
             raise TenantMismatchError(msg)
         self._inner = inner
         self._tenant = tenant
-        self._namespace = namespace
+        self._namespace = str.__str__(namespace)
         self._settings = settings
         self._grants = grants
         self._bounds: dict[str, Bounds] = {}
@@ -121,9 +120,12 @@ class GuardedServiceClient(ServiceClient):
             grants: What the directory grants in that namespace.
 
         Raises:
+            InvalidTenantError: The tenant is malformed.
             TenantMismatchError: This client is bound to another tenant or namespace, or the code
                 acts for another tenant.
         """
+        # Plain text, because a subclass could compare itself equal to anything.
+        tenant, namespace = _plain_tenant(tenant), str.__str__(namespace)
         bound = self._tenant if isinstance(self._tenant, str) else None
         if None not in (bound, tenant) and bound != tenant:
             msg = f"cannot make a client of {tenant!r}: this one acts for {bound!r}"
@@ -291,6 +293,10 @@ class GuardedServiceClient(ServiceClient):
                 " tenants, use a client without tenant, outside of tenant_scope()"
             )
             raise ForbiddenOperationError(msg)
+
+
+def _plain_tenant(tenant: str | AllTenants | None) -> str | AllTenants | None:
+    return check_tenant_id(tenant) if tenant is not None and tenant is not ALL_TENANTS else tenant
 
 
 class _GuardedWorkerClient(_BridgeServiceClient):
