@@ -59,7 +59,7 @@ class Supervisor:
             try:
                 return await self._run_once(self._worker or self._made_anew())
             except Exception as error:
-                self.status.fault = f"failed: {type(error).__name__}: {error}"
+                self.status.fault = f"failed: {_first_line(error)}"
                 is_closed = isinstance(error, ConnectionClosedError)
                 is_last = is_closed or not self._restart or self._stopping.is_set()
                 if loop.time() - began > _STEADY_AFTER:
@@ -133,6 +133,11 @@ class Supervisor:
         self._worker = Worker(**config)
         self.status.restarts += 1
         return self._worker
+
+
+def _first_line(error: Exception) -> str:
+    """The core's messages go on with a stack of its own."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def _grace(worker: Worker) -> timedelta:

@@ -96,7 +96,7 @@ class Watch:
         if error.status is RPCStatusCode.NOT_FOUND:
             return f"namespace {name!r} does not exist any more"
         if error.status is RPCStatusCode.PERMISSION_DENIED:
-            return None  # to poll and to describe are different rights
+            return None  # to poll and to describe are rights apart
         self._silences[name] = self._silences.get(name, 0) + 1
         if self._silences[name] < _ONE_IS_CHANCE:
             return self._status.unreachable.get(name)
