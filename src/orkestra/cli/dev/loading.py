@@ -96,10 +96,8 @@ def _queue_of(module: str) -> str:
 
 def first_party_files() -> list[str]:
     """The files of the modules that this process has imported and nobody has installed."""
-    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
-    installed = (_OURS, *(str(sysconfig.get_path(kind)) for kind in kinds))
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return sorted({f for f in files if f and f.endswith(".py") and not f.startswith(installed)})
+    return sorted({file for file in files if file and file.endswith(".py") and _is_theirs(file)})
 
 
 def explain(error: BaseException) -> str:
@@ -124,17 +122,16 @@ def _explain(error: BaseException) -> str:
 
 
 def _theirs(frames: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame on that is neither ours nor the machinery's."""
+    """The traceback from the first frame of the application on."""
     while frames is not None and not _is_theirs(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     return frames
 
 
 def _is_theirs(file: str) -> bool:
-    return not (
-        file.startswith((_OURS, "<frozen", str(Path(importlib.__file__).parent)))
-        or "/temporalio/" in file
-    )
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    installed = (_OURS, "<", *(str(sysconfig.get_path(kind)) for kind in kinds))
+    return not file.startswith(installed)
 
 
 def counts_of(workers: Sequence[Worker]) -> tuple[int, int]:

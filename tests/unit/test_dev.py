@@ -1,0 +1,152 @@
+"""What `orkestra dev` watches, and how it tells of mistakes."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from orkestra.cli.dev import reports
+from orkestra.cli.dev.loading import explain
+from orkestra.cli.dev.log import Log
+from orkestra.cli.dev.messages import Checked, Drifted, Loaded, Running, tell, understand
+from orkestra.cli.dev.watching import Watcher, find_application
+from orkestra.errors import ConfigurationError, DiscoveryError
+from orkestra.temporal.discovery import discover
+
+PATIENCE = 30.0
+DRIFTED = Drifted("acme:1", "run", "Order", "staging", "event 5 (TimerStarted)", "no timer")
+
+
+@pytest.fixture
+async def watcher(tmp_path: Path) -> AsyncIterator[Watcher]:
+    (tmp_path / "shop/inner").mkdir(parents=True)
+    (tmp_path / "settings.toml").touch()
+    made = Watcher([tmp_path / "shop"], also=[tmp_path / "settings.toml"])
+    running = asyncio.create_task(made.run())
+    await asyncio.sleep(0)
+    yield made
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def notices(watcher: Watcher, file: Path, change: Callable[[], object]) -> None:
+    """Repeat a change until it is noticed: the watch may have just begun."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        change()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                assert file in await watcher.next()
+                return
+        assert time.monotonic() < deadline
+
+
+async def test_sources_in_old_and_new_folders_are_watched_and_nothing_else(
+    watcher: Watcher, tmp_path: Path
+) -> None:
+    inner = tmp_path / "shop/inner/prices.py"
+    await notices(watcher, inner, lambda: inner.write_text(str(time.monotonic())))
+    settings = tmp_path / "settings.toml"
+    await notices(watcher, settings, lambda: settings.write_text(str(time.monotonic())))
+    new = tmp_path / "shop/new"
+    new.mkdir()
+    assert await asyncio.wait_for(watcher.next(), PATIENCE) == [new]
+    below = new / "more.py"
+    await notices(watcher, below, lambda: below.write_text(str(time.monotonic())))
+    elsewhere = tmp_path / "library.py"
+    elsewhere.touch()
+    watcher.add_files([str(elsewhere)])
+    await notices(watcher, elsewhere, lambda: elsewhere.write_text(str(time.monotonic())))
+
+    (tmp_path / "shop/notes.txt").write_text("x")
+    (tmp_path / "shop/__pycache__").mkdir()
+    (tmp_path / "shop/__pycache__/x.py").write_text("x")
+    (tmp_path / "other.py").write_text("x")
+    (tmp_path / "shop/last.py").write_text("x")
+    assert await asyncio.wait_for(watcher.next(), PATIENCE) == [tmp_path / "shop/last.py"]
+
+
+def test_an_application_is_found_without_being_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "shop_of_test").mkdir()
+    (tmp_path / "shop_of_test/__init__.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "kiosk_of_test.py").write_text("raise SystemExit('imported')")
+    assert find_application("shop_of_test.workflows") == [tmp_path / "shop_of_test"]
+    assert find_application("kiosk_of_test") == [tmp_path / "kiosk_of_test.py"]
+    for missing in ("nothing_of_test", "", ".", "sys"):
+        with pytest.raises(ConfigurationError, match="does not exist"):
+            find_application(missing)
+
+
+def test_a_mistake_is_told_by_the_frames_of_the_application_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_of_test.py").write_text("def f():\n    return 1 / 0\n\nf()\n")
+    with pytest.raises(DiscoveryError) as raised:
+        discover("broken_of_test")
+    told = explain(raised.value)
+    assert told.startswith("Traceback (most recent call last):\n  File")
+    assert told.count("File ") == 2
+    assert told.endswith("ZeroDivisionError: division by zero")
+    with pytest.raises(DiscoveryError) as raised:
+        discover("missing_of_test")
+    assert explain(raised.value).splitlines() == [str(raised.value)]
+
+
+def test_messages_arrive_as_they_were_sent() -> None:
+    messages = [
+        Loaded(["a.py"], "oops\n"),
+        Checked(3, 1, [DRIFTED], 1),
+        Running(["orders"], 1, 2),
+    ]
+    receiving, sending = os.pipe()
+    with os.fdopen(receiving, "rb") as lines:
+        for message in messages:
+            tell(sending, message)
+        os.close(sending)
+        assert [understand(line) for line in lines] == messages
+
+
+def test_reports_name_what_broke_and_what_to_do() -> None:
+    held = reports.checked(Checked(9, 2, [DRIFTED], 7), force=False).splitlines()
+    assert held == [
+        "NON-DETERMINISTIC EDIT: 7 open executions cannot go on with this code",
+        "  Order 'acme:1' at event 5 (TimerStarted): no timer",
+        "  and 6 more",
+        "2 open executions not replayed: the new code may not suit them",
+        (
+            "not running until this is mended: undo the edit, guard it by workflow.patched(), or"
+            " end them:"
+        ),
+        "  orkestra terminate acme:1 --all-tenants --namespace staging",
+    ]
+    forced = reports.checked(Checked(9, 0, [DRIFTED], 1), force=True)
+    assert "running all the same (--force)" in forced
+    assert reports.running(Running(["a", "b"], 1, 2), 0.5) == (
+        "running 1 workflow, 2 activities on task queues 'a', 'b' (0.5 s)"
+    )
+    assert reports.changed([Path.cwd() / name for name in "abcde"]) == (
+        "a, b, c and 2 more changed: reloading"
+    )
+    assert reports.ended(-9).startswith("the worker ended by signal 9")
+
+
+def test_the_log_passes_colours_on_and_obeys_nothing_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = Log()
+    log.pass_on("\x1b[31mred\x1b[0m \x1b]0;title\x07plain [bold]")
+    log.say("id \x1b[2J\u202e")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.isprintable()
+    assert first[8:].split()[:2] == ["worker", "red"]
+    assert first.endswith("plain [bold]")
+    assert second[8:].split() == ["orkestra", "id", r"\x1b[2J\u202e"]
