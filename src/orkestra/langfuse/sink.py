@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger(__name__)
 _MAX_STARTING_SECONDS: Final = 15.0
-_MAX_OPENING_SECONDS: Final = 2.0
+_MAX_OPENING_SECONDS: Final = 10.0
 _WHOLE: Final = 2**64
 
 
