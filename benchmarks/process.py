@@ -30,7 +30,8 @@ class Process:
     """Answers requests; each method is one."""
 
     def __init__(self, variant: str, setup: Setup, client: Client) -> None:
-        self.queue = variant
+        # Of one length for all, as it stands in many events of a history.
+        self.queue = f"queue-{list(VARIANTS).index(variant)}"
         self.setup = setup
         self.client = client
         self.kept: list[Any] = []
@@ -134,7 +135,7 @@ async def main(role: str, variant: str, address: str) -> None:
     client = await setup.connect(address)
     process = Process(variant, setup, client)
     if role == "worker":
-        async with setup.worker(client, variant):
+        async with setup.worker(client, process.queue):
             await answer(process, out)
     else:
         await answer(process, out)

@@ -9,8 +9,8 @@ from orkestra.testing import LangfuseReceiver, ReceivedSpan
 
 def _named(span: ReceivedSpan) -> tuple[object, ...]:
     """What a span is of: by its id, or for those whose ids are random by what it says."""
-    ids = (str(value) for key, value in sorted(span.attributes.items()) if "ID" in key)
-    return (span.name, *ids)
+    ids = [str(value) for key, value in sorted(span.attributes.items()) if "ID" in key]
+    return (span.name, *(ids or [span.trace_id]))
 
 
 def _summary(spans: list[ReceivedSpan]) -> dict[str, int]:
