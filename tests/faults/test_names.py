@@ -31,7 +31,9 @@ OWN_HOSTS = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
 def may_have_hosts_of_its_own() -> bool:
     if shutil.which("unshare") is None:
         return False
-    tried = subprocess.run([*OWN_HOSTS, "mount --bind /dev/null /etc/hosts"], check=False)
+    tried = subprocess.run(
+        [*OWN_HOSTS, "mount --bind /dev/null /etc/hosts"], check=False, capture_output=True
+    )
     return tried.returncode == 0
 
 
@@ -94,7 +96,7 @@ async def test_a_proxy_that_refuses_is_told_from_a_server_that_does(
     office, password, names, reason, words
 ):
     office.names = names
-    settings = through(office.address, password=password, connect_deadline=timedelta(seconds=0.3))
+    settings = through(office.address, password=password, connect_deadline=timedelta(seconds=2))
     with pytest.raises(ConnectionFailedError, match=words) as caught:
         await open_connection(settings)
     assert caught.value.reason is reason
@@ -102,14 +104,11 @@ async def test_a_proxy_that_refuses_is_told_from_a_server_that_does(
 
 
 @pytest.mark.parametrize(
-    ("proxy", "reason"),
-    [
-        (f"127.0.0.1:{free_port()}", Reason.REFUSED),
-        ("no-such-host.invalid:3128", Reason.UNKNOWN_HOST),
-    ],
+    ("host", "reason"),
+    [("127.0.0.1", Reason.REFUSED), ("no-such-host.invalid", Reason.UNKNOWN_HOST)],
 )
-async def test_a_proxy_that_is_not_there_is_named_as_the_one(proxy, reason):
-    settings = through(proxy, connect_deadline=timedelta(seconds=0.3))
+async def test_a_proxy_that_is_not_there_is_named_as_the_one(host, reason):
+    settings = through(f"{host}:{free_port()}", connect_deadline=timedelta(seconds=2))
     with pytest.raises(ConnectionFailedError, match="proxy") as caught:
         await open_connection(settings)
     assert caught.value.reason is reason

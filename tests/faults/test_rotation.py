@@ -66,6 +66,7 @@ def accept_only(gateway: Proxy, servers: trustme.CA, clients: trustme.CA) -> Non
     gateway.tls = server_side(servers.issue_cert("127.0.0.1"), clients=clients)
 
 
+@pytest.mark.timeout(180)
 async def test_a_changed_certificate_loses_none_of_200_running_workflows(
     manager, gateway, files, servers, authorities, fresh
 ):
@@ -79,7 +80,7 @@ async def test_a_changed_certificate_loses_none_of_200_running_workflows(
             *(start_workflow(client, Gated.run, n, task_queue=queue) for n in range(RUNNING))
         )
         waiting = [asyncio.create_task(handle.result()) for handle in handles]
-        await until(lambda: len(steps.done) == RUNNING)
+        await until(lambda: len(steps.done) == RUNNING, timeout=90)
         before = set(gateway.peers)
 
         accept_only(gateway, servers, authorities[1])
