@@ -28,7 +28,7 @@ from temporalio.client import (
 from temporalio.common import RetryPolicy, WorkflowIDConflictPolicy
 from temporalio.worker import Worker
 
-from orkestra import OrkestraConfig, OrkestraPlugin
+from orkestra import OrkestraConfig, OrkestraPlugin, TemporalSettings
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from orkestra.tracing import trace_attributes, trace_id_of
 from tests.names import Fresh
@@ -49,12 +49,15 @@ class Played:
         first_run_id: The first run of its chain.
         names: The spans that come over the wire.
         unsent: Those that only the history has, because no worker ever saw them end.
+        repeated: May come more often: on a busy machine the task times out, and the core runs its
+            local activities again, which are other executions then.
     """
 
     handle: Handle
     first_run_id: str
     names: Counter[str]
     unsent: Counter[str] = field(default_factory=Counter[str])
+    repeated: str | None = None
 
     @property
     def trace_id(self) -> str:
@@ -70,7 +73,7 @@ def faults(spans: list[ReceivedSpan], scene: Played) -> str:
     names = Counter(s.name for s in spans if s.name != "timer" or "timer" in scene.names)
     roots = [span.name for span in spans if span.parent_id is None]
     found = {
-        "too many": dict(names - scene.names),
+        "too many": {name for name in names - scene.names if name != scene.repeated},
         "missing": dict(scene.names - names),
         "roots": [] if len(roots) == 1 else roots or ["none"],
         "orphans": [s.name for s in spans if s.parent_id and s.parent_id not in ids],
@@ -91,8 +94,9 @@ class Stage:
         self.tenant = fresh.tenant()
         self.queue = fresh.task_queue()
         self.endpoint = f"counter-{fresh.suffix}"
+        temporal = TemporalSettings(ui_url=settings.pop("ui_url", None))
         langfuse = receiver.settings(timer_threshold=timedelta(seconds=0.3), **settings)
-        self.config = OrkestraConfig(langfuse=langfuse)
+        self.config = OrkestraConfig(temporal=temporal, langfuse=langfuse)
         self.plugin = OrkestraPlugin(self.config)
         self.client = self.client_of(self.plugin.for_tenant(self.tenant))
 
@@ -323,7 +327,8 @@ async def completed_by_another(stage: Stage) -> Played:
 async def long_local(stage: Stage) -> Played:
     handle = await stage.start(scenes.LongLocal.run, task_timeout=timedelta(seconds=4))
     await handle.result()
-    return played(handle, "workflow:LongLocal", "activity:step", *["activity:linger"] * 4)
+    run = played(handle, "workflow:LongLocal", "activity:step", *["activity:linger"] * 4)
+    return replace(run, repeated="activity:linger")
 
 
 async def abandoned(stage: Stage) -> Played:

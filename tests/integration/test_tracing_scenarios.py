@@ -78,8 +78,24 @@ async def test_every_scene_leaves_one_trace_with_one_root_and_each_span_once(sta
     assert not wrong, "\n".join(f"{name}: {found}" for name, found in wrong.items())
     assert {span.trace_id for span in spans} == {scene.trace_id for scene in all_of_it.values()}
 
+    assert_attributes_are_inherited(all_of_it, spans)
     await assert_histories_tell_the_same(stage, all_of_it, spans)
     await assert_histories_replay_silently(stage, all_of_it)
+
+
+def assert_attributes_are_inherited(
+    all_of_it: dict[str, Played], spans: list[ReceivedSpan]
+) -> None:
+    """However a workflow was started, and whatever it calls, Nexus included."""
+    for name, scene in all_of_it.items():
+        tenant = scene.handle.id.partition(":")[0]
+        user, session, tags = None, scene.handle.id, [f"tenant:{tenant}"]
+        if name == "attributed":
+            user, session, tags = f"{tenant}:ada", f"{tenant}:chat", [*tags, "vip"]
+        for span in (span for span in spans if span.trace_id == scene.trace_id):
+            found = (span.user_id, span.session_id, list(span.tags))
+            assert found == (user, session, tags), (name, span.name)
+            assert span.trace_metadata["tenant_id"] == tenant
 
 
 async def histories_of(histories: list[WorkflowHistory]) -> AsyncIterator[WorkflowHistory]:
