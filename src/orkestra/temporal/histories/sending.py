@@ -16,8 +16,8 @@ _BATCH: Final = 500
 _MICROSECOND: Final = timedelta(microseconds=1)
 _NANOSECONDS: Final = 1000
 
-Answers = dict[str, frozenset[str]]
-"""What Langfuse has of each trace that it was asked for."""
+Answers = dict[tuple[str | None, str], frozenset[str]]
+"""What the tenant's project has of the trace, for each that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,8 @@ class Backfiller:
         settled = [record for record in ended if self._is_settled(record)]
         sampled = [record for record in settled if project.is_sampled(record.span)]
         if not self._manner.force:
-            for trace_id in {record.span.trace_id for record in sampled} - set(answers):
-                answers[trace_id] = await project.present(trace_id, _PATIENCE)
+            for asked in {_place(record) for record in sampled} - set(answers):
+                answers[asked] = await project.present(asked[1], _PATIENCE)
         missing = [record for record in sampled if self._take(record, answers)]
         if not self._manner.dry_run:
             await _send(project, missing)
@@ -92,10 +92,14 @@ class Backfiller:
     def _take(self, record: SpanRecord, answers: Answers) -> bool:
         """Whether the span is missing; asked for the second time, it is not."""
         key = record.span.trace_id, record.span.span_id
-        if key in self._taken or record.span.span_id in answers.get(record.span.trace_id, ()):
+        if key in self._taken or record.span.span_id in answers.get(_place(record), ()):
             return False
         self._taken.add(key)
         return True
+
+
+def _place(record: SpanRecord) -> tuple[str | None, str]:
+    return record.span.tenant, record.span.trace_id
 
 
 async def _send(project: TraceProject, records: Sequence[SpanRecord]) -> None:
