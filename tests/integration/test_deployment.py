@@ -176,9 +176,9 @@ def test_the_manifest_selects_its_own_pods_and_runs_as_the_user_of_the_image():
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path):
-    text = FILES["orders-worker.service"].replace("/opt/my-app/.venv/bin/orkestra", "/bin/true")
+    text = FILES["orders-worker.service"].replace("/srv/my-app/.venv/bin/orkestra", "/bin/true")
     file = tmp_path / "orders-worker.service"
-    file.write_text(text.replace("WorkingDirectory=/opt/my-app", "WorkingDirectory=/"))
+    file.write_text(text.replace("WorkingDirectory=/srv/my-app", "WorkingDirectory=/"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", file], capture_output=True, text=True, check=False
     )

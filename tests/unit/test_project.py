@@ -28,6 +28,8 @@ def run_python(code: str) -> str:
 
 def modules() -> Iterator[tuple[str, Path]]:
     for file in sorted(PACKAGE.rglob("*.py")):
+        if "template" in file.parts:
+            continue  # what `orkestra init` copies is no module
         parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
 
