@@ -226,6 +226,9 @@ async def test_a_non_deterministic_edit_is_held_back_and_told_with_workflow_and_
         await asyncio.sleep(1)
         assert "TASK_FAILED" not in (await handle.fetch_history()).to_json()
         session.save(CODE)
+        await session.hears(r"changed: reloading")
+        told = "\n".join(session.said).partition("NON-DETERMINISTIC")[2]
+        assert "orkestra running " not in told.partition("changed: reloading")[0]
         await session.hears(r"running 1 workflow")
         assert await asyncio.wait_for(handle.result(), PATIENCE) == ["hello ada"] * 2
 
