@@ -200,6 +200,19 @@ def test_after_an_eviction_that_tells_nothing_the_replay_does(outbox, sent, reas
     assert sent.names == ["a", "b"]
 
 
+def test_queries_do_not_put_the_ticks_off(outbox, sent, ticking):
+    run = run_of(outbox)
+    task(run, 3, "a")
+    ticking.tick(module.TICKS - 1)
+    query = WorkflowActivation(history_length=3, is_replaying=True)
+    query.jobs.add().query_workflow.query_id = "q"
+    run.before(query)
+    run.after(done())
+    ticking.tick(1)
+    sent.wait_for(1)
+    assert sent.names == ["a"]
+
+
 def test_a_query_after_an_eviction_tells_nothing(outbox, sent):
     run = run_of(outbox)
     task(run, 9, "a")

@@ -220,6 +220,7 @@ class RunOutbox:
         self._commands = commands
         self.history_length = 0
         self._is_broken = False
+        self._is_asked = False
 
     def know(self, spans: RunSpans) -> None:
         """Keep what the run's spans look like, for those that are made around its code."""
@@ -253,6 +254,9 @@ class RunOutbox:
             self._give_up(error)
 
     def _before(self, activation: WorkflowActivation) -> None:
+        self._is_asked = _only_asks(activation)
+        if self._is_asked:
+            return
         self._outbox.wait_no_more(self)
         for job in activation.jobs:
             if job.HasField("remove_from_cache"):
@@ -266,6 +270,8 @@ class RunOutbox:
             self.hold(record)
 
     def _after(self, completion: WorkflowActivationCompletion) -> None:
+        if self._is_asked:
+            return
         if not completion.HasField("successful"):
             self._outbox.part(self, is_taken=False)
             return
@@ -290,7 +296,7 @@ class RunOutbox:
             return
         if not activation.is_replaying:
             self._outbox.part(before, is_taken=False)
-        elif activation.history_length == before.history_length and not _only_asks(activation):
+        elif activation.history_length == before.history_length:
             self._outbox.part(before, is_taken=True)
 
     def _give_up(self, error: Exception) -> None:

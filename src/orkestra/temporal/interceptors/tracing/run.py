@@ -77,27 +77,30 @@ class RunTrace:
         """The run's own span."""
         return self.spans.workflow(input=self.argument(args))
 
-    def of_signal(self, input: HandleSignalInput) -> Span:
-        """The span of the signal that is being handled."""
+    def of_signal(self, input: HandleSignalInput) -> Callable[[], Span]:
+        """The span of the signal that is being handled, to be made where it is sent."""
         self._signals += 1
         event_id, outbox = signal_event_id(), current_run()
         delivered_ns = outbox.delivered_ns(event_id) if outbox and event_id else None
-        return self.spans.signal(
+        key, start_ns = event_id or f"#{self._signals}", delivered_ns or workflow.time_ns()
+        taken = self._live_argument(input.args)
+        return lambda: self.spans.signal(
             input.signal,
-            key=event_id or f"#{self._signals}",
-            start_ns=delivered_ns or workflow.time_ns(),
+            key=key,
+            start_ns=start_ns,
             sender=read_header(input.headers),
-            input=self._live_argument(input.args),
+            input=taken or self.argument(input.args),
         )
 
-    def of_update(self, input: HandleUpdateInput) -> Span:
-        """The span of an update."""
-        return self.spans.update(
+    def of_update(self, input: HandleUpdateInput) -> Callable[[], Span]:
+        """The span of an update, to be made where it is sent."""
+        start_ns, taken = workflow.time_ns(), self._live_argument(input.args)
+        return lambda: self.spans.update(
             input.update,
             update_id=input.id,
-            start_ns=workflow.time_ns(),
+            start_ns=start_ns,
             sender=read_header(input.headers),
-            input=self._live_argument(input.args),
+            input=taken or self.argument(input.args),
         )
 
     def wall_ns(self) -> int:
@@ -122,12 +125,21 @@ class RunTrace:
         limits = self.options.limits
         return capture(value, max_bytes=limits.max_bytes) if limits.output else None
 
-    def emit(self, span: Span, outcome: Outcome) -> None:
-        """Send a span that has ended now, unless it was sent when this happened first."""
+    def emit(self, span: Callable[[], Span], outcome: Callable[[], Outcome | None]) -> None:
+        """Send a span that has ended now, unless it was sent when this happened first.
+
+        Args:
+            span: Makes the span.
+            outcome: Makes the outcome; None where it has not ended after all.
+        """
         if workflow.unsafe.is_replaying_history_events():
             return
-        record = SpanRecord(span=span, outcome=outcome, end_ns=workflow.time_ns())
-        _extern(EMIT)(record)
+        if (ended := outcome()) is not None:
+            _extern(EMIT)(SpanRecord(span=span(), outcome=ended, end_ns=workflow.time_ns()))
+
+    def emit_result(self, span: Callable[[], Span], result: object, **metadata: str) -> None:
+        """Send a span that has ended well."""
+        self.emit(span, lambda: Outcome(output=self.result(result), metadata=metadata))
 
     def for_activity(self) -> TraceContext:
         """What an activity of this run is told; it knows the workflow's ID itself."""

@@ -1,5 +1,6 @@
 """The workflow's side, inside the sandbox: pure, and silent under replay."""
 
+from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 from temporalio import workflow
@@ -45,11 +46,9 @@ class TracingWorkflowInbound(WorkflowInboundInterceptor):
         try:
             result = await super().execute_workflow(input)
         except BaseException as error:
-            if (outcome := outcome_of_run(error)) is not None:
-                self._run.emit(span, outcome)
+            self._run.emit(lambda: span, partial(outcome_of_run, error))
             raise
-        metadata = {"status": "completed"}
-        self._run.emit(span, Outcome(output=self._run.result(result), metadata=metadata))
+        self._run.emit_result(lambda: span, result, status="completed")
         return result
 
     async def handle_signal(self, input: HandleSignalInput) -> None:
@@ -58,10 +57,9 @@ class TracingWorkflowInbound(WorkflowInboundInterceptor):
         try:
             await super().handle_signal(input)
         except BaseException as error:
-            if (outcome := outcome_of_handler(error)) is not None:
-                self._run.emit(span, outcome)
+            self._run.emit(span, partial(outcome_of_handler, error))
             raise
-        self._run.emit(span, Outcome())
+        self._run.emit(span, Outcome)
 
     async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
         """See base class."""
@@ -69,10 +67,9 @@ class TracingWorkflowInbound(WorkflowInboundInterceptor):
         try:
             result = await super().handle_update_handler(input)
         except BaseException as error:
-            if (outcome := outcome_of_handler(error)) is not None:
-                self._run.emit(span, outcome)
+            self._run.emit(span, partial(outcome_of_handler, error))
             raise
-        self._run.emit(span, Outcome(output=self._run.result(result)))
+        self._run.emit_result(span, result)
         return result
 
     async def handle_query(self, input: HandleQueryInput) -> Any:
