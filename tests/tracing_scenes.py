@@ -347,6 +347,12 @@ async def waits(stage: Stage) -> Played:
 
 async def buggy(stage: Stage) -> Played:
     handle = await stage.start(scenes.Buggy.run)
+
+    async def is_waiting() -> bool:
+        events = (await handle.fetch_history()).events
+        return any(e.HasField("activity_task_completed_event_attributes") for e in events)
+
+    await until(is_waiting)
     await handle.signal(scenes.Buggy.poke)
     assert await handle.result() == "mended"
     return played(handle, "workflow:Buggy", "activity:step", "signal:poke")
