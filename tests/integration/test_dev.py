@@ -313,8 +313,6 @@ async def test_activities_get_a_moment_to_finish_and_a_second_ctrl_c_does_not_wa
     ("arguments", "complaint"),
     [
         (["nothing_of_this_name"], "module 'nothing_of_this_name' does not exist"),
-        (["shop", "--task-queue", ""], "'' is empty"),
-        (["shop", "--grace", "never"], "'never' is no positive duration"),
         (["shop", "--config", "no.toml"], "configuration file 'no.toml' does not exist"),
         (["shop", "--port", "7000", "--ui-port", "7000"], "use different ports"),
     ],
@@ -329,7 +327,7 @@ def test_bad_input_is_one_line_and_starts_nothing(
     assert not (command.directory / ".orkestra").exists()
 
 
-@pytest.mark.parametrize("option", ["--port", "--ui-port", "--traces-port"])
+@pytest.mark.parametrize("option", ["--port", "--traces-port"])
 def test_a_port_that_is_taken_is_one_line(command: Command, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
