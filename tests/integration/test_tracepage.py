@@ -84,9 +84,8 @@ def count(browser: Browser, selector: str, number: int) -> None:
 
 
 def shows(browser: Browser, selector: str, text: str) -> None:
-    browser.wait_for(
-        f"(document.querySelector({json.dumps(selector)})?.innerText ?? '').includes({json.dumps(text)})"
-    )
+    element = f"document.querySelector({json.dumps(selector)})"
+    browser.wait_for(f"({element}?.innerText ?? '').includes({json.dumps(text)})")
 
 
 def test_traces_appear_while_their_workflows_run_and_are_read_by_keyboard_alone(
