@@ -558,6 +558,7 @@ byId("errors").addEventListener("change", refilter);
 byId("more").addEventListener("click", () => { state.limit += PAGE; loadTraces(); });
 addEventListener("popstate", route);
 
-loadTraces().then(() => { if (!state.open) byId("traces").focus(); });
+byId("traces").focus();
+loadTraces();
 route();
 listen();
