@@ -138,3 +138,50 @@ def test_an_error_that_cannot_say_what_it_is_is_named():
             raise ZeroDivisionError
 
     assert capture_error(MuteError(), max_bytes=100).value == "MuteError"
+
+
+def test_an_error_whose_type_cannot_be_asked_for_is_named():
+    class ShyError(Exception):
+        @property
+        def type(self) -> str:
+            raise ZeroDivisionError
+
+    error = RuntimeError("could not")
+    error.__cause__ = ShyError("no")
+    assert (
+        capture_error(error, max_bytes=100).value == "RuntimeError: could not; caused by ShyError"
+    )
+
+
+class Blocking(dict[str, int]):
+    def items(self) -> Any:
+        raise AssertionError
+
+    def __iter__(self) -> Any:
+        raise AssertionError
+
+
+class Lazy(list[int]):
+    def __iter__(self) -> Any:
+        raise AssertionError
+
+
+@dataclass
+class Odd:
+    given: int
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError
+
+
+class Classless:
+    @property
+    def __class__(self) -> Any:
+        raise ZeroDivisionError
+
+
+def test_no_code_of_the_values_own_runs_and_what_is_odd_hides_nothing_else():
+    value = [Blocking(a=1), Lazy([1, 2]), Odd(1), {"b": Classless()}]
+    shown = capture(value, max_bytes=1000)
+    assert shown.value == [{"a": 1}, [1, 2], "<Odd>", {"b": "<Classless>"}]
+    assert not shown.is_cut

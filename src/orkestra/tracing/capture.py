@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import PurePath
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 from uuid import UUID
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -22,6 +22,7 @@ _MAX_DEPTH: Final = 20
 _SAFE_INTEGER: Final = 2**53
 _MAX_INTEGER_BITS: Final = 1024
 _MAX_CAUSES: Final = 8
+_SEQUENCES: Final[tuple[type[Any], ...]] = (list, tuple, set, frozenset)
 _SHOWN_AS_TEXT: Final = (date, datetime, time, timedelta, Decimal, PurePath, UUID)
 
 
@@ -65,10 +66,7 @@ def capture(value: object, *, max_bytes: int) -> Captured:
         The picture.
     """
     camera = _Camera(max_bytes)
-    try:
-        shown = camera.show(value, 0)
-    except Exception:  # noqa: BLE001 - an odd value must not fail the work that it belongs to
-        return Captured(f"<{type(value).__name__}>", is_cut=True)
+    shown = camera.show(value, 0)
     return Captured(shown, camera.is_cut)
 
 
@@ -100,10 +98,11 @@ def _one_error(error: BaseException, max_length: int) -> str:
     name = type(error).__name__
     try:
         message = str(error)[: max_length + 1]
+        # An error that Temporal brought from elsewhere begins with the type that it had there.
+        kind = getattr(error, "type", None)
+        is_named = isinstance(kind, str) and message.startswith(kind)
     except Exception:  # noqa: BLE001 - an error that cannot say what it is must not become another
-        message = ""
-    # An error that Temporal brought from elsewhere begins with the type that it had there.
-    is_named = isinstance(kind := getattr(error, "type", None), str) and message.startswith(kind)
+        return name
     return message if is_named else f"{name}: {message}" if message else name
 
 
@@ -116,6 +115,12 @@ class _Camera:
 
     def show(self, value: object, depth: int) -> Json:
         self._left -= 1
+        try:
+            return self._shown(value, depth)
+        except Exception:  # noqa: BLE001 - an odd value must not fail the work that it belongs to
+            return self._name(value)
+
+    def _shown(self, value: object, depth: int) -> Json:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, enum.Enum):
@@ -136,9 +141,10 @@ class _Camera:
 
     def _container(self, value: object, depth: int) -> Json:
         if isinstance(value, dict):
-            return self._pairs(cast("dict[object, object]", value).items(), depth)
-        if isinstance(value, list | tuple | set | frozenset):
-            return self._items(cast("Iterable[object]", value), depth)
+            return self._pairs(dict.items(cast("dict[object, object]", value)), depth)
+        for kind in _SEQUENCES:
+            if isinstance(value, kind):
+                return self._items(kind.__iter__(cast("Any", value)), depth)
         return self._object(value, depth)
 
     def _items(self, items: Iterable[object], depth: int) -> list[Json]:
@@ -162,8 +168,8 @@ class _Camera:
         """Public attributes as they are stored: properties and validators do not run."""
         if is_dataclass(value) and not isinstance(value, type):
             names = [field.name for field in fields(value)]
-            pairs = [(name, getattr(value, name, None)) for name in names]
-        elif not isinstance(value, type) and isinstance(stored := _stored(value), dict):
+            pairs = [(name, _stored(value, name)) for name in names]
+        elif not isinstance(value, type) and isinstance(stored := _stored(value, "__dict__"), dict):
             public = cast("dict[object, object]", stored).items()
             pairs = [(k, v) for k, v in public if isinstance(k, str) and not k.startswith("_")]
         else:
@@ -195,8 +201,9 @@ class _Camera:
         return True
 
 
-def _stored(value: object) -> object:
+def _stored(value: object, name: str) -> object:
+    """An attribute without what its class does when it is asked for; None where that fails."""
     try:
-        return object.__getattribute__(value, "__dict__")
-    except AttributeError:
+        return object.__getattribute__(value, name)
+    except Exception:  # noqa: BLE001 - a descriptor raises what it likes, and the rest can be shown
         return None
