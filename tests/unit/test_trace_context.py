@@ -1,6 +1,7 @@
 """The trace header, and the attributes that callers may set."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from temporalio.api.common.v1 import Payload
 
 from orkestra.errors import InvalidTraceAttributeError
 from orkestra.temporal.interceptors.tracing import TRACE_HEADER
+from orkestra.temporal.interceptors.tracing.attributes import complete
 from orkestra.temporal.interceptors.tracing.header import read_header, write_header
 from orkestra.tracing import (
     TraceAttributes,
@@ -19,7 +21,7 @@ from orkestra.tracing import (
 )
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
-FREE_TAGS = TEXTS.filter(lambda tag: not tag.lower().startswith("tenant:"))
+FREE_TAGS = TEXTS.filter(lambda tag: not tag.strip().lower().startswith("tenant:"))
 VALUES = TEXTS | st.booleans() | st.integers(-(2**50), 2**50) | st.floats(-1e9, 1e9)
 CONTEXTS = st.builds(
     lambda trace, span, attributes: TraceContext(
@@ -61,7 +63,8 @@ def test_json_that_is_not_ours_raises_nothing(value):
 
 
 def test_a_forged_header_cannot_set_what_is_reserved():
-    content = ["", "", {"g": ["tenant:beta", "vip"], "m": {"tenant_id": "beta", "plan": "gold"}}]
+    forged = {"tenant_id": "beta", " Tenant_ID": "beta", "plan": "gold"}
+    content = ["", "", {"g": ["tenant:beta", "\tTENANT:beta", "vip"], "m": forged}]
     decoded = TraceContext.decode(json.dumps(content).encode())
     assert decoded is not None
     assert decoded.attributes == TraceAttributes(tags=("vip",), metadata={"plan": "gold"})
@@ -73,6 +76,25 @@ def test_ids_alone_are_compact_and_others_headers_stay():
     assert set(headers) == {"other", TRACE_HEADER}
     assert len(headers[TRACE_HEADER].data) == 40
     assert set(write_header(headers, None)) == {"other"}
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_however_much_a_trace_is_told_its_ids_arrive(ascii_only):
+    """A caller without Orkestra may fill its header to the brim, and what follows adds to it."""
+    many = TraceAttributes(
+        user_id="ada", tags=tuple(f"{number:\u00fc>200}" for number in range(80))
+    )
+    context = TraceContext(trace_id="0" * 31 + "1", span_id="0" * 15 + "2", attributes=many)
+    for start_ns in (None, 7):
+        told = replace(context, start_ns=start_ns)
+        decoded = TraceContext.decode(told.encode(ascii_only=ascii_only))
+        assert decoded == replace(told, attributes=TraceAttributes())
+
+
+def test_b21_a_workflow_id_that_names_another_tenant_is_no_session_of_theirs():
+    unsaid = complete(TraceAttributes(), tenant="acme", workflow_id="beta:order-42")
+    own = complete(TraceAttributes(), tenant="acme", workflow_id="acme:order-42")
+    assert (unsaid.session_id, own.session_id) == ("acme:beta:order-42", "acme:order-42")
 
 
 def test_scopes_nest_and_end():
@@ -98,9 +120,12 @@ def test_scopes_nest_and_end():
         {"tags": "one"},
         {"tags": ["tenant:beta"]},
         {"tags": ["Tenant:beta"]},
+        {"tags": [" tenant:beta"]},
         {"tags": [""]},
+        {"tags": [f"{number:0200}" for number in range(42)]},
         {"metadata": {"tenant_id": "beta"}},
         {"metadata": {"Workflow_Id": "x"}},
+        {"metadata": {"tenant_id ": "beta"}},
         {"metadata": {"x": ["list"]}},
         {"metadata": {"x": float("nan")}},
         {"metadata": {"x": "y" * 199}},

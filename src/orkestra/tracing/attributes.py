@@ -14,11 +14,13 @@ from orkestra.errors import InvalidTraceAttributeError
 MAX_ATTRIBUTE_LENGTH: Final = 200
 """Langfuse drops longer values."""
 
-RESERVED_TAG_PREFIX: Final = "tenant:"
-RESERVED_METADATA: Final = frozenset(
+MAX_ATTRIBUTES_BYTES: Final = 8 * 1024
+"""How long all of them together may be: they stand in the history of every activity."""
+
+_RESERVED_TAG_PREFIX: Final = "tenant:"
+_RESERVED_METADATA: Final = frozenset(
     {"namespace", "run_id", "task_queue", "tenant_id", "workflow_id", "workflow_type"}
 )
-"""Metadata that says what a trace is; callers cannot set it."""
 
 _DIGEST_LENGTH: Final = 16
 
@@ -93,11 +95,14 @@ def trace_attributes(
         metadata: Text, numbers and bools of up to 200 characters as JSON; `tenant_id`,
             `workflow_id` and the like are Orkestra's.
 
+    All of them together, those of outer scopes included, have 8 KiB as JSON at most.
+
     Yields:
         The attributes that now hold.
 
     Raises:
-        InvalidTraceAttributeError: A value is too long, of another type, or reserved.
+        InvalidTraceAttributeError: A value is too long, of another type, or reserved, or they are
+            too many.
 
     Example:
         ```python
@@ -114,6 +119,7 @@ def trace_attributes(
         metadata=_checked_metadata(metadata or {}),
     )
     merged = current_trace_attributes().merged(inner)
+    _check_size(merged)
     token = _current.set(merged)
     try:
         yield merged
@@ -140,13 +146,23 @@ def _check_text(name: str, value: object) -> None:
         raise InvalidTraceAttributeError(msg)
 
 
+def _check_size(attributes: TraceAttributes) -> None:
+    texts = attributes.user_id, attributes.session_id, attributes.tags, dict(attributes.metadata)
+    if (size := len(json.dumps(texts))) > MAX_ATTRIBUTES_BYTES:
+        msg = (
+            f"trace attributes of {size} bytes in all are more than {MAX_ATTRIBUTES_BYTES}:"
+            " set fewer tags and less metadata"
+        )
+        raise InvalidTraceAttributeError(msg)
+
+
 def _checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
     if isinstance(tags, str):
         msg = f"tags {tags[:MAX_ATTRIBUTE_LENGTH]!r} must be a sequence of texts, not one text"
         raise InvalidTraceAttributeError(msg)
     for tag in tags:
         _check_text("tag", tag)
-        if tag.lower().startswith(RESERVED_TAG_PREFIX):
+        if is_reserved_tag(tag):
             msg = f"tag {tag!r} is reserved: Orkestra sets the tenant's tag itself"
             raise InvalidTraceAttributeError(msg)
     return tuple(tags)
@@ -155,7 +171,7 @@ def _checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
 def _checked_metadata(metadata: Mapping[str, MetadataValue]) -> dict[str, MetadataValue]:
     for key, value in metadata.items():
         _check_text("metadata key", key)
-        if key.lower() in RESERVED_METADATA:
+        if is_reserved_metadata(key):
             msg = f"metadata key {key!r} is reserved: Orkestra sets it itself"
             raise InvalidTraceAttributeError(msg)
         if not is_metadata(value):
@@ -166,6 +182,16 @@ def _checked_metadata(metadata: Mapping[str, MetadataValue]) -> dict[str, Metada
             )
             raise InvalidTraceAttributeError(msg)
     return dict(metadata)
+
+
+def is_reserved_tag(tag: str) -> bool:
+    """Whether the tag says whose a trace is, which callers cannot set."""
+    return tag.strip().lower().startswith(_RESERVED_TAG_PREFIX)
+
+
+def is_reserved_metadata(key: str) -> bool:
+    """Whether metadata of the key says what a trace is, which callers cannot set."""
+    return key.strip().lower() in _RESERVED_METADATA
 
 
 def is_text(value: object) -> TypeGuard[str]:

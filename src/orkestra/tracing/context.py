@@ -8,14 +8,14 @@ texts. What cannot be read is ignored: a header from elsewhere must not fail any
 import base64
 import binascii
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, TypeGuard, cast
 
 from orkestra.tracing.attributes import (
-    RESERVED_METADATA,
-    RESERVED_TAG_PREFIX,
     TraceAttributes,
     is_metadata,
+    is_reserved_metadata,
+    is_reserved_tag,
     is_text,
 )
 
@@ -43,11 +43,17 @@ class TraceContext:
     start_ns: int | None = None
 
     def encode(self, *, ascii_only: bool = False) -> bytes:
-        """The header's content, escaped for protocols whose headers are ASCII if need be."""
+        """The header's content, escaped for protocols whose headers are ASCII if need be.
+
+        Attributes that would make it too long to be read are left out: the ids must arrive.
+        """
         content: list[Any] = [_pack(self.trace_id), _pack(self.span_id)]
         if values := _written(self.attributes, self.start_ns):
             content.append(values)
-        return json.dumps(content, separators=(",", ":"), ensure_ascii=ascii_only).encode()
+        written = json.dumps(content, separators=(",", ":"), ensure_ascii=ascii_only).encode()
+        if len(written) > _MAX_BYTES:
+            return replace(self, attributes=TraceAttributes()).encode()
+        return written
 
     @classmethod
     def decode(cls, data: bytes) -> Self | None:
@@ -115,7 +121,7 @@ def _read(values: dict[str, object]) -> TraceAttributes:
         metadata={
             key: value
             for key, value in metadata.items()
-            if is_text(key) and key.lower() not in RESERVED_METADATA and is_metadata(value)
+            if is_text(key) and not is_reserved_metadata(key) and is_metadata(value)
         },
     )
 
@@ -132,4 +138,4 @@ def _mapping(content: object) -> dict[str, object]:
 
 
 def _is_free(tag: object) -> TypeGuard[str]:
-    return is_text(tag) and not tag.lower().startswith(RESERVED_TAG_PREFIX)
+    return is_text(tag) and not is_reserved_tag(tag)

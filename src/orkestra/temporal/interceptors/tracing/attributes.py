@@ -17,12 +17,12 @@ def complete(
         tenant: The tenant of the work.
         workflow_id: The session where the caller set none.
     """
-    user, session = attributes.user_id, attributes.session_id
+    user, session = attributes.user_id, attributes.session_id or workflow_id
     if tenant is not None:
-        user, session = user and scope_id(tenant, user), session and scope_id(tenant, session)
+        user, session = user and scope_id(tenant, user), scope_id(tenant, session)
     return TraceAttributes(
         user_id=user and fitting(user),
-        session_id=fitting(session or workflow_id),
+        session_id=fitting(session),
         tags=attributes.tags,
         metadata=attributes.metadata,
     )

@@ -20,9 +20,9 @@ from orkestra.tracing import (
     RunSpans,
     Span,
     SpanRecord,
+    TraceAttributes,
     TraceContext,
     capture,
-    fitting,
     nanoseconds,
 )
 
@@ -143,8 +143,10 @@ class RunTrace:
 
     def for_activity(self) -> TraceContext:
         """What an activity of this run is told; it knows the workflow's ID itself."""
-        attributes = self.spans.facts.attributes
-        if attributes.session_id == fitting(workflow.info().workflow_id):
+        facts = self.spans.facts
+        attributes = facts.attributes
+        unsaid = complete(TraceAttributes(), tenant=facts.tenant, workflow_id=facts.workflow_id)
+        if attributes.session_id == unsaid.session_id:
             attributes = replace(attributes, session_id=None)
         return replace(self.spans.context, attributes=attributes)
 
