@@ -10,7 +10,7 @@ from rich.text import Text
 
 from orkestra.cli.connecting import log_core_to_python
 from orkestra.cli.failures import FAILED
-from orkestra.cli.options import AsJson, ConfigFile, load_config, parse_duration, parse_name
+from orkestra.cli.options import AsJson, ConfigFile, duration_option, load_config, parse_name
 from orkestra.cli.output import plain, write_json
 from orkestra.config import OrkestraConfig
 from orkestra.doctor import Diagnosis, Finding, diagnose
@@ -39,13 +39,7 @@ def doctor(
         ),
     ] = False,
     timeout: Annotated[
-        timedelta,
-        typer.Option(
-            parser=parse_duration,
-            metavar="DURATION",
-            show_default="5s",
-            help="How long each step may take.",
-        ),
+        timedelta, duration_option("5s", help="How long each step may take.")
     ] = _TIMEOUT,
     as_json: AsJson = False,
     config: ConfigFile = None,

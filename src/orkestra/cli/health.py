@@ -15,8 +15,8 @@ from orkestra.cli.options import (
     AsJson,
     ConfigFile,
     Namespace,
+    duration_option,
     load_config,
-    parse_duration,
     parse_name,
 )
 from orkestra.cli.output import plain, write_json
@@ -42,13 +42,7 @@ def health(
     ] = None,
     namespace: Namespace = None,
     timeout: Annotated[
-        timedelta,
-        typer.Option(
-            parser=parse_duration,
-            metavar="DURATION",
-            show_default="5s",
-            help="How long all of it may take.",
-        ),
+        timedelta, duration_option("5s", help="How long all of it may take.")
     ] = _TIMEOUT,
     as_json: AsJson = False,
     config: ConfigFile = None,

@@ -41,6 +41,16 @@ def parse_name(value: str) -> str:
     return value
 
 
+def duration_option(default: str, *, help: str) -> Any:
+    """An option that takes a duration.
+
+    Args:
+        default: The default as help shows it.
+        help: What the duration is for.
+    """
+    return typer.Option(parser=parse_duration, metavar="DURATION", show_default=default, help=help)
+
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option(

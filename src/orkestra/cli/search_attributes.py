@@ -11,9 +11,9 @@ from orkestra.cli.options import (
     AsJson,
     ConfigFile,
     Namespace,
+    duration_option,
     help_of,
     load_config,
-    parse_duration,
     parse_name,
     plain_app,
 )
@@ -43,13 +43,7 @@ def ensure(
     ] = None,
     namespace: Namespace = None,
     timeout: Annotated[
-        timedelta,
-        typer.Option(
-            parser=parse_duration,
-            metavar="DURATION",
-            show_default="30s",
-            help="How long all of it may take.",
-        ),
+        timedelta, duration_option("30s", help="How long all of it may take.")
     ] = _TIMEOUT,
     as_json: AsJson = False,
     config: ConfigFile = None,

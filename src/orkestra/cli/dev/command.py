@@ -11,7 +11,7 @@ import typer
 from orkestra.cli.connecting import log_core_to_python
 from orkestra.cli.dev.session import Options, develop
 from orkestra.cli.dev.watching import find_application
-from orkestra.cli.options import ConfigFile, load_config, parse_duration, parse_name
+from orkestra.cli.options import ConfigFile, duration_option, load_config, parse_name
 from orkestra.devserver.ports import why_not
 from orkestra.errors import ConfigurationError
 
@@ -57,12 +57,7 @@ def dev(
     ] = False,
     grace: Annotated[
         timedelta,
-        typer.Option(
-            parser=parse_duration,
-            metavar="DURATION",
-            show_default="5s",
-            help="How long activities may go on when the worker is to end.",
-        ),
+        duration_option("5s", help="How long activities may go on when the worker is to end."),
     ] = _GRACE,
     config: ConfigFile = None,
 ) -> None:

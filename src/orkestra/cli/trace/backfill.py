@@ -18,8 +18,8 @@ from orkestra.cli.options import (
     AsJson,
     ConfigFile,
     Namespace,
+    duration_option,
     load_config,
-    parse_duration,
     parse_name,
 )
 from orkestra.cli.output import write_json, write_line
@@ -118,11 +118,8 @@ def backfill(
     ] = False,
     older_than: Annotated[
         timedelta,
-        typer.Option(
-            parser=parse_duration,
-            metavar="DURATION",
-            show_default="1m",
-            help="Leave out what ended less than this ago: a worker may be about to send it.",
+        duration_option(
+            "1m", help="Leave out what ended less than this ago: a worker may be about to send it."
         ),
     ] = _JUST_NOW,
     converter: Converter = None,
