@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types completeness coverage bench soak build lock clean
+.PHONY: help setup demo test check lint types completeness coverage bench soak docs build lock clean
 
 help:  ## Print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ bench: $(STAMP)  ## Measure what Orkestra costs beside the bare SDK; OPTIONS=--a
 soak: $(STAMP)  ## See that nothing grows; SOAK="--hours 8" or "--workflows 20000 --tenants 1000" for longer
 	@$(BIN)/python -m tests.soak $(SOAK)
 
+docs: $(STAMP)  ## Build the documentation into site; it fails on every warning
+	@$(BIN)/zensical build --clean --strict
+
 build: $(STAMP)  ## Build the wheel and the source distribution into dist
 	@$(BIN)/python -m build --no-isolation
 
@@ -56,5 +59,5 @@ lock: $(STAMP)  ## Pin requirements.txt to pyproject.toml; LOCK=--upgrade takes 
 		--generate-hashes --all-extras --group dev $(LOCK) --output-file requirements.txt pyproject.toml
 
 clean:  ## Remove .venv and everything that was built or cached
-	@rm -rf .venv dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv dist htmlcov site .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,7 +7,8 @@ The blocks of one document share a directory and are run in order:
   stands for anything.
 - A block of any language whose first line is a comment with a file's name, `# app/workflows.py`,
   is written to that file for the blocks after it. Python is imported once, to see that it can be.
-- `<!-- in the background -->` above a block lets it run until the end of the document.
+- `<!-- in the background -->` above a block lets it run until the end of the document; with
+  `: a command` after it, that command is run in its place.
 - `<!-- not run: the reason -->` above a block leaves it out.
 """
 
@@ -54,6 +55,8 @@ class Snippet:
                 yield [sys.executable, "-c", load], ""
         elif self.language == "python":
             yield [sys.executable, f"snippet_{self.line}.py"], ""
+        elif self.mark == "in the background" and self.reason:
+            yield [*shell, self.reason], ""
         elif self.language in SHELLS:
             yield [*shell, self.text], ""
         else:

@@ -91,6 +91,12 @@ def test_a_snippet_in_the_background_lives_until_the_document_ends(workspace: Wo
     assert process.returncode is not None
 
 
+def test_another_command_can_stand_in_for_one_in_the_background(workspace: Workspace) -> None:
+    run(workspace, "<!-- in the background: echo this > ran -->\n```bash\necho that > ran\n```\n")
+    workspace.background[0].wait(10)
+    assert (workspace.directory / "ran").read_text() == "this\n"
+
+
 def test_a_snippet_in_the_background_that_failed_is_reported(workspace: Workspace) -> None:
     run(workspace, "<!-- in the background -->\n```bash\nexit 3\n```\n")
     workspace.background[0].wait(10)
