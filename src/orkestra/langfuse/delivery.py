@@ -85,7 +85,7 @@ class Delivery:
             "POST",
             self._url,
             headers=self._headers,
-            content=gzip.compress(body, compresslevel=4),
+            content=gzip.compress(body, compresslevel=1),
             extensions={"timeout": self._timeout},
         )
         try:

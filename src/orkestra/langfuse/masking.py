@@ -111,6 +111,8 @@ def _json(value: Json) -> str:
 
 
 def _fitted(text: str, max_bytes: int, *, is_cut: bool) -> str:
+    if not is_cut and text.isascii() and len(text) <= max_bytes:
+        return text
     encoded = text.encode()
     if not is_cut and len(encoded) <= max_bytes:
         return text

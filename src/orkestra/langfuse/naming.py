@@ -18,6 +18,7 @@ _TYPES: Final[Mapping[str, str]] = {"workflow": "chain", "activity": "tool"}
 _PLAIN: Final = "span"
 _OF_TRACE: Final = ("workflow_type", "workflow_id", "run_id", "namespace", "task_queue")
 _REMEMBERED_NAMES: Final = 1024
+_REMEMBERED_ENTRIES: Final = 1024
 _WRITER: Final = json.JSONEncoder(ensure_ascii=False, default=str)
 
 
@@ -51,7 +52,7 @@ class Describer:
         """Everything else that is known of the span."""
         span, outcome = ended.record.span, ended.record.outcome
         found: Attributes = {names.TYPE: _TYPES.get(span.kind, _PLAIN)}
-        if not self._is_hidden(span.kind.value, span.name):
+        if not self._is_hidden(span.kind, span.name):
             found |= self._value(names.INPUT, span.input)
             found |= self._value(names.OUTPUT, outcome.output)
         found |= self._metadata(names.METADATA, {**span.metadata, **outcome.metadata})
@@ -94,6 +95,8 @@ class Describer:
 
     def _metadata(self, prefix: str, metadata: Mapping[str, MetadataValue]) -> Attributes:
         """Langfuse decodes metadata values from JSON."""
+        if not self._masker.is_on:
+            return dict([_entry(prefix, key, value) for key, value in metadata.items()])
         masked = self._masker.value
         return {f"{prefix}.{key}": _json(masked(value)) for key, value in metadata.items()}
 
@@ -114,6 +117,12 @@ class Describer:
             fnmatchcase(name, pattern) or pattern == kind
             for pattern in self._settings.capture_except
         )
+
+
+@lru_cache(_REMEMBERED_ENTRIES, typed=True)
+def _entry(prefix: str, key: str, value: MetadataValue) -> tuple[str, str]:
+    """What a worker says of all its spans is written once."""
+    return f"{prefix}.{key}", _json(value)
 
 
 def _json(value: object) -> str:
