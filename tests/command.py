@@ -37,7 +37,7 @@ class Command:
             env=clean_environment(self.directory, **variables),
             capture_output=True,
             text=True,
-            timeout=45,
+            timeout=120,
             check=False,
             stdin=subprocess.DEVNULL,
         )

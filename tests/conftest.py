@@ -7,12 +7,17 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
 from temporalio.client import Client
 
 from orkestra.devserver import DevServer
 from tests.names import Fresh
 
 SETTLING = 2.0
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("orkestra", deadline=None)
+settings.load_profile("orkestra")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so, and what they start would ignore Ctrl-C, too.

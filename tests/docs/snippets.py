@@ -26,7 +26,7 @@ from markdown_it import MarkdownIt
 
 SHELLS = frozenset({"bash", "sh", "shell"})
 RUN = SHELLS | {"console", "python"}
-SECONDS = 45
+SECONDS = 120
 
 _FILE = re.compile(r"# ((?:\w[\w.-]*/)*\w[\w.-]*\.\w+)\n")
 _MARK = re.compile(r"<!-- *(in the background|not run)(?:: *(.+?))? *-->")

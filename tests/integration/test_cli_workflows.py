@@ -16,6 +16,8 @@ from orkestra.devserver import DevServer
 from tests.command import Command
 from tests.names import Fresh
 
+pytestmark = pytest.mark.timeout(240)  # each command is a process of its own
+
 
 @workflow.defn
 class Basket:

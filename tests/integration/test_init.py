@@ -34,7 +34,7 @@ def test_the_application_passes_its_own_tests(tmp_path: Path, dev_server: DevSer
         env=clean_environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=150,
         check=False,
     )
     assert tested.returncode == 0, tested.stdout + tested.stderr

@@ -204,7 +204,7 @@ def test_pytest_finds_the_fixtures_by_itself(tmp_path: Path, dev_server: DevServ
         env=clean_environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -93,6 +93,10 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ticking]:
     monkeypatch.setattr(module, "time", SimpleNamespace(sleep=made.sleep))
     yield made
     made.end()
+    # One that went on would take the ticks of the next test.
+    for thread in threading.enumerate():
+        if thread.name == "orkestra-outbox":
+            thread.join(30)
 
 
 @pytest.fixture
