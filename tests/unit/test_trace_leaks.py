@@ -119,7 +119,9 @@ def test_no_field_of_a_span_of_others_leaks(written, text, other):
     request = ExportTraceServiceRequest()
     of_resource = request.resource_spans.add()
     of_resource.resource.attributes.append(pair("process.command", text))
-    made = of_resource.scope_spans.add().spans.add(name=text, trace_state=f"a={text}")
+    of_scope = of_resource.scope_spans.add()
+    of_scope.scope.name = other
+    made = of_scope.spans.add(name=text, trace_state=f"a={text}")
     made.status.message = other
     for key in ("gen_ai.prompt", names.INPUT, names.TRACE_USER, f"{names.METADATA}.{text}", text):
         made.attributes.append(pair(key, written))
@@ -141,6 +143,44 @@ def test_no_field_of_a_span_of_others_leaks(written, text, other):
 
 def pair(key: str, value: str) -> KeyValue:
     return KeyValue(key=key, value=AnyValue(string_value=value))
+
+
+DEEP = "[" * 5000
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "left"),
+    [
+        (f"{names.METADATA}.tenant_id", '"beta"', None),
+        (f"{names.METADATA}.tenant", '"beta"', '"beta"'),
+        (names.METADATA, '{"tenant_id": "beta", "plan": "gold"}', '{"plan": "gold"}'),
+        (names.METADATA, '"beta"', '"beta"'),
+        (names.METADATA, "beta", "beta"),
+        (names.METADATA, f'{{"tenant_id": "beta", "a": {DEEP}', None),
+        (names.TRACE_METADATA, '{"tenant_id": "beta"}', "{}"),
+        (names.TRACE_METADATA, DEEP, None),
+        (names.TRACE_TAGS, '["\\ud800 tenant:beta"]', "? tenant:beta"),
+        (names.TRACE_TAGS, '[" tenant:beta"]', None),
+        (names.TRACE_TAGS, DEEP, DEEP),
+    ],
+)
+def test_b21_whatever_others_say_of_the_tenant_or_cannot_be_read_is_not_said(key, value, left):
+    request = ExportTraceServiceRequest()
+    made = request.resource_spans.add().scope_spans.add().spans.add(name="chat")
+    made.attributes.append(pair(key, value))
+    content = PLAIN.encode(Observed("acme", request.SerializeToString(), 1)).content
+    [span] = ExportTraceServiceRequest.FromString(content).resource_spans[0].scope_spans[0].spans
+    found = {attribute.key: attribute.value for attribute in span.attributes}
+    assert found.pop(f"{names.TRACE_METADATA}.tenant_id").string_value == '"acme"'
+    tags = [tag.string_value for tag in found.pop(names.TRACE_TAGS).array_value.values]
+    assert tags.pop(0) == "tenant:acme"
+    kept = [*tags, *(value.string_value for value in found.values())]
+    assert kept == ([] if left is None else [left])
+
+
+@pytest.mark.parametrize("added", [{"big": 2**70}, {7: "x"}, {"langfuse.\ud800": "x"}])
+def test_what_cannot_be_written_costs_no_span(added):
+    assert b"activity:charge" in sent(PLAIN, span(), added=added)
 
 
 def test_a_mask_that_goes_by_keys_sees_into_what_others_wrote():

@@ -16,7 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from orkestra.langfuse import names
 from orkestra.langfuse.items import Observed
-from orkestra.langfuse.masking import Masker
+from orkestra.langfuse.masking import Masker, cleaned
 from orkestra.langfuse.otlp import value_of
 from orkestra.tenancy import scope_id
 from orkestra.tracing import fitting
@@ -38,7 +38,8 @@ _SCOPED: Final = names.USERS | names.SESSIONS
 _TENANT_TAG: Final = "tenant:"
 _TENANT_KEY: Final = "tenant_id"
 _TENANT_METADATA: Final = f"{names.TRACE_METADATA}.{_TENANT_KEY}"
-LABELS: Final = _SCOPED | names.TAGS | {names.TRACE_METADATA, _TENANT_METADATA}
+_TENANT_KEYS: Final = frozenset({_TENANT_METADATA, f"{names.METADATA}.{_TENANT_KEY}"})
+LABELS: Final = _SCOPED | names.TAGS | _TENANT_KEYS | {names.TRACE_METADATA}
 """Attributes that say whose a trace is, which code inside an attempt cannot set."""
 
 
@@ -55,6 +56,7 @@ class Scrubber:
         for of_resource in request.resource_spans:
             self._mask_values(of_resource.resource.attributes)
             for of_scope in of_resource.scope_spans:
+                of_scope.scope.name = self._masker.text(of_scope.scope.name)
                 for span in of_scope.spans:
                     self._scrub(span, observed.tenant)
         return request.SerializeToString()
@@ -82,9 +84,11 @@ class Scrubber:
             key, value = attribute.key, attribute.value
             if key in names.TAGS:
                 tags += [tag for tag in _texts(value) if not _is_reserved(tag)]
-            elif key == names.TRACE_METADATA:
-                kept += [KeyValue(key=key, value=value_of(text)) for text in _untenanted(value)]
-            elif key != _TENANT_METADATA:
+            elif key in (names.TRACE_METADATA, names.METADATA):
+                kept += [
+                    KeyValue(key=key, value=value_of(text)) for text in _untenanted(key, value)
+                ]
+            elif key not in _TENANT_KEYS:
                 if key in _SCOPED and tenant is not None:
                     value.string_value = fitting(scope_id(tenant, value.string_value))
                 kept.append(KeyValue(key=key, value=value))
@@ -117,14 +121,16 @@ class Scrubber:
             self._mask_values(value.kvlist_value.values)
 
 
-def _untenanted(metadata: AnyValue) -> list[str]:
-    """All metadata of a trace in one, without what names the tenant; nothing if it is no JSON."""
+def _untenanted(key: str, metadata: AnyValue) -> list[str]:
+    """All metadata in one, without what names the tenant; a trace's only if it is JSON."""
     try:
         said = json.loads(metadata.string_value)
+    except RecursionError:
+        return []
     except ValueError:
-        return []
+        said = None
     if not isinstance(said, dict):
-        return []
+        return [] if key == names.TRACE_METADATA else [metadata.string_value]
     items = cast("dict[str, Any]", said).items()
     return [json.dumps({key: value for key, value in items if key != _TENANT_KEY})]
 
@@ -136,8 +142,8 @@ def _texts(value: AnyValue) -> list[str]:
     if not text.startswith("["):
         return [text]
     try:
-        return [str(tag) for tag in json.loads(text)]
-    except ValueError:
+        return [cleaned(str(tag)) for tag in json.loads(text)]
+    except (ValueError, RecursionError):
         return [text]
 
 

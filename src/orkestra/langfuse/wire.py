@@ -42,10 +42,16 @@ class Wire:
         """Mask and encode; whatever goes wrong is raised."""
         if isinstance(item, Observed):
             return Part(self._scrubber.scrubbed(item), is_ours=False, spans=item.spans)
-        describer = self._describer
-        failure = describer.failure(item.record.outcome)
-        span = encoded(item.record, describer.name(item), describer.attributes(item), failure)
+        try:
+            span = self._encoded(item)
+        except Exception:  # noqa: BLE001 - what code put on the span may be what cannot be written
+            span = self._encoded(Ended(item.record))
         return Part(span, is_ours=True, spans=1)
+
+    def _encoded(self, ended: Ended) -> bytes:
+        describer = self._describer
+        failure = describer.failure(ended.record.outcome)
+        return encoded(ended.record, describer.name(ended), describer.attributes(ended), failure)
 
     def post(self, parts: Sequence[Part]) -> Reply:
         """Post some parts in one request."""
