@@ -24,6 +24,10 @@ _MAX_INTEGER_BITS: Final = 1024
 _MAX_CAUSES: Final = 8
 _SEQUENCES: Final[tuple[type[Any], ...]] = (list, tuple, set, frozenset)
 _SHOWN_AS_TEXT: Final = (date, datetime, time, timedelta, Decimal, PurePath, UUID)
+_NOT_BY_ATTRIBUTES: Final[frozenset[type[Any]]] = frozenset(
+    {bool, int, float, str, bytes, bytearray, dict, enum.Enum, BaseException}
+    | {*_SEQUENCES, *_SHOWN_AS_TEXT}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +119,24 @@ class _Camera:
 
     def show(self, value: object, depth: int) -> Json:
         self._left -= 1
+        # In the sandbox each `isinstance` costs as much as ten calls: the usual types do without.
+        kind = type(value)
+        if kind is str:
+            return self._text(cast("str", value))
+        if (
+            value is None
+            or kind is bool
+            or (kind is int and abs(cast("int", value)) < _SAFE_INTEGER)
+        ):
+            return cast("Json", value)
         try:
+            if depth < _MAX_DEPTH:
+                if kind is list:
+                    return self._items(cast("list[object]", value), depth)
+                if kind is dict:
+                    return self._pairs(cast("dict[object, object]", value).items(), depth)
+                if value.__class__ is kind and _NOT_BY_ATTRIBUTES.isdisjoint(kind.__mro__):
+                    return self._object(value, depth)
             return self._shown(value, depth)
         except Exception:  # noqa: BLE001 - an odd value must not fail the work that it belongs to
             return self._name(value)
@@ -160,7 +181,8 @@ class _Camera:
         for key, value in pairs:
             if self._is_used_up():
                 break
-            name = self._text(key) if isinstance(key, str) else str(self.show(key, _MAX_DEPTH))
+            is_text = type(key) is str or isinstance(key, str)
+            name = self._text(cast("str", key)) if is_text else str(self.show(key, _MAX_DEPTH))
             shown[name] = self.show(value, depth + 1)
         return shown
 

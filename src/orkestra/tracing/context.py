@@ -19,6 +19,7 @@ from orkestra.tracing.attributes import (
     is_text,
 )
 
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _TRACE_ID_BYTES: Final = 16
 _SPAN_ID_BYTES: Final = 8
 _MAX_BYTES: Final = 16 * 1024
@@ -47,9 +48,11 @@ class TraceContext:
 
         Attributes that would make it too long to be read are left out: the ids must arrive.
         """
-        content: list[Any] = [_pack(self.trace_id), _pack(self.span_id)]
-        if values := _written(self.attributes, self.start_ns):
-            content.append(values)
+        trace, span = _pack(self.trace_id), _pack(self.span_id)
+        values = _written(self.attributes, self.start_ns)
+        if not values:
+            return f'["{trace}","{span}"]'.encode()
+        content = [trace, span, values]
         written = json.dumps(content, separators=(",", ":"), ensure_ascii=ascii_only).encode()
         if len(written) > _MAX_BYTES:
             return replace(self, attributes=TraceAttributes()).encode()
@@ -83,7 +86,8 @@ class TraceContext:
 def _pack(hexadecimal: str | None) -> str:
     if hexadecimal is None:
         return ""
-    return base64.urlsafe_b64encode(bytes.fromhex(hexadecimal)).rstrip(b"=").decode()
+    packed = binascii.b2a_base64(bytes.fromhex(hexadecimal), newline=False)
+    return packed.translate(_URL_SAFE, b"=").decode()
 
 
 def _unpack(packed: object, length: int) -> str | None:
@@ -98,6 +102,8 @@ def _unpack(packed: object, length: int) -> str | None:
 
 
 def _written(attributes: TraceAttributes, start_ns: int | None) -> dict[str, Any]:
+    if not attributes and not start_ns:
+        return {}
     values: dict[str, Any] = {
         "u": attributes.user_id,
         "s": attributes.session_id,

@@ -131,8 +131,6 @@ def _span_id(*parts: str) -> str:
 
 
 def _digest(*parts: str) -> str:
-    written = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode("utf-8", "surrogatepass")
-        written.update(b"%d:%b" % (len(encoded), encoded))
-    return written.hexdigest()
+    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+    written = b"".join([b"%d:%b" % (len(part), part) for part in encoded])
+    return hashlib.sha256(written).hexdigest()
