@@ -254,6 +254,54 @@ def test_ticks_do_not_count_while_local_activities_run(outbox, sent, ticking):
     assert sent.names == ["a"]
 
 
+def runs_a_local_activity(run: RunOutbox, *others: str) -> None:
+    """A task that makes a span, and goes on because a local activity runs; with other commands."""
+    task(run, 3, "a", after=False)
+    scheduling = done()
+    scheduling.successful.commands.add().schedule_local_activity.seq = 1
+    for other in others:
+        getattr(scheduling.successful.commands.add(), other).SetInParent()
+    run.after(scheduling)
+
+
+def goes_on_after_a_heartbeat(run: RunOutbox) -> None:
+    resolving = WorkflowActivation(history_length=6)
+    resolving.jobs.add().resolve_activity.seq = 1
+    run.before(resolving)
+
+
+def test_a_heartbeat_that_leaves_nothing_in_the_history_shows_nothing(outbox, sent):
+    """The task is replayed as one with the next, and not under replay: it makes the span anew."""
+    run = run_of(outbox)
+    runs_a_local_activity(run)
+    goes_on_after_a_heartbeat(run)
+    assert sent.names == []
+    failed = WorkflowActivationCompletion()
+    failed.failed.SetInParent()
+    run.after(failed)
+    evict(run, RemoveFromCache.LANG_FAIL)
+    again = run_of(outbox)
+    task(again, 9, "a")
+    task(again, 12)
+    assert sent.names == ["a"]
+
+
+@pytest.mark.parametrize("recorded", ["start_timer", "update_response", "set_patch_marker"])
+def test_a_heartbeat_that_leaves_something_in_the_history_is_a_task(outbox, sent, recorded):
+    run = run_of(outbox)
+    runs_a_local_activity(run, recorded)
+    goes_on_after_a_heartbeat(run)
+    assert sent.names == ["a"]
+
+
+@pytest.mark.parametrize("reason", sorted(OPEN))
+def test_a_task_that_is_interrupted_in_a_local_activity_is_done_again(outbox, sent, reason):
+    run = run_of(outbox)
+    runs_a_local_activity(run)
+    evict(run, reason)
+    assert (outbox.left_by("run"), sent.names) == (None, [])
+
+
 def test_a_run_on_two_workers_of_one_process_is_two(outbox, sent):
     frozen, other = run_of(outbox), run_of(outbox)
     task(frozen, 9, "a")

@@ -6,6 +6,7 @@ what went to the server and what came back from it: that is what the history has
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
@@ -37,6 +38,9 @@ _BEGIN: Final = frozenset(
         "start_timer",
     }
 )
+_UNRECORDED: Final = frozenset(
+    {"request_cancel_local_activity", "respond_to_query", "schedule_local_activity"}
+)
 _CLOSE: Final = frozenset(
     {
         "cancel_workflow_execution",
@@ -63,6 +67,8 @@ class RunCommands:
         spans: What the run's spans look like, once its code has asked.
         delivered: The workflow's clock when a signal was delivered, by the ID of its event.
         local: Local activities that run, by their numbers.
+        is_recorded: Whether the task that goes on has left anything in the history: if not, it is
+            done again as one with the next, even after the server has taken it.
         is_closing: Whether the run has said that it is over.
         is_told: Whether the run's own span has been made.
     """
@@ -72,6 +78,7 @@ class RunCommands:
         self.spans: RunSpans | None = None
         self.delivered: dict[int, int] = {}
         self.local: set[int] = set()
+        self.is_recorded = False
         self.is_closing = False
         self.is_told = False
         self._limits = limits
@@ -90,6 +97,7 @@ class RunCommands:
             if kind == "signal_workflow":
                 self.delivered[job.signal_workflow.originating_event_id] = self._now_ns
             elif kind == "resolve_activity":
+                self.is_recorded |= job.resolve_activity.seq in self.local
                 self.local.discard(job.resolve_activity.seq)
             elif kind == "fire_timer":
                 yield from self._timer(job.fire_timer.seq, "fired")
@@ -108,6 +116,7 @@ class RunCommands:
         """
         for command in completion.successful.commands:
             kind = command.WhichOneof("variant")
+            self.is_recorded |= kind not in _UNRECORDED
             if kind == "schedule_local_activity":
                 self.local.add(command.schedule_local_activity.seq)
             elif kind == "cancel_timer":
@@ -214,9 +223,10 @@ class RunCommands:
         encoding = payload.metadata.get("encoding", b"").decode(errors="replace")
         if encoding == "binary/null":
             return Captured(None)
-        if not encoding.startswith("json/") or len(payload.data) > 4 * limit:
-            return capture(f"<{len(payload.data)} bytes of {encoding}>", max_bytes=limit)
-        return capture(json.loads(payload.data), max_bytes=limit)
+        if encoding.startswith("json/") and len(payload.data) <= 4 * limit:
+            with suppress(ValueError, RecursionError):
+                return capture(json.loads(payload.data), max_bytes=limit)
+        return capture(f"<{len(payload.data)} bytes of {encoding}>", max_bytes=limit)
 
 
 def _timer_span(spans: RunSpans, begun: _Begun) -> Span:

@@ -5,7 +5,8 @@ had timed out because the worker stood still. The task is then done again, perha
 not under replay: its spans would be sent twice, and Langfuse keeps both. So they are held for a
 while, seconds at most. The core does not tell that a task was taken, but it tells everything else:
 
-- a later task of the run, or an eviction because the run is over: it was taken;
+- a later task of the run, or an eviction because the run is over: it was taken. A heartbeat that
+  left nothing in the history is no task: while local activities run, the task goes on;
 - an eviction for a reason that blames it, or a failure of the task itself: it was not;
 - an eviction for another reason, such as a full cache, may have come over one that blames the task.
   If the run comes back, the task is replayed if it was taken, and skipped if it was not;
@@ -87,6 +88,11 @@ class Outbox:
         self._thread: threading.Thread | None = None
         self._is_told = False
 
+    @property
+    def held(self) -> int:
+        """How many spans are held."""
+        return self._held
+
     def hook(self, details: WorkflowInstanceDetails) -> "RunOutbox":
         """The hook of one run, for `orkestra.temporal.runner.hooked()`."""
         commands = RunCommands(self._limits, self._timer_threshold)
@@ -120,6 +126,8 @@ class Outbox:
 
     def part(self, run: "RunOutbox", *, is_taken: bool) -> None:
         """Let go of what a run holds: send it, or forget it."""
+        if not run.held:
+            return  # nor does it wait: whoever takes what is held away ends that, too
         with self._lock:
             records = self._parted(run)
         if is_taken:
@@ -155,8 +163,9 @@ class Outbox:
 
     def wait_no_more(self, run: "RunOutbox") -> None:
         """The run goes on: it is not for the ticks to say that its task was taken."""
-        with self._lock:
-            self._waiting.pop(run, None)
+        if run.held:
+            with self._lock:
+                self._waiting.pop(run, None)
 
     def settle(self, task_queue: str) -> None:
         """Send what the runs of a worker hold which has ended: its tasks have been answered."""
@@ -265,7 +274,9 @@ class RunOutbox:
         self._judge_predecessor(activation)
         if activation.history_length > self.history_length:
             self.history_length = activation.history_length
-            self._outbox.part(self, is_taken=True)
+            if self._commands.is_recorded or not self._commands.local:
+                self._outbox.part(self, is_taken=True)
+            self._commands.is_recorded = False
         for record in self._commands.resolved(activation):
             self.hold(record)
 
@@ -282,9 +293,10 @@ class RunOutbox:
             self._outbox.wait(self)
 
     def _evicted(self, reason: int) -> None:
-        if self._commands.local and not self._commands.is_closing:
+        is_undone = self._commands.local and not self._commands.is_closing
+        if is_undone:
             self._outbox.interrupt(self.run_id)
-        if self.held and reason in OPEN:
+        if self.held and reason in OPEN and (self._commands.is_recorded or not is_undone):
             self._outbox.leave(self)
         else:
             self._outbox.part(self, is_taken=reason in TAKEN)
@@ -309,4 +321,6 @@ class RunOutbox:
 
 def _only_asks(activation: WorkflowActivation) -> bool:
     jobs = activation.jobs
-    return bool(jobs) and all(job.HasField("query_workflow") for job in jobs)
+    if not jobs or not jobs[0].HasField("query_workflow"):
+        return False
+    return all(job.HasField("query_workflow") for job in jobs)

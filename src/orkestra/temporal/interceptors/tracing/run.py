@@ -61,6 +61,7 @@ class RunTrace:
         """Trace by the options."""
         self.options = options
         self._spans: RunSpans | None = None
+        self._for_activity: TraceContext | None = None
         self._signals = 0
         self._operations = 0
 
@@ -143,22 +144,27 @@ class RunTrace:
 
     def for_activity(self) -> TraceContext:
         """What an activity of this run is told; it knows the workflow's ID itself."""
-        facts = self.spans.facts
-        attributes = facts.attributes
-        unsaid = complete(TraceAttributes(), tenant=facts.tenant, workflow_id=facts.workflow_id)
-        if attributes.session_id == unsaid.session_id:
-            attributes = replace(attributes, session_id=None)
-        return replace(self.spans.context, attributes=attributes)
+        if self._for_activity is None:
+            facts = self.spans.facts
+            attributes = facts.attributes
+            unsaid = complete(TraceAttributes(), tenant=facts.tenant, workflow_id=facts.workflow_id)
+            if attributes.session_id == unsaid.session_id:
+                attributes = replace(attributes, session_id=None)
+            self._for_activity = replace(self.spans.context, attributes=attributes)
+        return self._for_activity
 
     def for_local_activity(self) -> TraceContext:
         """What a local activity of this run is told: when its span begins, too.
 
-        One that is done again in the same workflow task, because a worker without a cache has
-        interrupted it, begins a microsecond later: it is another execution.
+        One that is done again is another execution. It begins when that is, if the task that
+        scheduled it is replayed; and a microsecond later, if the task itself is done again because
+        a worker without a cache has interrupted it.
         """
         outbox = current_run()
         interruptions = outbox.interruptions if outbox is not None else 0
         start_ns = workflow.time_ns() + interruptions * _MICROSECOND
+        if workflow.unsafe.is_replaying_history_events():
+            start_ns = max(start_ns, self.wall_ns())
         return replace(self.for_activity(), start_ns=start_ns)
 
     def for_child(self) -> TraceContext:
