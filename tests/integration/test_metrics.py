@@ -1,12 +1,25 @@
 """What `/metrics` shows: the core's figures and ours, with labels that nobody outside chooses."""
 
 import asyncio
+import json
 import re
 
 import pytest
+from temporalio.api.workflowservice.v1 import ListBatchOperationsRequest
 from temporalio.client import Client, WorkflowFailureError
 
-from orkestra import OrkestraPlugin
+from orkestra import (
+    ForbiddenOperationError,
+    OrkestraConfig,
+    OrkestraPlugin,
+    TemporalConnectionManager,
+    TemporalSettings,
+    TenancySettings,
+    TenantRequiredError,
+    TenantSettings,
+)
+from orkestra.temporal.telemetry import metered_runtime
+from orkestra.testing import LangfuseReceiver
 from tests.serving import Serving, serving
 from tests.workflows.slow import Slow
 
@@ -43,6 +56,12 @@ async def test_the_cores_metrics_and_ours_are_one_well_formed_text(dev_server, r
         assert value(text, "orkestra_worker_ready", **place) == 1
         assert value(text, "orkestra_worker_restarts_total", **place) == 0
         assert value(text, "orkestra_connection_up", namespace="default") == 1
+        assert value(text, "orkestra_connections", state="open") == 1
+        assert value(text, "orkestra_connection_attempts_total") == 1
+        assert value(text, "orkestra_connection_attempts_failed_total") == 0
+        assert value(text, "orkestra_calls_total") > 2
+        assert re.search(r"^orkestra_calls_waiting \d", text, re.MULTILINE)
+        assert re.search(r"^orkestra_rotations_total 0$", text, re.MULTILINE)
         assert "# TYPE orkestra_spans_lost_total counter" in text
         samples = [line for line in text.splitlines() if line and not line.startswith("#")]
         assert all(SAMPLE.fullmatch(line) for line in samples)
@@ -96,3 +115,77 @@ async def test_dropped_signals_are_counted(dev_server, raw_client, fresh):
             await asyncio.sleep(0.1)
         assert value(seen[0], "orkestra_dropped_signals", task_queue=queue) == 1
         await handle.terminate()
+
+
+async def test_spans_are_counted_from_the_workflow_to_langfuse(dev_server, raw_client, fresh):
+    queue = fresh.task_queue()
+    acme = Client(raw_client.service_client, plugins=[OrkestraPlugin(tenant=fresh.tenant())])
+    with LangfuseReceiver(public_key=f"pk-lf-{fresh.suffix}") as receiver:
+        langfuse = {
+            "public_key": receiver.public_key,
+            "secret_key": receiver.secret_key,
+            "base_url": receiver.url,
+        }
+        environment = {"SERVE_LANGFUSE": json.dumps(langfuse)}
+        async with serving(
+            dev_server.address, queue, environment=environment, probes_address="127.0.0.1:0"
+        ) as worker:
+            await worker.becomes("/readyz", 200)
+            handle = await acme.start_workflow(
+                Slow.run, args=["obeys", 0.0], id="counted", task_queue=queue
+            )
+            assert await handle.result() == "finished"
+            text = await metrics(worker)
+            counted = ("sent_total", "held", "waiting")
+            assert sum(value(text, f"orkestra_spans_{name}") for name in counted) >= 1
+            while value(await metrics(worker), "orkestra_spans_sent_total") < 2:
+                await asyncio.sleep(0.1)
+            text = await metrics(worker)
+            assert value(text, "orkestra_spans_sent_total") == 2
+            assert value(text, "orkestra_spans_held") == value(text, "orkestra_spans_waiting") == 0
+            assert value(text, "orkestra_spans_lost_total") == 0
+
+
+async def test_a_tenant_is_a_label_where_asked_for_and_only_one_that_the_directory_knows(
+    dev_server, raw_client, fresh
+):
+    queue, known, stranger = fresh.task_queue(), fresh.tenant(), fresh.tenant("stranger")
+    environment = {"SERVE_TENANTS": json.dumps({known: {"status": "suspended"}})}
+    async with serving(
+        dev_server.address, queue, environment=environment, probes_address="127.0.0.1:0"
+    ) as worker:
+        await worker.becomes("/readyz", 200)
+        for tenant in (known, stranger):
+            client = Client(raw_client.service_client, plugins=[OrkestraPlugin(tenant=tenant)])
+            handle = await client.start_workflow(
+                Slow.run, args=["obeys", 0.0], id="refused", task_queue=queue
+            )
+            with pytest.raises(WorkflowFailureError):
+                await handle.result()
+        text = await metrics(worker)
+        refused = "orkestra_refused_workflows"
+        assert value(text, refused, kind="TenantSuspended", tenant=known) == 1
+        assert value(text, refused, kind="TenantUnknown", tenant="unknown") == 1
+        assert stranger not in text
+
+
+async def test_calls_that_clients_are_refused_are_counted_by_name_and_kind(dev_server, fresh):
+    tenant = fresh.tenant()
+    config = OrkestraConfig(
+        temporal=TemporalSettings(address=dev_server.address),
+        tenancy=TenancySettings(metrics_tenant_label=True),
+        tenants={tenant: TenantSettings()},
+    )
+    runtime = metered_runtime()
+    async with TemporalConnectionManager(config, runtime=runtime) as manager:
+        acme, nobody = await manager.get_client(tenant=tenant), await manager.get_client()
+        for _ in range(2):
+            with pytest.raises(ForbiddenOperationError):
+                await acme.workflow_service.list_batch_operations(ListBatchOperationsRequest())
+        with pytest.raises(TenantRequiredError):
+            await nobody.start_workflow("Any", id=fresh.suffix, task_queue=fresh.task_queue())
+        text = await asyncio.to_thread(runtime.metrics_text)
+    forbidden = {"call": "list_batch_operations", "kind": "ForbiddenOperationError"}
+    required = {"call": "start_workflow", "kind": "TenantRequiredError"}
+    assert value(text, "orkestra_refused_calls", tenant=tenant, **forbidden) == 2
+    assert value(text, "orkestra_refused_calls", tenant="unknown", **required) == 1

@@ -11,6 +11,8 @@ from orkestra import (
     LangfuseSettings,
     OrkestraConfig,
     TemporalSettings,
+    TenancySettings,
+    TenantSettings,
     WorkerSettings,
     create_worker,
     run_worker,
@@ -24,7 +26,10 @@ async def main(address: str, queue: str, namespace: str, module: str, settings: 
         "cancellation_timeout": timedelta(seconds=1),
     }
     langfuse = json.loads(os.environ.get("SERVE_LANGFUSE", "{}"))
+    tenants = json.loads(os.environ.get("SERVE_TENANTS", "{}"))
     config = OrkestraConfig(
+        tenancy=TenancySettings(metrics_tenant_label=bool(tenants)),
+        tenants={name: TenantSettings.model_validate(it) for name, it in tenants.items()},
         temporal=TemporalSettings(address=address, namespace=namespace),
         worker=WorkerSettings.model_validate(defaults | json.loads(settings)),
         langfuse=LangfuseSettings.model_validate(langfuse),

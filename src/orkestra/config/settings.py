@@ -27,6 +27,8 @@ class TenancySettings(Section):
             one or two more requests for each call that finds a workflow by its ID.
         built_in_queries: The SDK's own queries that are answered without a tenant, to the UI for
             instance; leave one out to have it checked as any other.
+        metrics_tenant_label: Give Orkestra's own counters the label `tenant`, for tenants that the
+            directory knows, 1,000 at most; others are `unknown`.
     """
 
     mode: Literal["required", "optional", "off"] = "required"
@@ -36,6 +38,7 @@ class TenancySettings(Section):
     fairness: bool = True
     workflow_ids: Literal["scoped", "global"] = "scoped"
     built_in_queries: tuple[BuiltInQuery, ...] = get_args(BuiltInQuery)
+    metrics_tenant_label: bool = False
 
 
 class TenantSettings(Section):

@@ -1,6 +1,7 @@
 """The tenant directory: which tenants exist, whether they may start work, and where they belong."""
 
 from orkestra.directory.cache import CachedTenantDirectory
+from orkestra.directory.labels import TenantLabels
 from orkestra.directory.placement import Place, Placement, Placements
 from orkestra.directory.records import TenantRecord, TenantStatus
 from orkestra.directory.sources import (
@@ -19,6 +20,7 @@ __all__ = [
     "Placements",
     "StaticTenantDirectory",
     "TenantDirectory",
+    "TenantLabels",
     "TenantRecord",
     "TenantStatus",
 ]

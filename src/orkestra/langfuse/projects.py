@@ -1,6 +1,7 @@
 """`LangfuseProjects`: a `TraceSink` that gives each tenant's spans to the tenant's own project."""
 
 import asyncio
+import atexit
 import logging
 import threading
 from collections import Counter, OrderedDict
@@ -14,8 +15,8 @@ from orkestra.config import LangfuseProject, LangfuseSettings
 from orkestra.errors import OrkestraError
 from orkestra.langfuse.items import Taker
 from orkestra.langfuse.losses import Loss, Losses
-from orkestra.langfuse.sink import LangfuseSink, limits_of
-from orkestra.tracing import Caller, CaptureLimits, LiveSpan, Span, SpanRecord
+from orkestra.langfuse.sink import LangfuseSink, flush_at_exit, limits_of
+from orkestra.tracing import Caller, CaptureLimits, LiveSpan, Span, SpanCounts, SpanRecord
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -49,11 +50,13 @@ class LangfuseProjects:
         self._project_of = project_of
         self._ask = ask
         self._limits = limits_of(shared)
-        self._shared = LangfuseSink(shared, route=self._taker) if shared.is_on else None
+        self._shared = self._sink(shared) if shared.is_on else None
         self._open: OrderedDict[LangfuseProject, LangfuseSink] = OrderedDict()
         self._lock = threading.Lock()
         self._losses = Losses()
         self._past: Counter[Loss] = Counter()
+        self._past_sent = 0
+        self._retiring: set[LangfuseSink] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asking: set[asyncio.Task[None]] = set()
         self._parked = 0
@@ -67,7 +70,20 @@ class LangfuseProjects:
     @property
     def lost(self) -> Counter[Loss]:
         """How many spans were lost, by reason, in all projects."""
-        return sum((sink.lost for sink in self._sinks()), self._past + self._losses.counts())
+        with self._lock:
+            return sum((sink.lost for sink in self._counted()), self._past + self._losses.counts())
+
+    @property
+    def counts(self) -> SpanCounts:
+        """What became of the spans of all projects."""
+        lost = self.lost
+        with self._lock:
+            sinks = self._counted()
+            return SpanCounts(
+                sent=self._past_sent + sum(sink.sent for sink in sinks),
+                waiting=self._parked + sum(sink.waiting for sink in sinks),
+                lost={str(reason): spans for reason, spans in lost.items()},
+            )
 
     def start(self) -> None:
         """See base class."""
@@ -128,6 +144,7 @@ class LangfuseProjects:
         """See base class."""
         with self._lock:
             self._is_closed = True
+        atexit.unregister(self._flush_at_exit)
         return all(await asyncio.gather(*(sink.close(timeout) for sink in self._sinks())))
 
     def _emit(self, record: SpanRecord) -> None:
@@ -170,7 +187,16 @@ class LangfuseProjects:
             "environment": project.environment or self._settings.environment,
             "enabled": True,
         }
-        return LangfuseSink(self._settings.model_copy(update=own), route=self._taker)
+        return self._sink(self._settings.model_copy(update=own))
+
+    def _sink(self, settings: LangfuseSettings) -> LangfuseSink:
+        """All that are open are flushed together when the interpreter exits."""
+        atexit.unregister(self._flush_at_exit)
+        atexit.register(self._flush_at_exit)
+        return LangfuseSink(settings, route=self._taker, flushes_at_exit=False)
+
+    def _flush_at_exit(self) -> None:
+        flush_at_exit(self._sinks(), self._settings.flush_timeout)
 
     def _retire(self, sink: LangfuseSink) -> None:
         """Send what the longest unused project still has, without waiting for it."""
@@ -179,12 +205,19 @@ class LangfuseProjects:
             asyncio.run(sink.close(self._settings.flush_timeout))
             with self._lock:
                 self._past += sink.lost
+                self._past_sent += sink.sent
+                self._retiring.discard(sink)
 
+        self._retiring.add(sink)
         threading.Thread(target=retire, name="orkestra-retire", daemon=True).start()
 
     def _sinks(self) -> list[LangfuseSink]:
         with self._lock:
-            return [*self._open.values(), *([self._shared] if self._shared else ())]
+            return self._counted()
+
+    def _counted(self) -> list[LangfuseSink]:
+        """Those too that are on their way out and still send."""
+        return [*self._open.values(), *([self._shared] if self._shared else ()), *self._retiring]
 
     def _taker(self, tenant: str | None) -> Taker | None:
         try:

@@ -63,6 +63,7 @@ class Sender:
         self._items: deque[Item] = deque()
         self._taken = 0
         self._finished = 0
+        self._sent = 0
         self._flushes: list[_Flush] = []
         self._is_idle = False
         self._is_closed = False
@@ -71,6 +72,16 @@ class Sender:
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="orkestra-spans", daemon=True)
         self._thread.start()
+
+    @property
+    def sent(self) -> int:
+        """How many spans Langfuse has taken."""
+        return self._sent
+
+    @property
+    def waiting(self) -> int:
+        """How many spans wait to be sent, or for Langfuse's answer."""
+        return 0 if self._is_stopped else self._taken - self._finished
 
     def put(self, item: Item, *, spans: int = 1) -> bool:
         """Take something to send, or count it as lost where too much waits.
@@ -227,6 +238,7 @@ class Sender:
         with self._changed:
             is_counted = loss is not None and not self._is_stopped
             self._finished += spans
+            self._sent += spans if loss is None and not self._is_stopped else 0
         if is_counted and loss is not None:
             self._losses.count(loss, spans, why)
 

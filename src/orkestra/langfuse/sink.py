@@ -6,12 +6,13 @@ import logging
 import sys
 import threading
 from collections import Counter
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Iterable
+from concurrent.futures import Future, wait
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from orkestra.config import LangfuseSettings
+from orkestra.errors import LangfuseUnavailableError
 from orkestra.langfuse.attempt import Attempt
 from orkestra.langfuse.extra import require_langfuse
 from orkestra.langfuse.items import Ended, Observed, Taker
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 _logger: Final = logging.getLogger(__name__)
 _MAX_STARTING_SECONDS: Final = 15.0
 _MAX_OPENING_SECONDS: Final = 10.0
+_TELLING_SECONDS: Final = 3.0
+"""After which time Langfuse tells what it has taken."""
+
 _WHOLE: Final = 2**64
 
 
@@ -39,13 +43,20 @@ class LangfuseSink:
     is imported when an activity runs or `start()` is called.
     """
 
-    def __init__(self, settings: LangfuseSettings, *, route: "Route | None" = None) -> None:
+    def __init__(
+        self,
+        settings: LangfuseSettings,
+        *,
+        route: "Route | None" = None,
+        flushes_at_exit: bool = True,
+    ) -> None:
         """Send to the project of the settings.
 
         Args:
             settings: With both keys; whether tracing is on is for the caller to ask.
-            route: Where the observations of a tenant go that are made outside of activities; None
-                means here.
+            route: Where the observations of a tenant go that are made outside of activities, and
+                what comes after the sink was closed; None means here.
+            flushes_at_exit: Whether the interpreter's exit waits for what has not been sent.
 
         Raises:
             MissingExtraError: The Langfuse SDK is not installed.
@@ -62,6 +73,8 @@ class LangfuseSink:
         self._sender: Sender | None = None
         self._opening: Future[Observing] | None = None
         self._inside = 0
+        self._flushes_at_exit = flushes_at_exit
+        self._is_behind = False
         self._is_closed = False
 
     @property
@@ -83,6 +96,16 @@ class LangfuseSink:
     def lost(self) -> Counter[Loss]:
         """How many spans were lost, by reason."""
         return self._losses.counts()
+
+    @property
+    def sent(self) -> int:
+        """How many spans Langfuse has taken."""
+        return 0 if self._sender is None else self._sender.sent
+
+    @property
+    def waiting(self) -> int:
+        """How many spans wait to be sent."""
+        return 0 if self._sender is None else self._sender.waiting
 
     def start(self) -> None:
         """See base class."""
@@ -108,20 +131,30 @@ class LangfuseSink:
     def take(self, observed: Observed) -> None:
         """Take spans that others made; never blocks and never raises."""
         sender = self._send()
-        if sender is None or not sender.put(observed, spans=observed.spans):
+        if sender is not None and sender.put(observed, spans=observed.spans):
+            return
+        present = self._route(observed.tenant)
+        if present is None or present is self:
             self._count_late(observed.spans)
+        else:
+            present.take(observed)
 
     async def enter(self, span: Span) -> LiveSpan | None:
         """See base class."""
         attempt = Attempt(span, self._left)
+        # A project that is being opened is in use, and does not make room for another.
+        with self._lock:
+            self._inside += 1
         try:
             if await self._wait_open(_MAX_OPENING_SECONDS):
                 labels = self._describer.of_trace(span) if self.is_sampled(span) else None
                 attempt.begin(self, self._settings, labels)
+        except asyncio.CancelledError:
+            with self._lock:
+                self._inside -= 1
+            raise
         except Exception:
             _logger.exception("Nothing can be observed inside of an activity")
-        with self._lock:
-            self._inside += 1
         return attempt
 
     def caller(self, tenant: str | None) -> Caller | None:
@@ -150,15 +183,26 @@ class LangfuseSink:
         return self
 
     async def present(self, trace_id: str, timeout: timedelta) -> frozenset[str]:
-        """See `TraceProject`."""
+        """See `TraceProject`; says nothing while spans wait that Langfuse does not know of yet."""
+        if self._is_behind:
+            if not await self.flush(timeout):
+                msg = f"spans from before still wait for Langfuse at {self._settings.base_url!r}"
+                raise LangfuseUnavailableError(msg)
+            await asyncio.sleep(_TELLING_SECONDS)
         from orkestra.langfuse.observations import present_observations  # noqa: PLC0415 - httpx
 
         return await present_observations(self._settings, trace_id, timeout=timeout)
 
     async def flush(self, timeout: timedelta) -> bool:
         """See base class."""
-        sender = self._sender
-        return sender is None or await _within(sender.flush(timeout), timeout)
+        hurried = self.hurry(timeout)
+        is_sent = hurried is None or await _within(hurried, timeout)
+        self._is_behind = not is_sent
+        return is_sent
+
+    def hurry(self, timeout: timedelta) -> Future[bool] | None:
+        """Flush without waiting for it; None where there is nothing to send."""
+        return None if self._sender is None else self._sender.flush(timeout)
 
     async def close(self, timeout: timedelta) -> bool:
         """See base class."""
@@ -178,7 +222,12 @@ class LangfuseSink:
         self._put(item)
 
     def _put(self, item: Ended) -> None:
-        if not self._offer(item):
+        if self._offer(item):
+            return
+        present = self._route(item.record.span.tenant)
+        if isinstance(present, LangfuseSink) and present is not self:
+            present._put(item)
+        else:
             self._count_late(1)
 
     def _offer(self, item: Ended) -> bool:
@@ -197,7 +246,8 @@ class LangfuseSink:
             if self._sender is None and not self._is_closed:
                 sender = Sender(self._wire, self._losses, limit=self._settings.queue_size)
                 sender.gather = self._gather
-                atexit.register(self._flush_at_exit)
+                if self._flushes_at_exit:
+                    atexit.register(self._flush_at_exit)
                 self._sender = sender
             return self._sender
 
@@ -253,12 +303,15 @@ class LangfuseSink:
 
     def _flush_at_exit(self) -> None:
         """Threads cannot be started any more, but those that run still do."""
-        timeout = self._settings.flush_timeout
-        if self._sender is not None:
-            try:
-                self._sender.flush(timeout).result(timeout.total_seconds())
-            except FutureTimeoutError:
-                _logger.warning("Some spans were not sent within %s", timeout)
+        flush_at_exit([self], self._settings.flush_timeout)
+
+
+def flush_at_exit(sinks: "Iterable[LangfuseSink]", timeout: timedelta) -> None:
+    """Wait for all of them together, when the interpreter exits."""
+    hurried = [done for sink in sinks if (done := sink.hurry(timeout)) is not None]
+    _, late = wait(hurried, timeout.total_seconds())
+    if late:
+        _logger.warning("Some spans were not sent within %s", timeout)
 
 
 def limits_of(settings: LangfuseSettings) -> CaptureLimits:

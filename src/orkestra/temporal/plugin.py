@@ -3,7 +3,15 @@
 import atexit
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from functools import cache
@@ -15,7 +23,12 @@ from temporalio.service import ConnectConfig, ServiceClient
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from orkestra.config import LangfuseProject, OrkestraConfig, TenancySettings
-from orkestra.directory import Placements, StaticTenantDirectory, TenantDirectory
+from orkestra.directory import (
+    Placements,
+    StaticTenantDirectory,
+    TenantDirectory,
+    TenantLabels,
+)
 from orkestra.errors import ConfigurationError, ForbiddenOperationError, TenantMismatchError
 from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.granting import DirectoryGrants
@@ -27,7 +40,7 @@ from orkestra.temporal.sandbox import sandbox_runner
 from orkestra.temporal.threads import ActivityThreads
 from orkestra.temporal.unconfined import unconfined_service
 from orkestra.tenancy import AllTenants, check_tenant_id
-from orkestra.tracing import TraceProject, TraceSink
+from orkestra.tracing import SpanCounts, TraceProject, TraceSink
 
 _logger: Final = logging.getLogger(__name__)
 _REMEMBERED_TENANTS: Final = 256
@@ -75,6 +88,8 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         self._is_shared = False
         self._limit: frozenset[str] | None = None
         self._owners = OwnerMemory()
+        is_labelled = self._config.tenancy.metrics_tenant_label
+        self._labels = TenantLabels(self._placements if is_labelled else None)
         self._bound = WeakKeyDictionary[client.Client, dict[str, client.Client]]()
         self._sink = _sink(self._config, self._placements)
         self._worker_interceptors = self._make_worker_interceptors()
@@ -220,6 +235,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """See base class."""
         theirs = [i for i in config.get("interceptors", ()) if not _is_ours(i)]
         ours: list[client.Interceptor] = []
+        service = self.guard(config["service_client"], namespace=config["namespace"])
         if self._config.tenancy.mode != "off":
             ours.append(
                 TenantInterceptor(
@@ -227,12 +243,14 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
                     tenant=self._tenant,
                     placements=self._placements,
                     namespace=config["namespace"],
+                    labels=self._labels,
+                    on_refusal=service.count_refused
+                    if isinstance(service, GuardedServiceClient)
+                    else None,
                 )
             )
         config["interceptors"] = [*self._client_interceptors(), *theirs, *ours]
-        config["service_client"] = self.guard(
-            config["service_client"], namespace=config["namespace"]
-        )
+        config["service_client"] = service
         return config
 
     def guard(self, service: ServiceClient, *, namespace: str) -> ServiceClient:
@@ -260,6 +278,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             settings=self._config.tenancy,
             grants=grants,
             owners=self._owners,
+            labels=self._labels,
         )
 
     async def connect_service_client(
@@ -384,6 +403,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
                     placements=self._placements,
                     tenants=self._limit,
                     bind=self._bound_client,
+                    labels=self._labels,
                 )
             )
         if self._sink is not None:
@@ -429,6 +449,22 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
                 " checked: give OrkestraPlugin as the last plugin of the client"
             )
             raise ConfigurationError(msg)
+
+
+def span_counts(plugins: Iterable[OrkestraPlugin]) -> SpanCounts:
+    """What became of the spans of plugins, which may share where they send them."""
+    # Plugins of one manager share a sink, whose counts must not be added up.
+    sinks: dict[int, TraceSink] = {}
+    tracing: dict[int, TracingInterceptor] = {}
+    for plugin in plugins:
+        sink = plugin._sink  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - one module
+        if sink is not None:
+            sinks[id(sink)] = sink
+        ours = plugin._tracing()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - one module
+        tracing |= {id(each): each for each in ours}
+    held = SpanCounts(held=sum(each.held for each in tracing.values()))
+    taken = [getattr(each, "counts", SpanCounts()) for each in sinks.values()]
+    return SpanCounts.sum([held, *taken])
 
 
 def plugin_of(owner: client.Client) -> OrkestraPlugin:

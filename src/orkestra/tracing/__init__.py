@@ -16,7 +16,7 @@ from orkestra.tracing.clock import LocalActivityTimes, WorkflowClock
 from orkestra.tracing.context import TraceContext
 from orkestra.tracing.ids import nanoseconds, trace_id_of, workflow_span_id
 from orkestra.tracing.records import Level, LiveSpan, Outcome, Span, SpanKind, SpanRecord
-from orkestra.tracing.sink import Caller, TraceProject, TraceSink
+from orkestra.tracing.sink import Caller, SpanCounts, TraceProject, TraceSink
 from orkestra.tracing.spans import AttemptFacts, RunFacts, RunSpans, activity_span, ui_link
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "RunFacts",
     "RunSpans",
     "Span",
+    "SpanCounts",
     "SpanKind",
     "SpanRecord",
     "TraceAttributes",

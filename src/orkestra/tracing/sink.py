@@ -1,6 +1,8 @@
 """Where spans go."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
@@ -21,6 +23,34 @@ class Caller:
     trace_id: str
     span_id: str
     is_joined: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanCounts:
+    """What became of spans so far.
+
+    Attributes:
+        sent: Spans that Langfuse has taken.
+        held: Spans of workflow code that wait for the server to take what made them.
+        waiting: Spans that wait to be sent.
+        lost: Spans that will not be sent, by reason.
+    """
+
+    sent: int = 0
+    held: int = 0
+    waiting: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    @classmethod
+    def sum(cls, counts: "Iterable[SpanCounts]") -> "SpanCounts":
+        """All of them together."""
+        every = list(counts)
+        return cls(
+            sent=sum(each.sent for each in every),
+            held=sum(each.held for each in every),
+            waiting=sum(each.waiting for each in every),
+            lost=sum((Counter(each.lost) for each in every), Counter[str]()),
+        )
 
 
 class TraceProject(Protocol):

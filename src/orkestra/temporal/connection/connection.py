@@ -15,7 +15,7 @@ from orkestra.temporal.connection.idle_workers import end_idle_worker, never_sta
 from orkestra.temporal.connection.load import Load
 from orkestra.temporal.connection.rotation import Rotation
 from orkestra.temporal.connection.service_client import ManagedServiceClient
-from orkestra.temporal.connection.statistics import ConnectionState
+from orkestra.temporal.connection.statistics import ConnectionCounters, ConnectionState
 from orkestra.temporal.connection.wire import Wire
 
 _logger: Final = logging.getLogger("orkestra.temporal.connection")
@@ -70,6 +70,11 @@ class Connection:
         if self.is_closed:
             return ConnectionState.CLOSED
         return ConnectionState.SILENT if self._load.is_silent else ConnectionState.OPEN
+
+    @property
+    def counters(self) -> ConnectionCounters:
+        """Sums, shared with the other connections of its manager."""
+        return self._load.counters
 
     @property
     def calls_in_flight(self) -> int:

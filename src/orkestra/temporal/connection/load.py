@@ -42,7 +42,7 @@ class Load:
     def __init__(self, *, limit: int, patience: float, counters: ConnectionCounters) -> None:
         self.limit = limit
         self._patience = patience
-        self._counters = counters
+        self.counters = counters
         self._waiting: set[object] = set()  # a set, because loops of several threads change it
         self._since = 0.0
 
@@ -63,14 +63,14 @@ class Load:
 
     def refuse(self) -> None:
         """Count a call that was not sent."""
-        self._counters.refused_calls += 1
+        self.counters.refused_calls += 1
 
     def add(self, call: object) -> None:
         """Count a call that is sent."""
         if not self._waiting:
             self._since = time.monotonic()
         self._waiting.add(call)
-        self._counters.calls += 1
+        self.counters.calls += 1
 
     def end(self, call: object, error: BaseException | None) -> None:
         """Take note of a call that has come to its end."""
@@ -79,7 +79,7 @@ class Load:
             return
         self._waiting.discard(call)
         if isinstance(error, RPCError):
-            self._counters.failed_calls += 1
+            self.counters.failed_calls += 1
 
 
 def is_long_poll(rpc: str, request: Message) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from google.protobuf.message import Message
 from temporalio.bridge.client import Client as CoreClient
+from temporalio.common import MetricCounter
 from temporalio.runtime import Runtime
 from temporalio.service import (
     ConnectConfig,
@@ -16,9 +17,15 @@ from temporalio.service import (
 )
 
 from orkestra.config import TenancySettings
-from orkestra.errors import ForbiddenOperationError, TenantMismatchError, TenantRequiredError
+from orkestra.directory import TenantLabels
+from orkestra.errors import (
+    ForbiddenOperationError,
+    TenantError,
+    TenantMismatchError,
+    TenantRequiredError,
+)
 from orkestra.temporal.guard.bounds import Bounds
-from orkestra.temporal.guard.gate import admit, plain_metadata, refuse, row_of
+from orkestra.temporal.guard.gate import admit, label_of, plain_metadata, refuse, row_of
 from orkestra.temporal.guard.global_ids import GlobalIds
 from orkestra.temporal.guard.grants import SHARED_QUEUES, Grants
 from orkestra.temporal.guard.owners import OwnerMemory, Owners
@@ -52,6 +59,7 @@ class GuardedServiceClient(ServiceClient):
         grants: Which queues, weight and priority a tenant has; None grants every queue.
         owners: What has been found out of whose executions are, where IDs do not say it; None
             begins anew.
+        labels: What refused calls are counted under; None names no tenants.
 
     Raises:
         InvalidTenantError: The tenant is malformed.
@@ -67,6 +75,7 @@ class GuardedServiceClient(ServiceClient):
         settings: TenancySettings,
         grants: Grants = SHARED_QUEUES,
         owners: OwnerMemory | None = None,
+        labels: TenantLabels | None = None,
     ) -> None:
         super().__init__(_PublicConfig(inner.config))
         tenant = _plain_tenant(tenant)
@@ -79,6 +88,7 @@ class GuardedServiceClient(ServiceClient):
         self._namespace = str.__str__(namespace)
         self._settings = settings
         self._grants = grants
+        self._labels = labels or TenantLabels()
         self._bounds: dict[str, Bounds] = {}
         self._owners = Owners(
             inner.workflow_service,
@@ -107,6 +117,7 @@ class GuardedServiceClient(ServiceClient):
             namespace=self._namespace,
             settings=self._settings,
             grants=self._grants,
+            labels=self._labels,
         )
 
     def rebound(
@@ -142,6 +153,7 @@ class GuardedServiceClient(ServiceClient):
             settings=self._settings,
             grants=grants,
             owners=self._owners.memory,
+            labels=self._labels,
         )
 
     @property
@@ -207,9 +219,36 @@ class GuardedServiceClient(ServiceClient):
         """See base class.
 
         Raises:
-            TenantError: The call is refused; nothing has been sent.
+            TenantError: The call is refused; nothing has been sent, or nothing is given out.
         """
         row = row_of(service, rpc)
+        try:
+            return await self._send(
+                rpc,
+                row,
+                req,
+                resp_type,
+                service=service,
+                retry=retry,
+                metadata=metadata,
+                timeout=timeout,
+            )
+        except TenantError as error:
+            self.count_refused(label_of(service, rpc), error)
+            raise
+
+    async def _send(
+        self,
+        rpc: str,
+        row: Allowed | Denied,
+        req: Message,
+        resp_type: type[_Response],
+        *,
+        service: str,
+        retry: bool,
+        metadata: Mapping[str, str | bytes],
+        timeout: timedelta | None,
+    ) -> _Response:
         tenant = self._acting_tenant(rpc, row)
         own_metadata = plain_metadata(rpc, tenant, metadata)
         bounds = None if tenant is None else self._bounds_of(tenant)
@@ -266,10 +305,25 @@ class GuardedServiceClient(ServiceClient):
     def _count_untenanted(self, rpc: str) -> None:
         """Show those who move a running system over which calls have no tenant yet."""
         _logger.info("%s without a tenant", rpc)
-        runtime = self._inner.config.runtime or Runtime.default()
         text = "Requests that mode optional let through without a tenant"
-        counter = runtime.metric_meter.create_counter("orkestra_untenanted_requests", text)
-        counter.add(1, {"rpc": rpc})
+        self._counter("orkestra_untenanted_requests", text).add(1, {"rpc": rpc})
+
+    def count_refused(self, call: str, error: TenantError) -> None:
+        """Count a call that was refused.
+
+        Args:
+            call: Its name, one of a bounded number.
+            error: Why.
+        """
+        bound = None if isinstance(self._tenant, AllTenants) else self._tenant
+        labels = {"call": call, "kind": type(error).__name__}
+        self._counter("orkestra_refused_calls", "Calls that clients were refused").add(
+            1, labels | self._labels.of(bound or current_tenant())
+        )
+
+    def _counter(self, name: str, text: str) -> MetricCounter:
+        runtime = self._inner.config.runtime or Runtime.default()
+        return runtime.metric_meter.create_counter(name, text)
 
     def _bounds_of(self, tenant: str) -> Bounds:
         bounds = self._bounds.get(tenant)

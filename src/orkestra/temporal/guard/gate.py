@@ -40,6 +40,12 @@ def row_of(service: str, rpc: str) -> Allowed | Denied:
     return rows if isinstance(rows, Denied) else rows.get(rpc, _UNKNOWN)
 
 
+def label_of(service: str, rpc: str) -> str:
+    """The RPC's name if the table has it, for metrics, whose labels are bounded."""
+    rows = SERVICES.get(service, _UNKNOWN)
+    return rpc if not isinstance(rows, Denied) and rpc in rows else "other"
+
+
 def admit(rpc: str, row: Allowed, request: Message, bounds: Bounds) -> Message:
     """A copy of the request that stays inside the bounds.
 

@@ -1,10 +1,25 @@
 """What Orkestra counts besides the core, in the text form of Prometheus."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
+from orkestra.temporal.connection import Connection, ConnectionState
 from orkestra.temporal.lifecycle.status import Status
+from orkestra.tracing import SpanCounts
+
+_STATES: Final = (ConnectionState.OPEN, ConnectionState.SILENT, ConnectionState.CLOSED)
+_SUMS: Final = (
+    ("attempts", "connection_attempts", "Attempts to open a connection, rotations included."),
+    ("failed_attempts", "connection_attempts_failed", "Attempts that failed."),
+    ("rotations", "rotations", "Changed credentials that were taken up."),
+    ("failed_rotations", "rotations_failed", "Changed credentials that could not be used."),
+    ("calls", "calls", "Calls that were sent, without long polls."),
+    ("failed_calls", "calls_failed", "Calls without an answer, after the SDK's retries."),
+    ("refused_calls", "calls_not_sent", "Calls that were not sent, because too many waited."),
+)
+"""Fields of `ConnectionCounters`, with the metric of each."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,10 @@ def text_of(metrics: Iterable[Metric]) -> str:
 def metrics_of(status: Status) -> list[Metric]:
     """What the status says, as metrics; the labels are the queues and namespaces of the workers."""
     places = [({"namespace": w.namespace, "task_queue": w.task_queue}, w) for w in status.workers]
-    namespaces = dict.fromkeys(worker.namespace for worker in status.workers)
+    served: dict[tuple[str, str], bool] = {}
+    for worker in status.workers:
+        server = worker.address, worker.namespace
+        served[server] = served.get(server, True) and worker.unreachable is None
     return [
         Metric(
             "orkestra_worker_ready",
@@ -58,13 +76,67 @@ def metrics_of(status: Status) -> list[Metric]:
             "orkestra_connection_up",
             "gauge",
             "Whether the server answers for the namespace.",
-            [({"namespace": n}, float(n not in status.unreachable)) for n in namespaces],
+            [
+                ({"address": address, "namespace": namespace}, float(is_served))
+                for (address, namespace), is_served in served.items()
+            ],
         ),
         Metric(
             "orkestra_event_loop_silence_seconds",
             "gauge",
             "How long ago the event loop of the workers ran last.",
             [({}, round(status.silence, 3))],
+        ),
+    ]
+
+
+def metrics_of_connections(connections: Collection[Connection]) -> list[Metric]:
+    """What the workers' connections do, and what all those of their managers have done."""
+    states = Counter(str(each.state) for each in connections)
+    counters = list({id(each.counters): each.counters for each in connections}.values())
+    return [
+        Metric(
+            "orkestra_connections",
+            "gauge",
+            "Connections of the workers, by state.",
+            [({"state": state}, states[state]) for state in _STATES],
+        ),
+        Metric(
+            "orkestra_calls_waiting",
+            "gauge",
+            "Calls under way since the service has last answered, without long polls.",
+            [({}, sum(each.calls_waiting for each in connections))],
+        ),
+        *(
+            Metric(
+                f"orkestra_{name}_total",
+                "counter",
+                text,
+                [({}, sum(getattr(each, attribute) for each in counters))],
+            )
+            for attribute, name, text in _SUMS
+        ),
+    ]
+
+
+def metrics_of_spans(counts: SpanCounts) -> list[Metric]:
+    """What became of the spans."""
+    return [
+        Metric("orkestra_spans_sent_total", "counter", "Spans in Langfuse.", [({}, counts.sent)]),
+        Metric(
+            "orkestra_spans_held",
+            "gauge",
+            "Spans that wait for the server to take the workflow task that made them.",
+            [({}, counts.held)],
+        ),
+        Metric(
+            "orkestra_spans_waiting", "gauge", "Spans that wait to be sent.", [({}, counts.waiting)]
+        ),
+        Metric(
+            "orkestra_spans_lost_total",
+            "counter",
+            "Spans that did not get to Langfuse.",
+            [({"reason": reason}, spans) for reason, spans in sorted(counts.lost.items())],
         ),
     ]
 

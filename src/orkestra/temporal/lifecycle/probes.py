@@ -1,7 +1,6 @@
 """`/livez`, `/readyz` and `/metrics`."""
 
 import logging
-from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -10,11 +9,18 @@ from typing import Final
 from temporalio.worker import Worker
 
 from orkestra.config import OrkestraConfig
+from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.lifecycle.http import Answer, ProbeServer
-from orkestra.temporal.lifecycle.metrics import Metric, metrics_of, text_of
+from orkestra.temporal.lifecycle.metrics import (
+    metrics_of,
+    metrics_of_connections,
+    metrics_of_spans,
+    text_of,
+)
 from orkestra.temporal.lifecycle.status import Status
-from orkestra.temporal.plugin import OrkestraPlugin
+from orkestra.temporal.plugin import OrkestraPlugin, span_counts
 from orkestra.temporal.telemetry import runtime_of
+from orkestra.temporal.unconfined import unconfined_service
 
 _logger: Final = logging.getLogger("orkestra.temporal.lifecycle")
 
@@ -47,8 +53,15 @@ class Probes:
         runtimes = {id(found): found for client in clients if (found := runtime_of(client))}
         texts = [runtime.metrics_text() for runtime in runtimes.values()]
         plugins = {p for client in clients for p in client.config()["plugins"]}
-        ours = [p for p in plugins if isinstance(p, OrkestraPlugin)]
-        return Answer("".join([*texts, text_of([*metrics_of(self._status), _of_traces(ours)])]))
+        spans = span_counts([p for p in plugins if isinstance(p, OrkestraPlugin)])
+        services = [unconfined_service(client) for client in clients]
+        connections = {s.connection for s in services if isinstance(s, ManagedServiceClient)}
+        ours = [
+            *metrics_of(self._status),
+            *metrics_of_connections(connections),
+            *metrics_of_spans(spans),
+        ]
+        return Answer("".join([*texts, text_of(ours)]))
 
 
 @contextmanager
@@ -70,19 +83,6 @@ def serving(probes: Probes, config: OrkestraConfig) -> Generator[None]:
         yield
     finally:
         server.stop()
-
-
-def _of_traces(plugins: Sequence[OrkestraPlugin]) -> Metric:
-    # Plugins of the workers of one manager share a sink, whose counts must not be added up.
-    lost: Counter[str] = Counter()
-    for plugin in plugins:
-        lost |= Counter({str(reason): count for reason, count in plugin.lost_spans.items()})
-    return Metric(
-        "orkestra_spans_lost_total",
-        "counter",
-        "Spans that did not get to Langfuse.",
-        [({"reason": reason}, count) for reason, count in sorted(lost.items())],
-    )
 
 
 def _verdict(body: dict[str, object], *, is_good: bool) -> Answer:

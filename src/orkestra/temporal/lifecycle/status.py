@@ -23,14 +23,18 @@ class WorkerStatus:
     Attributes:
         task_queue: The queue that it polls.
         namespace: Its namespace.
+        address: The server.
         fault: Why it does not run; None where it does.
+        unreachable: Why the server does not serve its namespace; None where it does.
         trouble: Why it takes no work although it runs; None where it does.
         restarts: How often it was made anew.
     """
 
     task_queue: str
     namespace: str
+    address: str
     fault: str | None = "not started yet"
+    unreachable: str | None = None
     trouble: str | None = None
     restarts: int = 0
 
@@ -49,14 +53,12 @@ class Status:
         stage: How far it has come.
         reason: What there is to say of the stage.
         workers: The workers, as soon as they are made.
-        unreachable: By namespace, why the server does not serve it.
     """
 
     liveness_timeout: timedelta = timedelta(seconds=30)
     stage: Stage = Stage.STARTING
     reason: str = "connecting"
     workers: tuple[WorkerStatus, ...] = ()
-    unreachable: dict[str, str] = field(default_factory=dict[str, str])
     _last_beat: float = field(default_factory=time.monotonic)
 
     def beat(self) -> None:

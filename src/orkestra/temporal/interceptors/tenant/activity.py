@@ -61,10 +61,10 @@ class TenantActivityInbound(ActivityInboundInterceptor):
             if tenant is not None:
                 self._policy.check_owner(tenant, info.workflow_id or info.activity_id)
         except TenantMismatchError as error:
-            raise self._refuse(Verdict(TENANT_MISMATCH, str(error))) from error
+            raise self._refuse(Verdict(TENANT_MISMATCH, str(error)), None) from error
         if tenant is None and self._policy.is_required:
             problem = f"it was started without header {self._policy.header!r}"
-            raise self._refuse(Verdict(TENANT_REQUIRED, problem))
+            raise self._refuse(Verdict(TENANT_REQUIRED, problem), None)
         if tenant is None:
             count_untenanted(activity.metric_meter(), "activity")
         return tenant
@@ -83,15 +83,15 @@ class TenantActivityInbound(ActivityInboundInterceptor):
         if verdict is None:
             return
         if self._arrivals.is_misplaced(tenant):
-            count_misplaced(activity.metric_meter())
+            count_misplaced(activity.metric_meter(), self._policy.labels.of(tenant))
             activity.logger.error("%s", verdict.problem)
-        raise self._refuse(verdict)
+        raise self._refuse(verdict, tenant)
 
-    def _refuse(self, verdict: Verdict) -> ApplicationError:
+    def _refuse(self, verdict: Verdict, tenant: str | None) -> ApplicationError:
         counter = activity.metric_meter().create_counter(
             "orkestra_refused_activities", "Activities refused for their tenant"
         )
-        counter.add(1, {"kind": verdict.kind})
+        counter.add(1, {"kind": verdict.kind} | self._policy.labels.of(tenant))
         activity.logger.warning("Refused activity: %s", verdict.problem)
         message = f"activity refused: {verdict.problem}"
         return ApplicationError(message, type=verdict.kind, non_retryable=verdict.is_final)

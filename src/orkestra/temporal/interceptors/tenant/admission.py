@@ -14,7 +14,7 @@ from temporalio.bridge.proto.workflow_activation import InitializeWorkflow, Work
 from temporalio.common import MetricMeter
 from temporalio.worker import WorkflowInstanceDetails
 
-from orkestra.directory import Placement
+from orkestra.directory import Placement, TenantLabels
 from orkestra.errors import (
     TENANT_MISMATCH,
     TENANT_SUSPENDED,
@@ -44,9 +44,17 @@ class Admission:
         details: What the SDK knows of the run.
         tenant: The run's tenant.
         asking: Asks the directory.
+        labels: What is counted under.
     """
 
-    def __init__(self, details: WorkflowInstanceDetails, tenant: str, asking: Asking) -> None:
+    def __init__(
+        self,
+        details: WorkflowInstanceDetails,
+        tenant: str,
+        asking: Asking,
+        labels: TenantLabels,
+    ) -> None:
+        self._labels = labels
         self._info = details.info
         self._tenant = tenant
         self._asking = asking
@@ -89,7 +97,9 @@ class Admission:
         info = self._info
         _logger.warning("%s (ID %r, run %s)", verdict.problem, info.workflow_id, info.run_id)
         name, text = "orkestra_refused_workflows", "Workflows that were not let in"
-        self._meter.create_counter(name, text).add(1, {"kind": verdict.kind})
+        self._meter.create_counter(name, text).add(
+            1, {"kind": verdict.kind} | self._labels.of(self._tenant)
+        )
 
 
 class Limit:
@@ -98,9 +108,13 @@ class Limit:
     Args:
         details: What the SDK knows of the run.
         tenants: The tenants that the worker serves.
+        labels: What is counted under.
     """
 
-    def __init__(self, details: WorkflowInstanceDetails, tenants: Collection[str]) -> None:
+    def __init__(
+        self, details: WorkflowInstanceDetails, tenants: Collection[str], labels: TenantLabels
+    ) -> None:
+        self._labels = labels
         self._info = details.info
         self._tenants = tenants
         self._meter = meter_of(details)
@@ -112,7 +126,7 @@ class Limit:
         info = self._info
         problem = misplaced(info.task_queue, tenant)
         _logger.error("%s (workflow %r, run %s)", problem, info.workflow_id, info.run_id)
-        count_misplaced(self._meter)
+        count_misplaced(self._meter, self._labels.of(tenant))
         return Verdict(TENANT_UNDECIDED, problem)
 
 
@@ -124,10 +138,10 @@ def misplaced(task_queue: str, tenant: str | None) -> str:
     )
 
 
-def count_misplaced(meter: MetricMeter) -> None:
+def count_misplaced(meter: MetricMeter, labels: Mapping[str, str]) -> None:
     """Count a task that a worker of other tenants got."""
     text = "Tasks that a worker of other tenants got"
-    meter.create_counter("orkestra_misplaced_tasks", text).add(1)
+    meter.create_counter("orkestra_misplaced_tasks", text).add(1, labels)
 
 
 def _first_task(activation: WorkflowActivation) -> InitializeWorkflow | None:

@@ -101,7 +101,7 @@ class TenantRunHook:
             if self._tenant is not None
             else None
         )
-        self._limit = None if tenants is None else Limit(details, tenants)
+        self._limit = None if tenants is None else Limit(details, tenants, policy.labels)
         self._asking = None if placements is None else Asking(placements)
         self._untenanted = (
             Untenanted(details, policy.header, self._tenant)
@@ -109,7 +109,7 @@ class TenantRunHook:
             else None
         )
         self._admission = (
-            Admission(details, self._tenant, self._asking)
+            Admission(details, self._tenant, self._asking, policy.labels)
             if self._tenant is not None and self._asking is not None
             else None
         )

@@ -5,12 +5,12 @@ from collections.abc import Callable, Collection
 from temporalio import client, worker
 
 from orkestra.config import TenancySettings
-from orkestra.directory import Placements
+from orkestra.directory import Placements, TenantLabels
 from orkestra.temporal.interceptors.tenant.activity import BindClient, TenantActivityInbound
 from orkestra.temporal.interceptors.tenant.arrivals import Arrivals
 from orkestra.temporal.interceptors.tenant.commands import Owners, TenantRunHook
 from orkestra.temporal.interceptors.tenant.nexus import TenantNexusInbound
-from orkestra.temporal.interceptors.tenant.outbound import TenantClientOutbound
+from orkestra.temporal.interceptors.tenant.outbound import OnRefusal, TenantClientOutbound
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.temporal.interceptors.tenant.workflow import TenantWorkflowInbound
 from orkestra.tenancy import AllTenants
@@ -30,6 +30,8 @@ class TenantInterceptor(client.Interceptor):
         tenant: str | AllTenants | None = None,
         placements: Placements | None = None,
         namespace: str | None = None,
+        labels: TenantLabels | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         """Act for one tenant, for all, or for the tenant of the running code.
 
@@ -38,8 +40,11 @@ class TenantInterceptor(client.Interceptor):
             tenant: The tenant that the client is bound to; None means `current_tenant()`.
             placements: Asked before each start; None lets every tenant start work, anywhere.
             namespace: Namespace of the client; None compares it with nothing.
+            labels: What is counted under; None names no tenants.
+            on_refusal: Called with each call that is refused here, and why.
         """
-        self._policy = TenantPolicy(settings or TenancySettings())
+        self._policy = TenantPolicy(settings or TenancySettings(), labels or TenantLabels())
+        self._on_refusal = on_refusal
         self._tenant = tenant
         self._placements = placements or Placements()
         self._namespace = namespace
@@ -52,6 +57,7 @@ class TenantInterceptor(client.Interceptor):
             self._tenant,
             placements=self._placements,
             namespace=self._namespace,
+            on_refusal=self._on_refusal,
         )
 
 
@@ -69,6 +75,7 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
         placements: Placements | None = None,
         tenants: Collection[str] | None = None,
         bind: BindClient | None = None,
+        labels: TenantLabels | None = None,
     ) -> None:
         """Check by the settings and the directory.
 
@@ -77,9 +84,10 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
             placements: Asked what is let in, and where; None lets every tenant in, anywhere.
             tenants: The tenants to serve, where no others may come; None means all.
             bind: Makes the client that an activity's code may ask for; None leaves the worker's.
+            labels: What is counted under; None names no tenants.
         """
         self._bind_client = bind
-        self._policy = TenantPolicy(settings or TenancySettings())
+        self._policy = TenantPolicy(settings or TenancySettings(), labels or TenantLabels())
         self._arrivals = Arrivals(placements or Placements(), tenants)
         self._workflow_class = type(
             "TenantWorkflowInbound", (TenantWorkflowInbound,), {"policy": self._policy}

@@ -1,11 +1,18 @@
 """The client's side: no call leaves without its tenant, and every ID is the tenant's own."""
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 from temporalio.client import OutboundInterceptor
 
 from orkestra.directory import Placement, Placements
-from orkestra.errors import ForbiddenOperationError, TenantMismatchError, TenantRequiredError
+from orkestra.errors import (
+    ForbiddenOperationError,
+    TenantError,
+    TenantMismatchError,
+    TenantRequiredError,
+)
 from orkestra.temporal.interceptors.tenant.calls import (
     CALLS,
     REFUSED,
@@ -16,6 +23,9 @@ from orkestra.temporal.interceptors.tenant.calls import (
 )
 from orkestra.temporal.interceptors.tenant.policy import TenantPolicy
 from orkestra.tenancy import AllTenants, current_tenant, owner_of
+
+OnRefusal = Callable[[str, TenantError], None]
+"""Called with a call that was refused, and why."""
 
 
 class TenantClientOutbound(OutboundInterceptor):
@@ -29,6 +39,7 @@ class TenantClientOutbound(OutboundInterceptor):
         *,
         placements: Placements,
         namespace: str | None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         """Act for the tenant; None means the tenant of the running code."""
         super().__init__(next)
@@ -36,6 +47,7 @@ class TenantClientOutbound(OutboundInterceptor):
         self._tenant = tenant
         self._placements = placements
         self._namespace = namespace
+        self._on_refusal = on_refusal
 
     def acting_tenant(self, call: str, server_id: str | None) -> str | None:
         """The tenant that a call acts for, or None where it may go without one.
@@ -60,6 +72,16 @@ class TenantClientOutbound(OutboundInterceptor):
             msg = f"{call} needs a tenant: use a client made with tenant=..., or tenant_scope(...)"
             raise TenantRequiredError(msg)
         return tenant
+
+    @contextmanager
+    def noting_refusals(self, call: str) -> Generator[None]:
+        """Tell whoever counts them of refusals in the block."""
+        try:
+            yield
+        except TenantError as error:
+            if self._on_refusal is not None:
+                self._on_refusal(call, error)
+            raise
 
     def apply(self, call: str, rule: Rule | None, input: Any) -> None:
         """Write the tenant into the input of a call that starts nothing.
@@ -99,7 +121,8 @@ class TenantClientOutbound(OutboundInterceptor):
 
 def _method(call: str, rule: Rule | None) -> Any:
     def method(self: TenantClientOutbound, input: Any) -> Any:
-        self.apply(call, rule, input)
+        with self.noting_refusals(call):
+            self.apply(call, rule, input)
         return getattr(self.next, call)(input)
 
     return method
@@ -107,7 +130,8 @@ def _method(call: str, rule: Rule | None) -> Any:
 
 def _starting_method(call: str, rule: Rule) -> Any:
     async def method(self: TenantClientOutbound, input: Any) -> Any:
-        await self.apply_to_start(call, rule, input)
+        with self.noting_refusals(call):
+            await self.apply_to_start(call, rule, input)
         return await getattr(self.next, call)(input)
 
     return method

@@ -7,7 +7,7 @@ turn `TenantMismatchError` into what their side of the call needs.
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from temporalio.common import (
 )
 
 from orkestra.config import TenancySettings
+from orkestra.directory import TenantLabels
 from orkestra.errors import TenantMismatchError
 from orkestra.tenancy import MAX_TENANT_LENGTH, is_tenant_id, owner_of, scope_id
 
@@ -40,9 +41,11 @@ class TenantPolicy:
 
     Attributes:
         settings: Names and mode.
+        labels: What is counted under; the default names no tenants.
     """
 
     settings: TenancySettings
+    labels: TenantLabels = field(default_factory=TenantLabels)
 
     @cached_property
     def header(self) -> str:

@@ -56,7 +56,9 @@ class _Tenancy:
                 message = f"workflow refused: it was started without header {self.policy.header!r}"
                 self._refusal = refusal(TENANT_REQUIRED, message)
             if self._refusal is not None:
-                _count_refused("workflows", self._refusal.type or "")
+                _count_refused(
+                    "workflows", self._refusal.type or "", self.policy.labels.of(self._tenant)
+                )
         if self._refusal is not None:
             raise self._refusal
         return self._tenant
@@ -121,7 +123,7 @@ class TenantWorkflowInbound(WorkflowInboundInterceptor):
     def _admit(self, kind: str, name: str, headers: Headers) -> None:
         problem = self._tenancy.problem(headers)
         if problem is not None:
-            _count_refused("messages", kind)
+            _count_refused("messages", kind, self._labels())
             message = f"{kind} {name!r} refused: {problem}"
             raise refusal(TENANT_MISMATCH, message)
         act_for(self._tenancy.tenant)
@@ -129,7 +131,15 @@ class TenantWorkflowInbound(WorkflowInboundInterceptor):
     def _drop(self, signal: str, problem: str) -> None:
         workflow.logger.warning("Dropped signal %r: %s", signal, problem)
         meter = workflow.metric_meter()
-        meter.create_counter("orkestra_dropped_signals", "Signals dropped for their tenant").add(1)
+        meter.create_counter("orkestra_dropped_signals", "Signals dropped for their tenant").add(
+            1, self._labels()
+        )
+
+    def _labels(self) -> Mapping[str, str]:
+        try:
+            return self.policy.labels.of(self._tenancy.tenant)
+        except ApplicationError:
+            return self.policy.labels.of(None)
 
 
 class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
@@ -261,7 +271,7 @@ def refusal(kind: str, message: str) -> ApplicationError:
     return ApplicationError(message, type=kind, non_retryable=True)
 
 
-def _count_refused(what: str, kind: str) -> None:
+def _count_refused(what: str, kind: str, labels: Mapping[str, str]) -> None:
     meter = workflow.metric_meter()
     counter = meter.create_counter(f"orkestra_refused_{what}", f"Refused {what}, by kind")
-    counter.add(1, {"kind": kind})
+    counter.add(1, {"kind": kind, **labels})

@@ -103,6 +103,11 @@ class TracingInterceptor(client.Interceptor, worker.Interceptor):
         """What holds a run's spans until the server has taken its tasks, for the runner."""
         return self._outbox.hook(details)
 
+    @property
+    def held(self) -> int:
+        """How many spans wait for the server to take what made them."""
+        return self._outbox.held
+
     def settle(self, task_queue: str) -> None:
         """Send what the runs of a worker hold which has ended."""
         self._outbox.settle(task_queue)
