@@ -120,7 +120,8 @@ async def test_polls_that_are_refused_are_noticed_although_the_server_answers(tm
             f'orkestra_worker_ready{{namespace="default",task_queue="{fresh.task_queue()}"}} 0'
             in metrics
         )
-        assert 'orkestra_connection_up{namespace="default"} 1' in metrics
+        up = f'orkestra_connection_up{{address="{refusing.address}",namespace="default"}} 1'
+        assert up in metrics
 
 
 async def test_a_blocked_event_loop_fails_the_liveness_probe_alone_until_it_goes_on(

@@ -146,7 +146,7 @@ class _Life:
             return WorkerExit.DRAINED
         self._status.enter(Stage.RUNNING)
         runs = {asyncio.create_task(each.run()): each for each in self._supervisors}
-        watch = Watch(self._status, self._supervisors)
+        watch = Watch(self._status, self._supervisors, search_attribute=self._search_attribute)
         async with _in_background(watch.run(), *map(_warn_of_unowned, workers)):
             try:
                 await self._until_stopped(runs)
@@ -159,14 +159,18 @@ class _Life:
 
     async def _problem(self, workers: Sequence[Worker]) -> str | None:
         """What is wrong with a namespace that would make every task of its worker fail."""
-        tenancy = self._config.tenancy
-        attribute = tenancy.search_attribute if tenancy.mode != "off" else None
+        attribute = self._search_attribute
         for each in workers:
             report = await self._healthy_or_late(each.client, attribute)
             for check in report.problems:
                 name, detail = check.name, check.detail
                 return f"Worker of task queue {each.task_queue!r} not started: {name}: {detail}"
         return None
+
+    @property
+    def _search_attribute(self) -> str | None:
+        tenancy = self._config.tenancy
+        return tenancy.search_attribute if tenancy.mode != "off" else None
 
     async def _healthy_or_late(self, client: Client, attribute: str | None) -> HealthReport:
         """Look until the server answers, as when connecting."""

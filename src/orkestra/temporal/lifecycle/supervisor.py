@@ -26,6 +26,7 @@ class Supervisor:
     """Runs a worker, and the ones that take its place.
 
     Attributes:
+        worker: The first of them, for what it was made with.
         client: The client of all of them.
         grace: How long activities may go on after the worker was told to stop.
         status: What is known of it.
@@ -37,9 +38,14 @@ class Supervisor:
     """
 
     def __init__(self, worker: Worker, *, restart: bool, longest_pause: timedelta) -> None:
+        self.worker = worker
         self.client = worker.client
         self.grace = _grace(worker)
-        self.status = WorkerStatus(worker.task_queue, worker.client.namespace)
+        self.status = WorkerStatus(
+            worker.task_queue,
+            worker.client.namespace,
+            worker.client.service_client.config.target_host,
+        )
         self._worker: Worker | None = worker
         self._config = worker.config()
         self._restart = restart

@@ -6,12 +6,10 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Final
 
-from temporalio.api.enums.v1 import NamespaceState
-from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
-from temporalio.service import RPCError, RPCStatusCode
 
-from orkestra.errors import ConnectionClosedError
+from orkestra.temporal.lifecycle.namespaces import NamespaceLook
+from orkestra.temporal.lifecycle.pollers import EVERY, PollerLook
 from orkestra.temporal.lifecycle.polling import PollJudge, Readings, read
 from orkestra.temporal.lifecycle.status import Stage, Status, WorkerStatus
 from orkestra.temporal.lifecycle.supervisor import Supervisor
@@ -21,8 +19,6 @@ from orkestra.temporal.unconfined import unconfined_service
 _logger: Final = logging.getLogger("orkestra.temporal.lifecycle")
 
 _PERIOD: Final = timedelta(seconds=2)
-_ANSWER_WITHIN: Final = timedelta(seconds=3)
-_ONE_IS_CHANCE: Final = 2
 
 
 class Watch:
@@ -31,17 +27,31 @@ class Watch:
     Args:
         status: Where to say what is wrong.
         supervisors: The workers.
+        search_attribute: What each namespace must have; None asks for nothing.
         period: Pause between two looks.
+        every: Pause between two looks at what seldom changes.
     """
 
     def __init__(
-        self, status: Status, supervisors: Sequence[Supervisor], *, period: timedelta = _PERIOD
+        self,
+        status: Status,
+        supervisors: Sequence[Supervisor],
+        *,
+        search_attribute: str | None = None,
+        period: timedelta = _PERIOD,
+        every: timedelta = EVERY,
     ) -> None:
         self._status = status
         self._supervisors = supervisors
         self._period = period.total_seconds()
         self._judges = {each: PollJudge() for each in supervisors}
-        self._silences: dict[str, int] = {}
+        self._pollers = {each: PollerLook(each.worker, every=every) for each in supervisors}
+        self._namespaces = {
+            _place(each.client): NamespaceLook(
+                each.client, search_attribute=search_attribute, every=every
+            )
+            for each in supervisors
+        }
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -53,16 +63,22 @@ class Watch:
             await asyncio.sleep(self._period)
 
     async def _look(self) -> None:
-        clients = {each.status.namespace: each.client for each in self._supervisors}
-        problems = await asyncio.gather(*map(self._namespace_problem, clients.values()))
-        found = dict(zip(clients, problems, strict=True))
-        self._status.unreachable = {name: why for name, why in found.items() if why}
+        looks = self._namespaces.values()
+        problems = await asyncio.gather(*(each.problem() for each in looks))
+        found = dict(zip(self._namespaces, problems, strict=True))
         readings = await _readings(each.client for each in self._supervisors)
         for each in self._supervisors:
-            problem = found[each.status.namespace]
+            each.status.unreachable = found[_place(each.client)]
             own = readings.get((each.status.namespace, each.status.task_queue))
-            judged = None if own is None else self._judges[each].problem(own)
-            self._note(each.status, problem or judged)
+            self._note(each.status, each.status.unreachable or await self._trouble(each, own))
+
+    async def _trouble(self, each: Supervisor, own: Readings | None) -> str | None:
+        """Why a worker takes no work although its namespace is served."""
+        judged = None if own is None else self._judges[each].problem(own)
+        unseen = None
+        if each.status.fault is None:
+            unseen = await self._pollers[each].problem(own)
+        return judged or unseen or await self._namespaces[_place(each.client)].incomplete()
 
     def _note(self, worker: WorkerStatus, trouble: str | None) -> None:
         """Say what has changed."""
@@ -75,32 +91,10 @@ class Watch:
                 _logger.warning("Worker of task queue %r takes work again", worker.task_queue)
         worker.trouble = trouble
 
-    async def _namespace_problem(self, client: Client) -> str | None:
-        name = client.namespace
-        try:
-            answer = await unconfined_service(client).workflow_service.describe_namespace(
-                DescribeNamespaceRequest(namespace=name), retry=False, timeout=_ANSWER_WITHIN
-            )
-        except RPCError as error:
-            return self._failure(name, error)
-        except ConnectionClosedError as error:
-            return str(error)
-        self._silences[name] = 0
-        state = answer.namespace_info.state
-        if state == NamespaceState.NAMESPACE_STATE_REGISTERED:
-            return None
-        shown = NamespaceState.Name(state).removeprefix("NAMESPACE_STATE_").lower()
-        return f"namespace {name!r} is {shown}"
 
-    def _failure(self, name: str, error: RPCError) -> str | None:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return f"namespace {name!r} does not exist any more"
-        if error.status is RPCStatusCode.PERMISSION_DENIED:
-            return None  # to poll and to describe are rights apart
-        self._silences[name] = self._silences.get(name, 0) + 1
-        if self._silences[name] < _ONE_IS_CHANCE:
-            return self._status.unreachable.get(name)
-        return f"the server does not answer: {error.status.name}"
+def _place(client: Client) -> tuple[int, str]:
+    """One namespace's name may stand for two of them, on two servers."""
+    return id(unconfined_service(client)), client.namespace
 
 
 async def _readings(clients: Iterable[Client]) -> dict[tuple[str, str], Readings]:

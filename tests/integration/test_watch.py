@@ -1,0 +1,165 @@
+"""What a worker's process asks the server about its workers while they run."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from temporalio import activity
+from temporalio.api.operatorservice.v1 import RemoveSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
+
+from orkestra.devserver import DevServer
+from orkestra.temporal.lifecycle.namespaces import NamespaceLook
+from orkestra.temporal.lifecycle.pollers import PollerLook
+from orkestra.temporal.lifecycle.polling import Readings
+from orkestra.temporal.lifecycle.status import Stage, Status
+from orkestra.temporal.lifecycle.supervisor import Supervisor
+from orkestra.temporal.lifecycle.watch import Watch
+from tests.serving import until
+
+SOON = timedelta(seconds=0.1)
+FREE = Readings(free_slots={"ActivityWorker": 5.0, "WorkflowWorker": 5.0})
+BUSY = Readings(free_slots={"ActivityWorker": 0.0, "WorkflowWorker": 0.0})
+
+
+@activity.defn
+async def nothing() -> None:
+    """Poll for it."""
+
+
+class Clock:
+    """Goes on when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def worker_of(client: Client, queue: str, identity: str = "us") -> Worker:
+    return Worker(client, task_queue=queue, activities=[nothing], identity=identity)
+
+
+async def asked(look: PollerLook, clock: Clock, own: Readings | None = FREE) -> str | None:
+    clock.now += 30
+    return await look.problem(own)
+
+
+async def test_a_worker_that_the_server_does_not_see_is_told_from_one_that_it_sees(
+    dev_server, raw_client, fresh, clock
+):
+    queue = fresh.task_queue()
+    worker = worker_of(raw_client, queue)
+    look = PollerLook(worker, clock=clock)
+    another = await Client.connect(dev_server.address)
+    async with worker_of(another, queue, identity="others"):
+        assert await asked(look, clock) is None
+        assert "'us'" in (await asked(look, clock) or "")
+        assert "activities" in (await asked(look, clock) or "")
+        assert await asked(look, clock, BUSY) is None
+        assert await asked(look, clock) is None
+        assert await asked(look, clock) is not None
+        async with worker:
+            deadline = asyncio.get_running_loop().time() + 30
+            while await asked(look, clock) is not None:
+                assert asyncio.get_running_loop().time() < deadline
+                await asyncio.sleep(0.1)
+
+
+async def test_a_worker_whose_last_poll_is_long_ago_takes_nothing(raw_client, fresh, clock):
+    worker = worker_of(raw_client, fresh.task_queue())
+    look = PollerLook(worker, clock=clock)
+    async with worker:
+        while not await look._seen():
+            await asyncio.sleep(0.1)
+        for _ in range(6):
+            assert await asked(look, clock) is None
+        # Its poll goes on at the server, and the clock of this test has left it behind.
+        assert "in 180 s" in (await asked(look, clock) or "")
+
+
+async def test_who_cannot_be_asked_has_not_said_no(fresh, clock):
+    server = DevServer(ui=False)
+    async with server:
+        client = await Client.connect(server.address)
+        look = PollerLook(worker_of(client, fresh.task_queue()), clock=clock)
+        assert await asked(look, clock) is None
+        assert await asked(look, clock) is not None
+    for _ in range(9):
+        assert await asked(look, clock) is None
+
+
+async def test_a_server_that_refuses_to_say_who_polls_is_not_asked_again(
+    raw_client, fresh, clock, monkeypatch
+):
+    asks: list[object] = []
+
+    async def refuse(request: object, **_: object) -> None:
+        asks.append(request)
+        raise RPCError("not for you", RPCStatusCode.PERMISSION_DENIED, b"")
+
+    look = PollerLook(worker_of(raw_client, fresh.task_queue()), clock=clock)
+    monkeypatch.setattr(raw_client.workflow_service, "describe_task_queue", refuse)
+    for _ in range(5):
+        assert await asked(look, clock) is None
+    assert len(asks) == 1
+
+
+async def test_a_search_attribute_that_goes_away_is_noticed_and_so_is_its_return(clock):
+    async with DevServer(ui=False) as server:
+        client = await Client.connect(server.address)
+        look = NamespaceLook(client, search_attribute="tenantId", every=SOON, clock=clock)
+
+        async def lacks() -> str | None:
+            clock.now += 1
+            return await look.incomplete()
+
+        assert await lacks() is None
+        await client.operator_service.remove_search_attributes(
+            RemoveSearchAttributesRequest(search_attributes=["tenantId"], namespace="default")
+        )
+        deadline = asyncio.get_running_loop().time() + 45
+        while "tenantId" not in (await lacks() or ""):
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.2)
+
+
+@asynccontextmanager
+async def watched(*workers: Worker) -> AsyncIterator[Status]:
+    supervisors = [
+        Supervisor(each, restart=False, longest_pause=timedelta(seconds=1)) for each in workers
+    ]
+    status = Status(workers=tuple(each.status for each in supervisors))
+    status.enter(Stage.RUNNING)
+    task = asyncio.create_task(Watch(status, supervisors, period=SOON).run())
+    try:
+        yield status
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def test_one_namespace_name_on_two_servers_is_two_namespaces(raw_client, fresh):
+    other = DevServer(ui=False)
+    async with other:
+        elsewhere = await Client.connect(other.address)
+        workers = [worker_of(each, fresh.task_queue()) for each in (raw_client, elsewhere)]
+        async with watched(*workers) as status:
+            here, there = status.workers
+            await asyncio.sleep(0.5)
+            assert here.unreachable is there.unreachable is None
+            await other.kill()
+            await until(lambda: there.unreachable is not None)
+            assert "does not answer" in (there.trouble or "")
+            assert here.unreachable is None
+            assert here.trouble is None
