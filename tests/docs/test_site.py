@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import orkestra.errors
+from orkestra.cli.app import _COMMANDS
 from orkestra.errors import ConnectionFailureReason, OrkestraError
 
 ROOT = Path(__file__).parents[2]
@@ -91,12 +92,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         text=True,
         timeout=150,
     )
-    assert built.returncode == 0, built.stdout + built.stderr
+    printed = built.stdout + built.stderr
+    assert built.returncode == 0, printed
     pages: dict[Path, Page] = {}
     for file in sorted((project / "site").rglob("*.html")):
         pages[file] = Page()
         pages[file].feed(file.read_text(encoding="utf-8"))
-    return Site(project / "site", built.stdout + built.stderr, pages)
+    return Site(project / "site", re.sub(r"\x1b\[[\d;]*m", "", printed), pages)
 
 
 def is_external(link: str) -> bool:
@@ -250,9 +252,12 @@ def test_the_two_drawings_differ_in_their_colours_only() -> None:
 
 
 def test_the_summary_for_programs_names_what_there_is(site: Site) -> None:
-    text = (DOCS / "llms.txt").read_text(encoding="utf-8")
-    assert (site.directory / "llms.txt").is_file()
+    text = (site.directory / "llms.txt").read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         assert (site.directory / link) in site.pages, link
-    for name in re.findall(r"^- `(?:await |with |async with )?(\w+)\(", text, re.MULTILINE):
-        assert hasattr(orkestra, name), name
+    names = text.partition("## Names")[2].partition("## Commands")[0]
+    found = set(re.findall(r"`(?:await |with |async with )?(\w+)\(", names))
+    assert {name for name in found if not hasattr(orkestra, name)} == set()
+    commands = text.partition("## Commands")[2].partition("\n## ")[0]
+    first_words = re.findall(r"`(?:orkestra )?([a-z][a-z-]*)", commands)
+    assert set(first_words) == {*_COMMANDS}
