@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from orkestra.directory.cache import CachedTenantDirectory
@@ -174,6 +175,7 @@ class Placements:
         )
         self._owners = Owners((), self._shared_namespace)
         self._last: dict[str, Placement] = {}
+        self._open = lru_cache(_REMEMBERED_TENANTS)(self._placement_if_open)
 
     async def of(self, tenant: str) -> Placement:
         """Where a tenant belongs.
@@ -276,7 +278,7 @@ class Placements:
         msg += ": map the tenants to a queue of their own in the directory, or leave tenants out"
         raise ConfigurationError(msg)
 
-    def _open(self, tenant: str) -> Placement:
+    def _placement_if_open(self, tenant: str) -> Placement:
         return Placement(TenantRecord(tenant), None, self._owners)
 
     def _index(self, dedicated: Collection[TenantRecord]) -> Owners:

@@ -36,7 +36,8 @@ class Current:
             labels=labels or {},
         )
         self._span = AttemptSpan(inside, taker)
-        self._stack = entered(self._span)
+        self._entered = entered(self._span)
+        self._entered.__enter__()
 
     def through(self, pool: Executor) -> Executor:
         """The pool, with the span current in its processes, too."""
@@ -51,6 +52,6 @@ class Current:
         Returns:
             What to send.
         """
-        self._stack.close()
+        self._entered.__exit__(None, None, None)
         self._span.end()
         return Ended(record, self._span.added, self._span.name)

@@ -4,8 +4,8 @@ It is a span of OpenTelemetry's API and not of its SDK: what the code inside put
 the whole is sent as every other span of ours once it has ended.
 """
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -116,19 +116,18 @@ class AttemptSpan(OtelSpan):
         self._is_ended = True
 
 
-def entered(span: AttemptSpan) -> ExitStack:
-    """Make the span the current one.
-
-    Returns:
-        Ends that when it is closed.
-    """
+@contextmanager
+def entered(span: AttemptSpan) -> Generator[None]:
+    """Make the span the current one for the code below."""
     inside = span.inside
     around = baggage.set_baggage(names.TRACE_ID_BAGGAGE, inside.trace_id, Context())
     below = trace.set_span_in_context(span, context.set_value(ATTEMPT, span, around))
-    with ExitStack() as entering:
-        entering.callback(context.detach, context.attach(below))
-        entering.enter_context(sdk.client_in_context(span.taker.public_key))
-        return entering.pop_all()
+    token = context.attach(below)
+    try:
+        with sdk.client_in_context(span.taker.public_key):
+            yield
+    finally:
+        context.detach(token)
 
 
 def attempt_in(otel_context: Context | None) -> AttemptSpan | None:

@@ -24,16 +24,16 @@ _OPENING: Final = ("{", "[", '"')
 
 
 class Masker:
-    """Applies the mask of the settings."""
+    """Applies the mask of the settings.
+
+    Attributes:
+        is_on: Whether there is a mask.
+    """
 
     def __init__(self, mask: Callable[..., Any] | None) -> None:
         """Mask by `mask(data=value)`; None leaves everything as it is."""
         self._mask = mask
-
-    @property
-    def is_on(self) -> bool:
-        """Whether there is a mask."""
-        return self._mask is not None
+        self.is_on: Final = mask is not None
 
     def value(self, value: Json) -> Json:
         """The masked value; hidden where the mask raises."""

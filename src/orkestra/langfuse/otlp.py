@@ -98,17 +98,14 @@ def encoded(record: SpanRecord, name: str, attributes: Attributes, failure: str 
         _framed(_NAME, name.encode()),
         _KIND_INTERNAL,
         _TIMES.pack(_START, span.start_ns, _END, max(span.start_ns, record.end_ns)),
-        *(_attribute(key, value) for key, value in attributes.items()),
     ]
+    for key, value in attributes.items():
+        # Others than texts are remembered nowhere: 1, 1.0 and True are one key.
+        is_short = type(value) is str and len(value) <= _SHORT
+        written.append(_remembered(key, value) if is_short else _written(key, value))
     if failure is not None:
         written.append(_framed(_STATUS, _framed(_MESSAGE, failure.encode()) + _CODE_ERROR))
     return b"".join(written)
-
-
-def _attribute(key: str, value: Value) -> bytes:
-    # Others than texts are remembered nowhere: 1, 1.0 and True are one key.
-    is_short = type(value) is str and len(value) <= _SHORT
-    return _remembered(key, value) if is_short else _written(key, value)
 
 
 def _written(key: str, value: Value) -> bytes:

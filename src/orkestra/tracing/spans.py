@@ -6,6 +6,7 @@ alike in ids, parents, names and start times: `orkestra.tracing.ids` says how th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
@@ -26,6 +27,7 @@ from orkestra.tracing.ids import (
 from orkestra.tracing.records import Span, SpanKind
 
 _MICROSECOND: Final = 1000
+_NO_ATTRIBUTES: Final = TraceAttributes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,11 @@ class RunSpans:
     @property
     def context(self) -> TraceContext:
         """Where what the run does stands: below the run's own span."""
-        return TraceContext(trace_id=self.trace_id, span_id=self.span_id)
+        return self.below(_NO_ATTRIBUTES)
+
+    def below(self, attributes: TraceAttributes) -> TraceContext:
+        """The same, with attributes to tell."""
+        return TraceContext(trace_id=self.trace_id, span_id=self.span_id, attributes=attributes)
 
     def operation_context(self, number: int) -> TraceContext:
         """What the run's n-th Nexus operation is told, from 1: its own span."""
@@ -301,11 +307,21 @@ class AttemptFacts:
     attributes: TraceAttributes = field(default_factory=TraceAttributes)
 
 
-def activity_span(facts: AttemptFacts, *, input: Captured | None = None) -> Span:
+def activity_span(
+    facts: AttemptFacts,
+    *,
+    input: Captured | None = None,
+    of_worker: Mapping[str, MetadataValue] = MappingProxyType({}),
+) -> Span:
     """How the span of an activity's attempt begins.
 
     An attempt that was scheduled without a trace header stands below its run, whose first run it
     takes to be the same.
+
+    Args:
+        facts: What is known of it.
+        input: Its arguments.
+        of_worker: Metadata that only its worker knows.
     """
     owner_id = facts.workflow_id or facts.activity_id
     parent_id = facts.carried.span_id
@@ -321,6 +337,7 @@ def activity_span(facts: AttemptFacts, *, input: Captured | None = None) -> Span
         "is_local": facts.is_local,
         "workflow_id": facts.workflow_id,
         "workflow_type": facts.workflow_type,
+        **of_worker,
     }
     return Span(
         trace_id=facts.carried.trace_id or trace_id_of(facts.namespace, owner_id, facts.run_id),

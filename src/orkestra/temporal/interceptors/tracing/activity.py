@@ -96,13 +96,12 @@ class TracingActivityInbound(ActivityInboundInterceptor):
             attributes=complete(carried.attributes, tenant=tenant, workflow_id=owner_id),
         )
         taken = capture(list(input.args), max_bytes=limits.max_bytes) if limits.input else None
-        span = activity_span(facts, input=taken)
         latency = (info.started_time - info.current_attempt_scheduled_time) / _MILLISECOND
         of_worker: dict[str, MetadataValue] = {
             "worker": self._identity,
             "schedule_to_start_ms": round(latency, 3),
         }
-        return replace(span, metadata={**span.metadata, **of_worker})
+        return activity_span(facts, input=taken, of_worker=of_worker)
 
 
 def _outcome(error: BaseException) -> Outcome:

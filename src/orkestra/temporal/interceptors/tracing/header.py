@@ -10,6 +10,8 @@ from orkestra.tracing import TraceContext
 TRACE_HEADER: Final = "_orkestra-trace"
 """Name of the header; `orkestra.tracing.TraceContext` says what stands in it."""
 
+_NOTHING: Final = TraceContext()
+
 NexusHeaders = Mapping[str, str]
 Headers = Mapping[str, Payload]
 
@@ -17,7 +19,7 @@ Headers = Mapping[str, Payload]
 def read_header(headers: Headers) -> TraceContext:
     """What the header says; nothing where it is missing or cannot be read."""
     payload = headers.get(TRACE_HEADER)
-    return (payload and TraceContext.decode(payload.data)) or TraceContext()
+    return (payload and TraceContext.decode(payload.data)) or _NOTHING
 
 
 def write_header(headers: Headers, context: TraceContext | None) -> dict[str, Payload]:

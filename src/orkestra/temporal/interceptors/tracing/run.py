@@ -149,8 +149,10 @@ class RunTrace:
             attributes = facts.attributes
             unsaid = complete(TraceAttributes(), tenant=facts.tenant, workflow_id=facts.workflow_id)
             if attributes.session_id == unsaid.session_id:
-                attributes = replace(attributes, session_id=None)
-            self._for_activity = replace(self.spans.context, attributes=attributes)
+                attributes = TraceAttributes(
+                    user_id=attributes.user_id, tags=attributes.tags, metadata=attributes.metadata
+                )
+            self._for_activity = self.spans.below(attributes)
         return self._for_activity
 
     def for_local_activity(self) -> TraceContext:
