@@ -35,7 +35,8 @@ from orkestra.errors import (
     LangfuseUnavailableError,
     UnknownTenantError,
 )
-from orkestra.temporal.histories import backfill_trace, backfill_traces, read_trace
+from orkestra.langfuse import sink
+from orkestra.temporal.histories import backfill_trace, backfill_traces, read_trace, sending
 from orkestra.testing import Behaviour, LangfuseReceiver
 from orkestra.tracing import CaptureLimits
 from tests.names import Fresh
@@ -197,6 +198,23 @@ async def test_spans_that_langfuse_does_not_take_are_an_error(live, again):
         await backfill(wrong, handle.id)
     await wrong.sink.close(timedelta(seconds=10))
     assert again.receiver.spans == []
+
+
+async def test_what_still_waits_for_langfuse_is_not_sent_by_the_next_backfill_too(
+    live, again, monkeypatch
+):
+    monkeypatch.setattr(sending, "_PATIENCE", timedelta(seconds=1))
+    monkeypatch.setattr(sink, "_TELLING_SECONDS", 0.0)
+    async with worker(live):
+        handle = await fail(live)
+    with again.receiver.behaving(Behaviour.UNAVAILABLE):
+        with pytest.raises(LangfuseUnavailableError, match="did not take"):
+            await backfill(again, handle.id)
+        with pytest.raises(LangfuseUnavailableError, match="still wait"):
+            await backfill(again, handle.id, force=False, older_than=NOW)
+    monkeypatch.setattr(sending, "_PATIENCE", timedelta(seconds=30))
+    report = await backfill(again, handle.id, force=False, older_than=NOW)
+    assert (report.sent, report.present) == (0, len(await again.spans()))
 
 
 async def test_many_workflows_are_visited_side_by_side_and_no_child_twice(live, again):

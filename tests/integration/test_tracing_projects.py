@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import sys
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -12,6 +14,7 @@ import pytest
 from langfuse import Langfuse
 from opentelemetry import context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from pydantic import SecretStr
 from temporalio.client import Client, WorkflowFailureError
 
 from orkestra import (
@@ -23,8 +26,9 @@ from orkestra import (
     TenantSettings,
 )
 from orkestra.langfuse import LangfuseProjects, Loss
-from orkestra.testing import LangfuseReceiver, ReceivedSpan
-from orkestra.tracing import trace_attributes
+from orkestra.langfuse.items import Ended
+from orkestra.testing import Behaviour, LangfuseReceiver, ReceivedSpan
+from orkestra.tracing import Outcome, SpanRecord, trace_attributes
 from tests.names import Fresh
 from tests.tracing import SECONDS, Traced, record_of
 from tests.workflows.observed import Observe
@@ -329,3 +333,102 @@ async def test_the_spans_of_a_tenant_wait_until_the_directory_has_answered(fresh
         assert tenants_of(receiver.spans) == {"acme"}
         assert await projects.close(SECONDS)
         assert projects.lost == {}
+
+
+class Street:
+    """A project for each of four tenants, who are called by the beginning of their numbers."""
+
+    def __init__(self, fresh: Fresh, stack: ExitStack) -> None:
+        self.houses = [
+            stack.enter_context(LangfuseReceiver(public_key=f"pk-{number}-{fresh.suffix}"))
+            for number in range(4)
+        ]
+        shared = self.houses[0].settings(max_open_projects=1)
+        self.projects = LangfuseProjects(shared, self.project_of, self.ask)
+
+    def project_of(self, tenant: str) -> LangfuseProject | None:
+        house = self.houses[int(tenant[-1])]
+        return LangfuseProject(
+            public_key=house.public_key, secret_key=SecretStr(house.secret_key), base_url=house.url
+        )
+
+    async def ask(self, _: str) -> None:
+        raise AssertionError
+
+    def record(self, number: int) -> SpanRecord:
+        return record_of(tenant=f"tenant-{number % 4}", number=number)
+
+    def numbers(self) -> list[list[int]]:
+        return [sorted(int(span.span_id, 16) for span in house.spans) for house in self.houses]
+
+
+@pytest.fixture
+async def street(fresh: Fresh) -> AsyncIterator[Street]:
+    with ExitStack() as stack:
+        made = Street(fresh, stack)
+        yield made
+        assert await made.projects.close(SECONDS)
+
+
+async def test_attempts_of_more_tenants_than_projects_are_open_lose_nothing(street):
+    async def attempt(number: int) -> None:
+        record = street.record(number)
+        live = await street.projects.enter(record.span)
+        assert live is not None
+        await asyncio.sleep(0.01 * (number % 3))
+        live.end(record.outcome)
+
+    await asyncio.gather(*(attempt(number) for number in range(1, 41)))
+    assert await street.projects.flush(SECONDS)
+    assert street.projects.lost == {}
+    assert street.numbers() == [[n for n in range(1, 41) if n % 4 == house] for house in range(4)]
+
+
+async def test_what_comes_after_its_project_made_room_reaches_it_all_the_same(street):
+    live = await street.projects.enter(street.record(1).span)
+    left_open = street.projects.sink_of("tenant-1")
+    live.end(Outcome())
+    street.projects.emit(street.record(2))  # which makes room
+    assert await street.projects.flush(SECONDS)
+    left_open.put(Ended(street.record(5)))
+    assert await street.projects.flush(SECONDS)
+    assert street.numbers()[1] == [1, 5]
+    assert street.projects.lost == {}
+
+
+async def test_a_flush_waits_for_projects_that_have_just_made_room(street):
+    for number in range(1, 9):
+        street.projects.emit(street.record(number))
+    assert await street.projects.flush(SECONDS)
+    assert street.numbers() == [[4, 8], [1, 5], [2, 6], [3, 7]]
+
+
+EXITING = """
+import asyncio, sys
+from orkestra import LangfuseProject, LangfuseSettings
+from orkestra.langfuse import LangfuseProjects
+from tests.tracing import record_of
+
+def project_of(tenant):
+    return LangfuseProject(public_key=tenant, secret_key="sk", base_url=sys.argv[1])
+
+settings = LangfuseSettings(
+    public_key="pk", secret_key="sk", base_url=sys.argv[1], flush_timeout="3s"
+)
+projects = LangfuseProjects(settings, project_of, None)
+for number in range(1, 9):
+    projects.emit(record_of(tenant=f"tenant-{number}", number=number))
+print("exiting", flush=True)
+"""
+
+
+async def test_an_exit_waits_once_however_many_projects_hang():
+    with LangfuseReceiver() as receiver, receiver.behaving(Behaviour.HANG):
+        program = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", EXITING, receiver.url, stdout=asyncio.subprocess.PIPE
+        )
+        assert program.stdout is not None
+        assert await program.stdout.readline() == b"exiting\n"
+        began = time.monotonic()
+        assert await asyncio.wait_for(program.wait(), 60) == 0
+        assert time.monotonic() - began < 15

@@ -46,6 +46,8 @@ async def present_observations(
                 found |= ids
                 if cursor is None:
                     return frozenset(found)
+                if cursor == query.get("cursor"):
+                    raise _unavailable(settings, "the same page came twice")
                 query["cursor"] = cursor
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         kind = type(error)
@@ -61,8 +63,9 @@ def _read(response: httpx.Response) -> tuple[set[str], str | None]:
         msg = f"it answered {response.status_code} {response.text[:200]!r}"
         raise httpx.HTTPError(msg)
     content: Any = response.json()
-    cursor = content["meta"].get("cursor")
-    return {str(each["id"]) for each in content["data"]}, cursor or None
+    if type(content["data"]) is not list:
+        raise TypeError
+    return {str(each["id"]) for each in content["data"]}, content["meta"].get("cursor") or None
 
 
 def _unavailable(settings: LangfuseSettings, why: str) -> LangfuseUnavailableError:

@@ -190,12 +190,10 @@ class LangfuseProjects:
         return self._sink(self._settings.model_copy(update=own))
 
     def _sink(self, settings: LangfuseSettings) -> LangfuseSink:
-        """All that are open are flushed together when the interpreter exits."""
-        atexit.unregister(self._flush_at_exit)
-        atexit.register(self._flush_at_exit)
-        return LangfuseSink(settings, route=self._taker, flushes_at_exit=False)
+        return LangfuseSink(settings, route=self._taker, at_exit=self._flush_at_exit)
 
     def _flush_at_exit(self) -> None:
+        """Wait for all projects at the same time."""
         flush_at_exit(self._sinks(), self._settings.flush_timeout)
 
     def _retire(self, sink: LangfuseSink) -> None:

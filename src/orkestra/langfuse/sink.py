@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -48,7 +48,7 @@ class LangfuseSink:
         settings: LangfuseSettings,
         *,
         route: "Route | None" = None,
-        flushes_at_exit: bool = True,
+        at_exit: Callable[[], None] | None = None,
     ) -> None:
         """Send to the project of the settings.
 
@@ -56,7 +56,8 @@ class LangfuseSink:
             settings: With both keys; whether tracing is on is for the caller to ask.
             route: Where the observations of a tenant go that are made outside of activities, and
                 what comes after the sink was closed; None means here.
-            flushes_at_exit: Whether the interpreter's exit waits for what has not been sent.
+            at_exit: What the interpreter's exit does about what has not been sent; None means to
+                wait for it.
 
         Raises:
             MissingExtraError: The Langfuse SDK is not installed.
@@ -73,7 +74,7 @@ class LangfuseSink:
         self._sender: Sender | None = None
         self._opening: Future[Observing] | None = None
         self._inside = 0
-        self._flushes_at_exit = flushes_at_exit
+        self._at_exit = at_exit or self._flush_at_exit
         self._is_behind = False
         self._is_closed = False
 
@@ -122,7 +123,7 @@ class LangfuseSink:
 
     def emit(self, record: SpanRecord) -> None:
         """See base class."""
-        self._put(Ended(record))
+        self.put(Ended(record))
 
     def offer(self, record: SpanRecord) -> bool:
         """Take a span that has ended, unless the sink was closed: then say so."""
@@ -189,6 +190,7 @@ class LangfuseSink:
                 msg = f"spans from before still wait for Langfuse at {self._settings.base_url!r}"
                 raise LangfuseUnavailableError(msg)
             await asyncio.sleep(_TELLING_SECONDS)
+            self._is_behind = False
         from orkestra.langfuse.observations import present_observations  # noqa: PLC0415 - httpx
 
         return await present_observations(self._settings, trace_id, timeout=timeout)
@@ -197,7 +199,7 @@ class LangfuseSink:
         """See base class."""
         hurried = self.hurry(timeout)
         is_sent = hurried is None or await _within(hurried, timeout)
-        self._is_behind = not is_sent
+        self._is_behind |= not is_sent
         return is_sent
 
     def hurry(self, timeout: timedelta) -> Future[bool] | None:
@@ -219,14 +221,15 @@ class LangfuseSink:
     def _left(self, item: Ended) -> None:
         with self._lock:
             self._inside -= 1
-        self._put(item)
+        self.put(item)
 
-    def _put(self, item: Ended) -> None:
+    def put(self, item: Ended) -> None:
+        """Take a span of ours; where the sink was closed, its tenant's project does."""
         if self._offer(item):
             return
         present = self._route(item.record.span.tenant)
         if isinstance(present, LangfuseSink) and present is not self:
-            present._put(item)
+            present.put(item)
         else:
             self._count_late(1)
 
@@ -246,8 +249,8 @@ class LangfuseSink:
             if self._sender is None and not self._is_closed:
                 sender = Sender(self._wire, self._losses, limit=self._settings.queue_size)
                 sender.gather = self._gather
-                if self._flushes_at_exit:
-                    atexit.register(self._flush_at_exit)
+                atexit.unregister(self._at_exit)
+                atexit.register(self._at_exit)
                 self._sender = sender
             return self._sender
 
