@@ -7,7 +7,7 @@ properties do not run, and what workflow code changes later does not change the 
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -22,7 +22,10 @@ _MAX_DEPTH: Final = 20
 _SAFE_INTEGER: Final = 2**53
 _MAX_INTEGER_BITS: Final = 1024
 _MAX_CAUSES: Final = 8
-_SEQUENCES: Final[tuple[type[Any], ...]] = (list, tuple, set, frozenset)
+_ITEMS: Final[Callable[[Any], Iterable[tuple[object, object]]]] = cast("Any", dict).items
+_SEQUENCES: Final[Mapping[type, Callable[[Any], Iterable[object]]]] = {
+    kind: cast("Any", kind).__iter__ for kind in (list, tuple, set, frozenset)
+}
 _SHOWN_AS_TEXT: Final = (date, datetime, time, timedelta, Decimal, PurePath, UUID)
 _NOT_BY_ATTRIBUTES: Final[frozenset[type[Any]]] = frozenset(
     {bool, int, float, str, bytes, bytearray, dict, enum.Enum, BaseException}
@@ -162,10 +165,10 @@ class _Camera:
 
     def _container(self, value: object, depth: int) -> Json:
         if isinstance(value, dict):
-            return self._pairs(dict.items(cast("dict[object, object]", value)), depth)
-        for kind in _SEQUENCES:
+            return self._pairs(_ITEMS(value), depth)
+        for kind, items_of in _SEQUENCES.items():
             if isinstance(value, kind):
-                return self._items(kind.__iter__(cast("Any", value)), depth)
+                return self._items(items_of(value), depth)
         return self._object(value, depth)
 
     def _items(self, items: Iterable[object], depth: int) -> list[Json]:
