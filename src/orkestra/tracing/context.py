@@ -19,6 +19,7 @@ from orkestra.tracing.attributes import (
     is_text,
 )
 
+_NO_ATTRIBUTES: Final = TraceAttributes()
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _TRACE_ID_BYTES: Final = 16
 _SPAN_ID_BYTES: Final = 8
@@ -71,7 +72,7 @@ class TraceContext:
         if len(data) > _MAX_BYTES:
             return None
         try:
-            content = json.loads(data)
+            content = json.loads(data.decode())
             trace, span, *rest = content
             values = _mapping(rest[0]) if rest else {}
             attributes, start_ns = _read(values), _time(values.get("t"))
@@ -116,6 +117,8 @@ def _written(attributes: TraceAttributes, start_ns: int | None) -> dict[str, Any
 
 def _read(values: dict[str, object]) -> TraceAttributes:
     """Keep what `trace_attributes()` would have let through."""
+    if not values:
+        return _NO_ATTRIBUTES
     tags, metadata = values.get("g", []), _mapping(values.get("m", {}))
     if not isinstance(tags, list):
         raise TypeError
