@@ -15,6 +15,7 @@ from orkestra.devserver import DevServer
 from orkestra.langfuse import LangfuseSink
 from orkestra.temporal.interceptors.tracing import TracingInterceptor
 from orkestra.testing import LangfuseReceiver
+from orkestra.tracing import LiveSpan, Span, SpanRecord
 from tests.names import Fresh
 from tests.tracing import SECONDS, Traced
 from tests.workflows.traced import ACTIVITIES, WORKFLOWS, Answer, Flaky, Ticket
@@ -98,6 +99,36 @@ async def test_the_interceptor_works_without_the_plugin_and_without_tenants(
     assert root.span.tags == ()
     assert "tenant_id" not in root.span.trace_metadata
     assert root.span.session_id == workflow_id
+
+
+class Broken(LangfuseSink):
+    """Takes nothing, and says so as it should not."""
+
+    def emit(self, record: SpanRecord) -> None:
+        raise ZeroDivisionError
+
+    async def enter(self, span: Span) -> LiveSpan | None:
+        raise ZeroDivisionError
+
+
+async def test_a_sink_that_raises_fails_neither_workflow_nor_activity(raw_client, fresh, receiver):
+    client = Client(
+        raw_client.service_client,
+        interceptors=[TracingInterceptor(Broken(receiver.settings()))],
+    )
+    queue = fresh.task_queue()
+    async with Worker(
+        client,
+        task_queue=queue,
+        workflows=WORKFLOWS,
+        activities=ACTIVITIES[1:2],
+        workflow_runner=RUNNER,
+    ):
+        result = await client.execute_workflow(
+            Flaky.run, args=[2], id=fresh.workflow_id(), task_queue=queue
+        )
+    assert result == 2
+    assert receiver.spans == []
 
 
 async def test_a_sink_that_is_never_used_imports_and_starts_nothing(fresh, receiver):

@@ -19,6 +19,7 @@ from orkestra.tenancy import current_tenant
 from orkestra.tracing import (
     AttemptFacts,
     CaptureLimits,
+    LiveSpan,
     MetadataValue,
     Outcome,
     Span,
@@ -49,8 +50,7 @@ class TracingActivityInbound(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         """See base class."""
         sink = self._sink_for(current_tenant())
-        span = self._span_or_none(input, sink.limits)
-        live = None if span is None else await sink.enter(span)
+        live = await self._entered(input, sink)
         if live is None:
             return await super().execute_activity(input)
         if not isinstance(input.executor, ThreadPoolExecutor | None):
@@ -67,9 +67,9 @@ class TracingActivityInbound(ActivityInboundInterceptor):
         live.end(_with(outcome, await previous.known()))
         return result
 
-    def _span_or_none(self, input: ExecuteActivityInput, limits: CaptureLimits) -> Span | None:
+    async def _entered(self, input: ExecuteActivityInput, sink: TraceSink) -> LiveSpan | None:
         try:
-            return self._span(input, limits)
+            return await sink.enter(self._span(input, sink.limits))
         except Exception:
             _logger.exception("An activity runs untraced")
             return None
