@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from temporalio import activity
@@ -13,7 +14,6 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from orkestra.devserver import DevServer
-from orkestra.temporal.lifecycle.namespaces import NamespaceLook
 from orkestra.temporal.lifecycle.pollers import PollerLook
 from orkestra.temporal.lifecycle.polling import Readings
 from orkestra.temporal.lifecycle.status import Stage, Status
@@ -115,33 +115,14 @@ async def test_a_server_that_refuses_to_say_who_polls_is_not_asked_again(
     assert len(asks) == 1
 
 
-async def test_a_search_attribute_that_goes_away_is_noticed_and_so_is_its_return(clock):
-    async with DevServer(ui=False) as server:
-        client = await Client.connect(server.address)
-        look = NamespaceLook(client, search_attribute="tenantId", every=SOON, clock=clock)
-
-        async def lacks() -> str | None:
-            clock.now += 1
-            return await look.incomplete()
-
-        assert await lacks() is None
-        await client.operator_service.remove_search_attributes(
-            RemoveSearchAttributesRequest(search_attributes=["tenantId"], namespace="default")
-        )
-        deadline = asyncio.get_running_loop().time() + 45
-        while "tenantId" not in (await lacks() or ""):
-            assert asyncio.get_running_loop().time() < deadline
-            await asyncio.sleep(0.2)
-
-
 @asynccontextmanager
-async def watched(*workers: Worker) -> AsyncIterator[Status]:
+async def watched(*workers: Worker, **options: Any) -> AsyncIterator[Status]:
     supervisors = [
         Supervisor(each, restart=False, longest_pause=timedelta(seconds=1)) for each in workers
     ]
     status = Status(workers=tuple(each.status for each in supervisors))
     status.enter(Stage.RUNNING)
-    task = asyncio.create_task(Watch(status, supervisors, period=SOON).run())
+    task = asyncio.create_task(Watch(status, supervisors, period=SOON, **options).run())
     try:
         yield status
     finally:
@@ -163,3 +144,18 @@ async def test_one_namespace_name_on_two_servers_is_two_namespaces(raw_client, f
             assert "does not answer" in (there.trouble or "")
             assert here.unreachable is None
             assert here.trouble is None
+
+
+async def test_a_search_attribute_that_goes_away_makes_the_worker_unready(fresh):
+    async with DevServer(ui=False) as server:
+        client = await Client.connect(server.address)
+        worker = worker_of(client, fresh.task_queue())
+        async with worker, watched(worker, search_attribute="tenantId", every=SOON) as status:
+            status.workers[0].fault = None
+            await until(lambda: status.is_ready)
+            assert "tenantId" not in status.readiness().get("reason", "")
+            await client.operator_service.remove_search_attributes(
+                RemoveSearchAttributesRequest(search_attributes=["tenantId"], namespace="default")
+            )
+            await until(lambda: "tenantId" in status.readiness().get("reason", ""))
+            assert not status.is_ready

@@ -75,10 +75,10 @@ class Watch:
     async def _trouble(self, each: Supervisor, own: Readings | None) -> str | None:
         """Why a worker takes no work although its namespace is served."""
         judged = None if own is None else self._judges[each].problem(own)
-        unseen = None
-        if each.status.fault is None:
-            unseen = await self._pollers[each].problem(own)
-        return judged or unseen or await self._namespaces[_place(each.client)].incomplete()
+        lacking = await self._namespaces[_place(each.client)].incomplete()
+        if judged or lacking or each.status.fault is not None:
+            return judged or lacking
+        return await self._pollers[each].problem(own)
 
     def _note(self, worker: WorkerStatus, trouble: str | None) -> None:
         """Say what has changed."""
