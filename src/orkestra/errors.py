@@ -35,6 +35,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
+_PAGE: Final = "errors.html"
+
 TENANT_REQUIRED: Final = "TenantRequired"
 """`ApplicationError.type` of work that reached a worker without a tenant."""
 
@@ -53,7 +55,12 @@ answer, or the worker serves other tenants."""
 
 
 class OrkestraError(Exception):
-    """Base of every error that Orkestra raises itself."""
+    """Base of every error that Orkestra raises itself; a traceback says where it is explained."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        public = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
+        self.add_note(f"Explained in Orkestra's documentation: {_PAGE}#{public.__name__.lower()}")
 
 
 class ConfigurationError(OrkestraError):
