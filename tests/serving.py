@@ -16,6 +16,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PATIENCE = 45.0
 
+HURRIED = {"SERVE_LANGFUSE": '{"flush_timeout": "1s"}'}
+"""The environment of a worker that need not end in order, and is not waited for."""
+
 
 class Serving:
     """A worker in a process of its own, its output and its probes."""

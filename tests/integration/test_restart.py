@@ -56,7 +56,7 @@ class Licence(Plugin):
 
 def configured(address: str, **worker: Any) -> OrkestraConfig:
     return OrkestraConfig(
-        temporal=TemporalSettings(address=address),
+        temporal=TemporalSettings(address=address, call_retry_deadline="3s"),
         worker=WorkerSettings(restart_longest_pause=0.2, **worker),
     )
 

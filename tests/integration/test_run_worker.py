@@ -10,8 +10,7 @@ from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import Client, WorkflowHandle
 
 from orkestra import OrkestraPlugin
-from orkestra.devserver import DevServer
-from tests.serving import serving
+from tests.serving import HURRIED, serving
 from tests.workflows.slow import Slow
 
 
@@ -65,7 +64,7 @@ async def test_an_activity_that_outlives_the_grace_period_is_cancelled(dev_serve
 async def test_an_activity_that_ignores_cancellation_does_not_keep_the_process(
     dev_server, acme, fresh, activity
 ):
-    async with serving(dev_server.address, fresh.task_queue()) as worker:
+    async with serving(dev_server.address, fresh.task_queue(), environment=HURRIED) as worker:
         handle = await in_flight(acme, fresh.task_queue(), activity, 50.0)
         worker.process.terminate()
         began = time.monotonic()
@@ -87,25 +86,6 @@ async def test_a_second_signal_ends_the_process_at_once(dev_server, acme, fresh)
     await handle.terminate()
 
 
-async def test_an_idle_worker_stops_at_once(dev_server, fresh):
-    async with serving(
-        dev_server.address, fresh.task_queue(), probes_address="127.0.0.1:0"
-    ) as worker:
-        await worker.becomes("/readyz", 200)
-        worker.process.terminate()
-        began = time.monotonic()
-        assert await worker.end() == 0
-        assert time.monotonic() - began < 2
-    assert "Traceback" not in worker.log
-
-
-async def test_a_missing_namespace_fails_the_worker_at_once_and_says_so(dev_server, fresh):
-    async with serving(dev_server.address, fresh.task_queue(), "nowhere") as worker:
-        assert await worker.end() == 2
-    assert "nowhere" in worker.log
-    assert worker.log.count("ERROR") == 1
-
-
 async def test_work_goes_on_in_another_process_after_a_drain(dev_server, acme, fresh):
     async with serving(dev_server.address, fresh.task_queue()) as first:
         before = await in_flight(acme, fresh.task_queue(), "obeys", 0.5)
@@ -117,22 +97,3 @@ async def test_work_goes_on_in_another_process_after_a_drain(dev_server, acme, f
         async with serving(dev_server.address, fresh.task_queue()):
             assert await asyncio.wait_for(handle.result(), 30) == "finished"
             assert await asyncio.wait_for(before.result(), 30) == "finished"
-
-
-async def test_a_signal_during_the_start_up_checks_stops_the_worker_in_order(dev_server, fresh):
-    async with serving(dev_server.address, fresh.task_queue()) as worker:
-        await asyncio.sleep(0.02)
-        worker.process.terminate()
-        assert await worker.end() == 0
-    assert "Traceback" not in worker.log
-
-
-async def test_a_missing_search_attribute_fails_the_worker_at_once_and_says_so(fresh):
-    async with (
-        DevServer(search_attribute="another", ui=False) as server,
-        serving(server.address, fresh.task_queue()) as worker,
-    ):
-        assert await worker.end() == 2
-    assert "tenantId" in worker.log
-    assert "search-attributes ensure" in worker.log
-    assert worker.log.count("ERROR") == 1
