@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 from temporalio.api.common.v1 import Payload, Payloads
+from temporalio.api.enums.v1 import EventType
 from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import (
     DataConverter,
@@ -31,6 +33,7 @@ from orkestra.temporal.histories import BackfillReport, Episode
 from orkestra.temporal.histories.facts import TenantReader
 from orkestra.temporal.histories.outcomes import failed, stopped
 from orkestra.temporal.histories.sending import Backfiller, Manner
+from orkestra.temporal.histories.timeline import timeline_of
 from orkestra.temporal.histories.values import Values
 from orkestra.tracing import (
     Captured,
@@ -306,3 +309,40 @@ def test_what_its_run_did_not_wait_for_is_told_from_what_is_going_on():
     assert [line.split()[-1] for line in lines[-2:]] == ["abandoned", "running"]
     [root] = branches_of([episode(1), left])
     assert [child["status"] for child in root.as_dict()["children"]] == ["abandoned"]
+
+
+def at(second: int, number: int, **attributes: Any) -> HistoryEvent:
+    made = HistoryEvent(event_id=number, **attributes)
+    made.event_time.FromSeconds(second)
+    return made
+
+
+def test_a_local_activity_begins_before_the_heartbeat_also_where_another_poll_got_the_next_task():
+    times = {
+        "original_schedule_time": {"seconds": 11, "nanos": 0},
+        "complete_time": {"seconds": 19, "nanos": 0},
+    }
+    said = {"activity_id": "1", "activity_type": "linger", "attempt": 1, **times}
+    marker = {"data": Payloads(payloads=[Payload(data=json.dumps(said).encode())])}
+    task = {"event_type": EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED}
+    first = {"scheduled_event_id": 2, "started_event_id": 3}
+    second = {"scheduled_event_id": 5, "started_event_id": 6}
+    events = [
+        at(10, 1, workflow_execution_started_event_attributes={}),
+        at(10, 2, event_type=EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED),
+        at(10, 3, event_type=EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED),
+        at(18, 4, **task, workflow_task_completed_event_attributes=first),
+        at(18, 5, event_type=EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED),
+        at(18, 6, event_type=EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED),
+        at(19, 7, **task, workflow_task_completed_event_attributes=second),
+        at(
+            19,
+            8,
+            marker_recorded_event_attributes={
+                "marker_name": "core_local_activity",
+                "details": marker,
+                "workflow_task_completed_event_id": 7,
+            },
+        ),
+    ]
+    assert timeline_of(events).at[8] == 10 * 10**9

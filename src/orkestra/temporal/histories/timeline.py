@@ -89,6 +89,7 @@ class _Walk:
     _clock: WorkflowClock = field(default_factory=WorkflowClock)
     _undelivered: list[int] = field(default_factory=list[int])
     _is_idle: bool = False
+    _completed_id: int = 0
 
     def __post_init__(self) -> None:
         found = ((event.event_id, _local_activity(event)) for event in self.events)
@@ -113,7 +114,8 @@ class _Walk:
             self._undelivered.append(event.event_id)
 
     def _complete_task(self, index: int, event: HistoryEvent) -> None:
-        started_id = event.workflow_task_completed_event_attributes.started_event_id
+        completed = event.workflow_task_completed_event_attributes
+        started_id = completed.started_event_id
         # IDs count from 1 and have no gaps.
         started = self.events[started_id - 1]
         recorded = self.events[index + 1 :]
@@ -124,12 +126,14 @@ class _Walk:
             if each.event_id in self.markers:
                 markers.append(self.markers[each.event_id].times)
         is_inline = started.workflow_task_started_event_attributes.request_id == _INLINE
+        # Nothing else than a heartbeat asks for a task right after another.
+        is_forced = completed.scheduled_event_id == self._completed_id + 1
         self._clock.task_completed(
             started.event_time.ToNanoseconds(),
             tuple(markers),
-            is_beat=is_inline and self._is_idle,
+            is_beat=self._is_idle and (is_inline or is_forced),
         )
-        self._is_idle = True
+        self._is_idle, self._completed_id = True, event.event_id
         delivered = [number for number in self._undelivered if number < started_id]
         self._undelivered = self._undelivered[len(delivered) :]
         for number in delivered:
