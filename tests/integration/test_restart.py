@@ -146,3 +146,18 @@ async def test_a_worker_that_is_told_to_stop_while_it_waits_to_be_made_anew_stop
         os.kill(os.getpid(), signal.SIGTERM)
         assert await asyncio.wait_for(running, 30) == WorkerExit.DRAINED
     assert licence.runs == 1
+
+
+async def test_a_connection_can_be_closed_after_a_worker_failed_before_it_began(dev_server, fresh):
+    licence = Licence(losses=1)
+    licence.lost.set()
+    config = configured(dev_server.address, restart=True)
+    async with TemporalConnectionManager(config) as manager:
+        made = await create_worker(
+            task_queue=fresh.task_queue(), workflows=[Slow], manager=manager, plugins=[licence]
+        )
+        running = asyncio.create_task(run_worker(made))
+        await until(lambda: licence.runs == 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await asyncio.wait_for(running, 30) == WorkerExit.DRAINED
+    assert not made.is_running

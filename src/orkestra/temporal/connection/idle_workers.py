@@ -25,6 +25,8 @@ async def end_idle_worker(worker: Worker) -> None:
         return
     worker._shutdown_complete_event.set()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - or shutdown() waits for ever
     core = worker._bridge_worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - there is no public way to end it
+    if core._ref is None:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportUnknownMemberType] - another was made in its place
+        return
     core.initiate_shutdown()
     polling = (
         worker._workflow_worker,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
