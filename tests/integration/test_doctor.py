@@ -235,6 +235,27 @@ async def test_wrong_keys_and_a_langfuse_that_is_down_are_told_apart(dev_server:
     assert "ConnectError" in down.detail
 
 
+async def test_the_projects_of_tenants_are_asked_with_keys_of_their_own(dev_server: DevServer):
+    with LangfuseReceiver(public_key="pk-lf-acme", secret_key="sk-lf-acme") as receiver:
+        keys = {"public_key": "pk-lf-acme", "secret_key": "sk-lf-acme", "base_url": receiver.url}
+        config = OrkestraConfig(
+            temporal=TemporalSettings(address=dev_server.address),
+            tenants={
+                "acme": TenantSettings.model_validate({"langfuse": keys}),
+                "globex": TenantSettings.model_validate(
+                    {"langfuse": {**keys, "secret_key": "sk-lf-wrong"}}
+                ),
+            },
+        )
+        diagnosis = await diagnose(config, timeout=PATIENCE)
+    well, ill = (finding for finding in diagnosis.findings if finding.name == "langfuse")
+    assert well.ok
+    assert well.detail.startswith("of tenant 'acme': ")
+    assert ill.ok is False
+    assert ill.mend.startswith("check tenants.globex.langfuse.public_key")
+    assert "sk-lf-wrong" not in ill.detail
+
+
 async def test_without_tenancy_nothing_of_it_is_asked_for(dev_server: DevServer):
     config = at(dev_server.address).model_copy(update={"tenancy": TenancySettings(mode="off")})
     names = {finding.name for finding in (await diagnose(config, timeout=PATIENCE)).findings}

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from importlib.util import find_spec
 from typing import Final
 
 from temporalio.client import Client
@@ -11,6 +10,7 @@ from orkestra.config import LangfuseSettings, OrkestraConfig
 from orkestra.directory import StaticTenantDirectory, TenantDirectory
 from orkestra.doctor.fairness import examine_fairness
 from orkestra.doctor.findings import Diagnosis, Finding
+from orkestra.doctor.langfuse import examine_langfuse
 from orkestra.doctor.network import examine_network
 from orkestra.doctor.service import (
     examine_clocks,
@@ -65,7 +65,7 @@ async def diagnose(
                 task_queues, probe_fairness=probe_fairness
             )
         ]
-    found.append(await _langfuse(config.langfuse, timeout))
+    found += await examine_langfuse(config, timeout=timeout)
     return Diagnosis(tuple(found))
 
 
@@ -133,24 +133,3 @@ class _Service:
             yield Finding("fairness", ok=None, detail=detail)
         if tenancy.workflow_ids == "scoped":
             yield await examine_ownership(client, timeout=self._timeout)
-
-
-async def _langfuse(settings: LangfuseSettings, timeout: timedelta) -> Finding:
-    if not settings.is_on:
-        why = "switched off" if settings.enabled is False else "no keys"
-        return Finding("langfuse", ok=None, detail=f"tracing is off: {why}")
-    if find_spec("langfuse") is None:
-        mend = 'pip install "orkestra-core[langfuse]"'
-        return Finding("langfuse", ok=False, detail="its SDK is not installed", mend=mend)
-    from orkestra.langfuse.access import project_of  # noqa: PLC0415 - an extra brings what it needs
-
-    where = settings.base_url
-    try:
-        project = await project_of(settings, timeout=timeout)
-    except PermissionError as error:
-        mend = "check langfuse.public_key and secret_key, and that they are of this base_url"
-        return Finding("langfuse", ok=False, detail=f"{where!r}: {error}", mend=mend)
-    except ConnectionError as error:
-        mend = "check langfuse.base_url and the network: workflows run, their traces are lost"
-        return Finding("langfuse", ok=False, detail=f"{where!r}: {error}", mend=mend)
-    return Finding("langfuse", ok=True, detail=f"{where!r} takes traces for project {project!r}")
