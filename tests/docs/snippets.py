@@ -123,6 +123,7 @@ class Workspace:
         environment = {name: v for name, v in os.environ.items() if not name.startswith(ours)}
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         environment["TEMPORAL_ADDRESS"] = self.address
+        environment["PYTHONPATH"] = self._with_pause()
         return subprocess.Popen(
             command,
             cwd=self.directory,
@@ -133,6 +134,15 @@ class Workspace:
             text=True,
             start_new_session=True,
         )
+
+    def _with_pause(self) -> str:
+        """Where Python finds a pause at exit: scripts of the bare SDK abort there now and then."""
+        place = self.directory / ".pause"
+        place.mkdir(exist_ok=True)
+        (place / "sitecustomize.py").write_text(
+            "import atexit, time\n\natexit.register(time.sleep, 0.1)\n", encoding="utf-8"
+        )
+        return str(place)
 
     def _finish(self, process: subprocess.Popen[str], *, shown: str) -> None:
         printed = _output(process, seconds=SECONDS)

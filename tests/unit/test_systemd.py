@@ -21,7 +21,7 @@ def test_readiness_stopping_and_the_watchdog_are_told_as_they_come(manager, tmp_
     environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
     systemd = Systemd(environment)
     assert systemd.watchdog_seconds == 1.5
-    worker = WorkerStatus("orders", "default")
+    worker = WorkerStatus("orders", "default", "localhost:7233")
     status = Status(workers=(worker,))
 
     def told() -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -46,14 +47,18 @@ async def assert_replays(
             f"no history is in {str(histories)!r}: record some by {_OPTION}=record"
         )
     untraced = (config or OrkestraConfig()).model_copy(update={"langfuse": LangfuseSettings()})
-    replayer = Replayer(
-        workflows=workflows, plugins=[OrkestraPlugin(untraced)], data_converter=data_converter
-    )
-    for history in found:
-        result = await replayer.replay_workflow(history, raise_on_replay_failure=False)
-        if result.replay_failure is not None:
-            why = result.replay_failure
-            raise AssertionError(f"{history.workflow_id!r} does not replay: {why}") from why
+    with ThreadPoolExecutor(1) as thread:  # the SDK leaves the one it makes to itself
+        replayer = Replayer(
+            workflows=workflows,
+            plugins=[OrkestraPlugin(untraced)],
+            data_converter=data_converter,
+            workflow_task_executor=thread,
+        )
+        for history in found:
+            result = await replayer.replay_workflow(history, raise_on_replay_failure=False)
+            if result.replay_failure is not None:
+                why = result.replay_failure
+                raise AssertionError(f"{history.workflow_id!r} does not replay: {why}") from why
 
 
 class Histories:
