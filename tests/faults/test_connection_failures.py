@@ -158,7 +158,9 @@ async def test_a_server_that_refuses_is_asked_once(stack, status, reason):
 
 async def test_a_web_server_is_not_a_temporal_server(stack):
     server = await stack.enter_async_context(web_server())
-    error = await fails_at_once(Reason.OTHER, server.address)
+    error = await failure(server.address)
+    assert error.reason is Reason.OTHER
+    assert error.elapsed < AT_ONCE  # now and then its answer is overtaken by a reset, tried again
     assert "not a Temporal server" in str(error)
 
 
