@@ -69,7 +69,10 @@ def processes() -> list[psutil.Process]:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it went between the two questions
+        return True
 
 
 async def comes_true(condition: Callable[[], bool]) -> bool:

@@ -195,7 +195,9 @@ class Sender:
         """Answer those whose spans are all through, or who wait no longer."""
         now = time.monotonic()
         for flush in tuple(self._flushes):
-            is_through = flush.until is not None and self._finished >= flush.until
+            # A close may overtake a flush before it was gathered: all that came has to be through.
+            until = self._taken if self._is_stopped and flush.until is None else flush.until
+            is_through = until is not None and self._finished >= until
             if is_through or self._is_stopped or now >= flush.deadline:
                 self._flushes.remove(flush)
                 is_sent = is_through and self._losses.total() == flush.lost_before

@@ -1,0 +1,26 @@
+"""What a flush says of a project that is being closed at the same time."""
+
+from concurrent.futures import Future
+from datetime import timedelta
+
+from orkestra.config import LangfuseSettings
+from orkestra.langfuse.losses import Losses
+from orkestra.langfuse.sender import Sender
+from orkestra.langfuse.wire import Wire
+
+SECONDS = timedelta(seconds=30)
+
+
+def test_a_flush_that_a_close_overtakes_says_that_all_was_sent_where_nothing_was_left():
+    settings = LangfuseSettings(public_key="pk", secret_key="sk", base_url="http://127.0.0.1:9")
+    sender = Sender(lambda: Wire(settings), Losses(), limit=10)
+    overtaken: list[Future[bool]] = []
+
+    def closing() -> None:
+        if not overtaken:
+            overtaken.append(sender.flush(SECONDS))
+            sender.stop()
+
+    sender.gather = closing
+    assert sender.flush(SECONDS).result(30)
+    assert overtaken[0].result(30)
