@@ -15,6 +15,8 @@ from typing import Final
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from orkestra.config import SandboxSettings
+from orkestra.temporal.sandbox.code import keep_code
+from orkestra.temporal.sandbox.frugal import FrugalSandbox, is_known
 
 _ALWAYS: Final = "orkestra"
 _MODULE_SUFFIXES: Final = (".py", ".so", ".pyd")
@@ -38,6 +40,9 @@ def sandbox_runner(
     restrictions: SandboxRestrictions = runner.restrictions.with_passthrough_modules(
         *passed, *settings.passthrough
     )
+    if type(runner) is SandboxedWorkflowRunner and is_known():
+        keep_code()
+        runner = FrugalSandbox(runner_class=runner.runner_class)
     return dataclasses.replace(runner, restrictions=restrictions)
 
 
