@@ -66,7 +66,7 @@ class Measurement:
                     self.note(
                         name,
                         variant,
-                        worker_ms=(after["cpu"] - before["cpu"]) / count * 1000,
+                        worker_ms=(after - before) / count * 1000,
                         client_ms=ran["cpu"] / count * 1000,
                         history_bytes=ran["history"],
                     )
@@ -90,11 +90,11 @@ class Measurement:
     async def cached(self) -> None:
         """Memory of a workflow that waits in the worker's cache."""
         for variant, each in self._teams.items():
-            before = await each.worker.ask("used")
+            before = await each.worker.ask("held")
             await each.client.ask("park", count=PARKED)
-            after = await each.worker.ask("used")
-            kept = (after["memory"] - before["memory"]) / PARKED
-            self.note("cached workflow", variant, bytes=kept, peak=after["memory"])
+            after = await each.worker.ask("held")
+            kept = (after - before) / PARKED
+            self.note("cached workflow", variant, bytes=kept, peak=after)
             await each.client.ask("park", count=0)
         self._done("cached workflow")
 
