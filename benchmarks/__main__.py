@@ -14,11 +14,13 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.figures import machine
-from benchmarks.measuring import measure, plain
+from benchmarks.instructions import Callgrind, count_instructions
+from benchmarks.measuring import measure
 from benchmarks.plot import draw
 from benchmarks.report import markdown, show
+from benchmarks.samples import no_samples, plain
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.variants import QUICK, VARIANTS
+from benchmarks.variants import BARE, QUICK, VARIANTS
 
 OTHERS = ("replay", "cached workflow", "tenant client", "race", "startup", "calls", "weights")
 QUICK_SCENARIOS = (
@@ -42,11 +44,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="how much a round does")
     parser.add_argument("--tenants", type=int, default=10_000)
+    parser.add_argument("--instructions", action="store_true", help="count them; takes valgrind")
+    parser.add_argument("--no-cpu", action="store_true", help="and measure nothing else")
     parser.add_argument("--json", type=Path, help="also write the samples here")
     parser.add_argument("--svg", type=Path, help="also draw the CPU of the workers here")
     parser.add_argument("--markdown", type=Path, help="also write the tables here")
     parser.add_argument("--from", type=Path, dest="source", help="show the samples of this JSON")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.instructions and not Callgrind.is_here():
+        parser.error("--instructions takes valgrind: install it, or leave the option out")
+    return options
 
 
 def _measured(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -55,16 +62,21 @@ def _measured(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         return written
     variants = options.variant or (list(VARIANTS) if options.all else QUICK)
     scenarios = options.scenario or ((*SCENARIOS, *OTHERS) if options.all else QUICK_SCENARIOS)
-    samples = asyncio.run(
-        measure(
-            variants,
-            scenarios,
-            rounds=options.rounds,
-            scale=options.scale,
-            tenants=options.tenants,
-            console=console,
+    samples = no_samples()
+    if not options.no_cpu:
+        samples = asyncio.run(
+            measure(
+                variants,
+                scenarios,
+                rounds=options.rounds,
+                scale=options.scale,
+                tenants=options.tenants,
+                console=console,
+            )
         )
-    )
+    if options.instructions:
+        variants = dict.fromkeys((BARE, *variants))
+        asyncio.run(count_instructions(samples, list(variants), scenarios, console))
     return {"machine": machine(), "rounds": options.rounds, "results": plain(samples)}
 
 

@@ -10,6 +10,9 @@ from benchmarks.variants import BARE
 Results = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 
 
+COUNTED = "worker_instructions"
+
+
 @dataclass(frozen=True)
 class Ratio:
     """The median of the rounds' ratios, with the lower and the upper quartile."""
@@ -38,7 +41,9 @@ class Row:
     scenario: str
     variant: str
     worker: Ratio | None
-    worker_ms: float
+    worker_ms: float | None
+    instructions: Ratio | None
+    instructions_m: float | None
     client: Ratio | None
     client_ms: float | None
     history: float | None
@@ -46,10 +51,10 @@ class Row:
 
 
 def rows(results: Results) -> Iterator[Row]:
-    """The rows of the scenarios whose CPU was measured."""
+    """The rows of the scenarios that were compared."""
     for scenario, variants in results.items():
         bare = variants.get(BARE, {})
-        if "worker_ms" not in bare:
+        if not _is_compared(bare):
             continue
         for variant, own in variants.items():
             history = _median(own.get("history_bytes"))
@@ -57,8 +62,10 @@ def rows(results: Results) -> Iterator[Row]:
             yield Row(
                 scenario=scenario,
                 variant=variant,
-                worker=ratio(own["worker_ms"], bare["worker_ms"]),
-                worker_ms=median(own["worker_ms"]),
+                worker=ratio(own.get("worker_ms", ()), bare.get("worker_ms", ())),
+                worker_ms=_median(own.get("worker_ms")),
+                instructions=ratio(own.get(COUNTED, ()), bare.get(COUNTED, ())),
+                instructions_m=_median(own.get(COUNTED)),
                 client=ratio(own.get("client_ms", ()), bare.get("client_ms", ())),
                 client_ms=_median(own.get("client_ms")),
                 history=history,
@@ -69,9 +76,13 @@ def rows(results: Results) -> Iterator[Row]:
 def others(results: Results) -> Iterator[tuple[str, str, dict[str, float]]]:
     """The medians of everything else, by scenario and variant."""
     for scenario, variants in results.items():
-        if "worker_ms" not in variants.get(BARE, {}):
+        if not _is_compared(variants.get(BARE, {})):
             for variant, figures in variants.items():
                 yield scenario, variant, {name: median(each) for name, each in figures.items()}
+
+
+def _is_compared(figures: Mapping[str, Sequence[float]]) -> bool:
+    return "worker_ms" in figures or COUNTED in figures
 
 
 def _median(values: Sequence[float] | None) -> float | None:

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ class Helper:
     def __init__(self, process: Process) -> None:
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the process has no pipes")
+        self.process = process
         self.stdin, self.stdout = process.stdin, process.stdout
 
     async def read(self) -> Any:
@@ -35,13 +36,16 @@ class Helper:
 
 
 @asynccontextmanager
-async def helper(*command: str, environment: Mapping[str, str]) -> AsyncIterator[Helper]:
+async def helper(
+    *command: str, environment: Mapping[str, str], under: Sequence[str] = ()
+) -> AsyncIterator[Helper]:
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", *command),
+        *(*under, sys.executable, "-m", *command),
         stdin=PIPE,
         stdout=PIPE,
         limit=_LINE,
-        env={**os.environ, **environment},
+        env={**inherited, **environment},
     )
     started = Helper(process)
     try:
@@ -61,8 +65,17 @@ class Team:
     environment: Mapping[str, str]
 
 
-async def team(stack: AsyncExitStack, variant: str, address: str) -> Team:
-    """Start a worker and a client, and where the variant traces, somebody to send to."""
+async def team(
+    stack: AsyncExitStack, variant: str, address: str, *, under: Sequence[str] = ()
+) -> Team:
+    """Start a worker and a client, and where the variant traces, somebody to send to.
+
+    Args:
+        stack: Ends them.
+        variant: Name of the variant.
+        address: The server.
+        under: A command that the worker runs under.
+    """
     environment: dict[str, str] = {"TEMPORAL_ADDRESS": address}
     receiver: Helper | None = None
     if variant in TRACING:
@@ -71,7 +84,11 @@ async def team(stack: AsyncExitStack, variant: str, address: str) -> Team:
         environment |= await receiver.read()
     started = [
         await stack.enter_async_context(
-            helper("benchmarks.process", role, variant, address, environment=environment)
+            helper(
+                *("benchmarks.process", role, variant, address),
+                environment=environment,
+                under=under if role == "worker" else (),
+            )
         )
         for role in ("worker", "client")
     ]

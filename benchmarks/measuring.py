@@ -2,21 +2,17 @@
 
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from benchmarks.helpers import Team, helper, once, team
+from benchmarks.samples import Samples, no_samples
 from benchmarks.scenarios import RACE, SCENARIOS
 from benchmarks.variants import BARE
 from orkestra.devserver import DevServer
-
-Samples = dict[str, dict[str, dict[str, list[float]]]]
-"""By scenario, variant and figure; a number a round."""
 
 UNHURRIED = {"history.workflowIdReuseMinimalInterval": "0s"}
 """The server would make a chain of short runs wait."""
@@ -34,7 +30,7 @@ class Measurement:
     """
 
     def __init__(self, teams: Mapping[str, Team], console: Console) -> None:
-        self.samples: Samples = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+        self.samples = no_samples()
         self._teams = teams
         self._console = console
         self._since = time.monotonic()
@@ -173,8 +169,3 @@ async def measure(
             weights = await stack.enter_async_context(helper("benchmarks.weights", environment={}))
             made.samples["weights"]["tenancy"].update(await weights.read())
     return made.samples
-
-
-def plain(samples: Samples) -> dict[str, Any]:
-    """The samples as plain dictionaries, for JSON."""
-    return {s: {v: dict(f) for v, f in variants.items()} for s, variants in samples.items()}

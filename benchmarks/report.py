@@ -8,7 +8,10 @@ from rich.table import Table
 
 from benchmarks.figures import Results, Row, others, rows
 
-COLUMNS = ("variant", "worker CPU", "(ms)", "client CPU", "(ms)", "history")
+COLUMNS = (
+    *("variant", "worker CPU", "(ms)", "worker instructions", "(millions)"),
+    *("client CPU", "(ms)", "history"),
+)
 
 
 def show(results: Results, console: Console) -> None:
@@ -41,7 +44,7 @@ def markdown(results: Results) -> str:
         if row.scenario != scenario:
             scenario = row.scenario
             lines += ["", f"### {scenario.capitalize()}", "", f"| {' | '.join(COLUMNS)} |"]
-            lines.append("| --- | --: | --: | --: | --: | --: |")
+            lines.append("| --- |" + " --: |" * (len(COLUMNS) - 1))
         lines.append(f"| {' | '.join(_cells(row))} |")
     return "\n".join([*lines, "", *(f"- {line}" for line in _others(results))])
 
@@ -51,11 +54,17 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.variant,
         str(row.worker or ""),
-        f"{row.worker_ms:.2f}",
+        _plain(row.worker_ms),
+        "" if row.instructions is None else f"{row.instructions.median:.2f}",
+        _plain(row.instructions_m),
         str(row.client or ""),
-        "" if row.client_ms is None else f"{row.client_ms:.2f}",
+        _plain(row.client_ms),
         "" if row.history is None else f"{row.history:.0f}{growth}",
     )
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _others(results: Results) -> Iterator[str]:
