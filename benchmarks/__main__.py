@@ -8,6 +8,8 @@ SDK's in the same round. CPU counts, not the clock.
 import argparse
 import asyncio
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,12 @@ def _measured(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if options.instructions:
         variants = dict.fromkeys((BARE, *variants))
         asyncio.run(count_instructions(samples, list(variants), scenarios, console))
-    return {"machine": machine(), "rounds": options.rounds, "results": plain(samples)}
+    return {
+        "machine": machine(),
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "rounds": options.rounds,
+        "results": plain(samples),
+    }
 
 
 def main() -> None:
