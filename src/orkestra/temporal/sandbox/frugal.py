@@ -12,12 +12,31 @@ from functools import cache, lru_cache
 from types import CodeType
 from typing import Any, Final
 
-from temporalio.worker import WorkflowInstance, WorkflowInstanceDetails
+from temporalio.worker import (
+    UnsandboxedWorkflowRunner,
+    WorkflowInstance,
+    WorkflowInstanceDetails,
+)
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.worker.workflow_sandbox import _runner as sdk  # pyright: ignore[reportPrivateUsage]
 
 _SdkInstance: Final[Any] = getattr(sdk, "_Instance", object)
 _INSIDE: Final = "__temporal_in_sandbox"
+_ASSUMED: Final = {
+    "__init__": ("self instance_details runner_class restrictions", "globals_and_locals"),
+    "_create_instance": ("self", f" {_INSIDE} = InSandbox("),
+    "_run_code": ("self code", "globals_and_locals", "exec"),
+    "get_serialization_context": (
+        "self command_info",
+        f" {_INSIDE}.get_serialization_context(__temporal_command_info)\n",
+    ),
+    "get_external_store_context": (
+        "self command_info",
+        f" {_INSIDE}.get_external_store_context(__temporal_command_info)\n",
+    ),
+}
+"""The SDK's methods that the instance below builds upon: what they take, and names or lines of code
+that are in them."""
 
 
 @cache
@@ -27,17 +46,16 @@ def is_known(instance: Any = _SdkInstance) -> bool:
     Args:
         instance: The class of the SDK's instances.
     """
-    try:
-        code = instance._run_code.__code__  # noqa: SLF001 - what is compared
-        makes = instance._create_instance.__code__.co_consts  # noqa: SLF001 - likewise
-    except AttributeError:
+    return all(_is_so(getattr(instance, name, None), *so) for name, so in _ASSUMED.items())
+
+
+def _is_so(method: Any, takes: str, *has: str) -> bool:
+    code = getattr(method, "__code__", None)
+    if code is None:
         return False
-    takes_code = code.co_varnames[:2] == ("self", "code") and "exec" in code.co_names
-    return (
-        takes_code
-        and "globals_and_locals" in code.co_names
-        and any(f" {_INSIDE} = InSandbox(" in str(constant) for constant in makes)
-    )
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    within = [str(each) for each in (*code.co_names, *code.co_consts)]
+    return " ".join(names) == takes and all(any(it in each for each in within) for it in has)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +64,8 @@ class FrugalSandbox(SandboxedWorkflowRunner):
 
     def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
         """See base class."""
+        if self.runner_class is not UnsandboxedWorkflowRunner:
+            return super().create_instance(det)  # its instances may run code of their own anywhere
         instance: WorkflowInstance = _Instance(det, self.runner_class, self.restrictions)
         return instance
 
