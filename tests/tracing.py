@@ -31,7 +31,7 @@ class Traced:
         self.beta = fresh.tenant("beta")
         self.queue = fresh.task_queue()
         self.plugin = OrkestraPlugin(OrkestraConfig(langfuse=receiver.settings(**settings)))
-        self.sink: Any = self.plugin._sink
+        self.sink: Any = self.plugin._shared.sink
 
     def client(self, tenant: str | None = None) -> Client:
         return Client(

@@ -21,11 +21,13 @@ from temporalio.worker import Worker
 from orkestra import (
     ALL_TENANTS,
     ForbiddenOperationError,
+    OrkestraConfig,
     OrkestraPlugin,
     TenantMismatchError,
     TenantRequiredError,
     tenant_scope,
 )
+from orkestra.config import LangfuseSettings
 from orkestra.errors import TenantError
 from orkestra.temporal.guard import SharedQueues
 from orkestra.temporal.guard.table import RPCS
@@ -172,6 +174,18 @@ async def test_b08_what_workers_share_cannot_be_changed_from_a_clients_intercept
     for interceptor in attack.acme.config(active_config=True)["interceptors"]:
         public = [name for name in vars(interceptor) if not name.startswith("_")]
         assert public == []
+
+
+async def test_b08_a_clients_interceptors_give_out_nothing_that_workers_share(raw_client):
+    """The ones of workers would give out where every tenant's spans go."""
+    langfuse = LangfuseSettings(public_key="pk-lf-1", secret_key="sk-lf-1")
+    plugin = OrkestraPlugin(OrkestraConfig(langfuse=langfuse))
+    bound = Client(raw_client.service_client, plugins=[plugin.for_tenant("acme")])
+    interceptors = bound.config(active_config=True)["interceptors"]
+    assert len(interceptors) == 2
+    for interceptor in interceptors:
+        public = [name for name in dir(interceptor) if not name.startswith("_")]
+        assert public == ["intercept_client"]
 
 
 Attempt = Callable[[Client], Awaitable[Any]]

@@ -61,7 +61,7 @@ class Town(Traced):
         tenants = {name: TenantSettings(langfuse=own) for name, own in projects.items()}
         config = OrkestraConfig(langfuse=self.shared.settings(**settings), tenants=tenants)
         self.plugin = OrkestraPlugin(config)
-        self.sink = self.plugin._sink
+        self.sink = self.plugin._shared.sink
 
     def project(self, receiver: LangfuseReceiver, **changes: Any) -> LangfuseProject:
         keys = {"public_key": receiver.public_key, "secret_key": receiver.secret_key}
@@ -338,12 +338,12 @@ async def test_the_spans_of_a_tenant_wait_until_the_directory_has_answered(fresh
 class Street:
     """A project for each of four tenants, who are called by the beginning of their numbers."""
 
-    def __init__(self, fresh: Fresh, stack: ExitStack) -> None:
+    def __init__(self, fresh: Fresh, stack: ExitStack, **settings: Any) -> None:
         self.houses = [
             stack.enter_context(LangfuseReceiver(public_key=f"pk-{number}-{fresh.suffix}"))
             for number in range(4)
         ]
-        shared = self.houses[0].settings(max_open_projects=1)
+        shared = self.houses[0].settings(max_open_projects=1, **settings)
         self.projects = LangfuseProjects(shared, self.project_of, self.ask)
 
     def project_of(self, tenant: str) -> LangfuseProject | None:
@@ -363,9 +363,9 @@ class Street:
 
 
 @pytest.fixture
-async def street(fresh: Fresh) -> AsyncIterator[Street]:
+async def street(request: pytest.FixtureRequest, fresh: Fresh) -> AsyncIterator[Street]:
     with ExitStack() as stack:
-        made = Street(fresh, stack)
+        made = Street(fresh, stack, **getattr(request, "param", {}))
         yield made
         assert await made.projects.close(SECONDS)
 
@@ -393,6 +393,17 @@ async def test_what_comes_after_its_project_made_room_reaches_it_all_the_same(st
     left_open.put(Ended(street.record(5)))
     assert await street.projects.flush(SECONDS)
     assert street.numbers()[1] == [1, 5]
+    assert street.projects.lost == {}
+
+
+@pytest.mark.parametrize("street", [{"flush_timeout": "10ms"}], indirect=True)
+async def test_what_a_project_has_that_made_room_waits_longer_than_a_shutdown_would(street):
+    house = street.houses[1]
+    with house.behaving(Behaviour.UNAVAILABLE):
+        street.projects.emit(street.record(1))
+        street.projects.emit(street.record(2))  # which makes room
+        await asyncio.sleep(0.5)
+    assert await asyncio.to_thread(house.wait_for, lambda spans: len(spans) == 1, 30.0)
     assert street.projects.lost == {}
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from temporalio.client import (
     ActivityHandle,
     CreateScheduleInput,
+    Interceptor,
     OutboundInterceptor,
     Schedule,
     ScheduleActionStartWorkflow,
@@ -41,6 +42,26 @@ SinkFor = Callable[[str | None], TraceSink]
 
 class _Call(Protocol):
     headers: Headers
+
+
+class TracingClientInterceptor(Interceptor):
+    """The client's side alone, with nothing of what workers share."""
+
+    __slots__ = ("_sink_for", "_tenant")
+
+    def __init__(self, sink_for: SinkFor, tenant: str) -> None:
+        """Carry for the tenant.
+
+        Args:
+            sink_for: Chooses where a tenant's spans go.
+            tenant: The tenant that the client is bound to.
+        """
+        self._sink_for = sink_for
+        self._tenant = tenant
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
+        """See base class."""
+        return TracingClientOutbound(next, self._sink_for, self._tenant)
 
 
 class TracingClientOutbound(OutboundInterceptor):

@@ -11,7 +11,10 @@ from typing import Any, Final, cast
 from temporalio import client, worker
 
 from orkestra.temporal.interceptors.tracing.activity import TracingActivityInbound
-from orkestra.temporal.interceptors.tracing.client import TracingClientOutbound
+from orkestra.temporal.interceptors.tracing.client import (
+    TracingClientInterceptor,
+    TracingClientOutbound,
+)
 from orkestra.temporal.interceptors.tracing.nexus import TracingNexusInbound
 from orkestra.temporal.interceptors.tracing.outbox import Outbox, RunOutbox
 from orkestra.temporal.interceptors.tracing.run import EMIT, EMIT_QUERY, NOW, RunOptions
@@ -80,11 +83,9 @@ class TracingInterceptor(client.Interceptor, worker.Interceptor):
             "TracingWorkflowInbound", (TracingWorkflowInbound,), {"options": run}
         )
 
-    def for_tenant(self, tenant: str | None) -> "TracingInterceptor":
-        """The same interceptor for a client that is bound to the tenant."""
-        return TracingInterceptor(
-            self._sink, tenant=tenant, identity=self._identity, options=self._options
-        )
+    def for_tenant(self, tenant: str) -> TracingClientInterceptor:
+        """The same for a client that is bound to the tenant, and can make no worker."""
+        return TracingClientInterceptor(self.sink_for, tenant)
 
     def for_replayer(self) -> "TracingInterceptor":
         """The same interceptor for a replayer, which sends nothing.
