@@ -89,6 +89,11 @@ def _median(values: Sequence[float] | None) -> float | None:
     return median(values) if values else None
 
 
+def duration(milliseconds: float) -> str:
+    """A time in the unit that suits it."""
+    return f"{milliseconds:.1f} ms" if milliseconds >= 1 else f"{1000 * milliseconds:.0f} µs"
+
+
 def machine() -> dict[str, Any]:
     """On what it was measured."""
     import os  # noqa: PLC0415 - for the report alone

@@ -7,7 +7,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Coroutine
+import uuid
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,14 +17,17 @@ from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, Telemetr
 from temporalio.worker import Replayer
 
 from benchmarks.answers import own_stdout
-from benchmarks.scenarios import CONCURRENCY, HISTORY, RACE, SCENARIOS
+from benchmarks.crowd import Crowd
+from benchmarks.scenarios import CONCURRENCY, RACE, SCENARIOS
 from benchmarks.variants import TENANT, VARIANTS, Setup
 from benchmarks.workloads.minimal import OneActivity
 from benchmarks.workloads.modelled import Modelled
-from benchmarks.workloads.plain import WORKFLOWS, Mailbox
+from benchmarks.workloads.plain import WORKFLOWS, Activities, Mailbox
 from orkestra import TemporalConnectionManager
 
 _PAGE = 4096
+_CACHED = 2_000
+"""More than any measurement parks, so that none is evicted while another runs."""
 
 
 class Process:
@@ -35,6 +39,7 @@ class Process:
         self.setup = setup
         self.client = client
         self.kept: list[Any] = []
+        self.crowd = Crowd(setup, client, self.queue)
 
     async def used(self) -> float:
         """CPU so far, what was to be sent included."""
@@ -67,7 +72,7 @@ class Process:
 
         async def begin(number: int) -> Any:
             handle = await self.client.start_workflow(
-                Mailbox.run, id=f"parked-{number}", task_queue=self.queue
+                Mailbox.run, id=f"parked-{self.queue}-{number}", task_queue=self.queue
             )
             await handle.query(Mailbox.count)
             return handle
@@ -105,15 +110,26 @@ class Process:
         gc.collect()
         return {"cpu": used / count, "memory": (memory() - before) / len(kept)}
 
-    async def history(self, file: str) -> None:
-        """Write the history that is to be replayed."""
-        workflow_id = await HISTORY(self.client, self.queue, 1)
-        history = await self.client.get_workflow_handle(workflow_id).fetch_history()
-        written = json.dumps([workflow_id, history.to_json()])
+    async def grow(self, tenants: int) -> None:
+        """Have so many tenants, all of which the worker has seen."""
+        await self.crowd.grow(tenants)
+
+    async def spread(self, count: int) -> None:
+        """Run so many workflows, spread over the tenants."""
+        await self.crowd.run(count)
+
+    async def history(self, file: str, rounds: int = 16, parallel: int = 100) -> None:
+        """Write the history that is to be replayed; by default of about 5,000 events."""
+        handle = await self.client.start_workflow(
+            Activities.run, args=[rounds, parallel], id=str(uuid.uuid4()), task_queue=self.queue
+        )
+        await handle.result()
+        history = await handle.fetch_history()
+        written = json.dumps([handle.id, history.to_json()])
         Path(file).write_text(written)  # noqa: ASYNC240 - nothing else is going on here
 
-    async def replay(self, file: str) -> dict[str, float]:
-        """Replay it."""
+    async def replay(self, file: str, times: int = 1) -> dict[str, float]:
+        """Replay it, so many times one after the other."""
         workflow_id, written = json.loads(Path(file).read_text())  # noqa: ASYNC240 - likewise
         history = WorkflowHistory.from_json(workflow_id, written)
         options: dict[str, Any] = {
@@ -123,9 +139,15 @@ class Process:
         if self.setup.runner is not None:
             options["workflow_runner"] = self.setup.runner
         replayer = Replayer(workflows=[*WORKFLOWS, OneActivity, Modelled], **options)
+
+        async def copies() -> AsyncIterator[WorkflowHistory]:
+            for _ in range(times):
+                yield history
+
         cpu = time.process_time()
-        await replayer.replay_workflow(history)
-        return {"cpu": time.process_time() - cpu, "events": len(history.events)}
+        await replayer.replay_workflows(copies())
+        used = time.process_time() - cpu
+        return {"cpu": used, "events": len(history.events) * times}
 
 
 def memory() -> float:
@@ -139,7 +161,7 @@ async def main(role: str, variant: str, address: str) -> None:
     client = await setup.connect(address)
     process = Process(variant, setup, client)
     if role == "worker":
-        async with setup.worker(client, process.queue):
+        async with setup.worker(client, process.queue, max_cached_workflows=_CACHED):
             await answer(process, out)
     else:
         await answer(process, out)

@@ -121,5 +121,3 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
 }
 
 RACE: Final = Scenario(run=_race, count=10)
-HISTORY: Final = _workflows(Activities.run, 16, 100)
-"""Makes the history of about 5,000 events that is replayed."""

@@ -1,0 +1,76 @@
+"""Work of many tenants, each with a bound client of its own."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
+
+from temporalio.client import Client
+
+from benchmarks.scenarios import CONCURRENCY, SCENARIOS
+from benchmarks.variants import Setup
+from benchmarks.workloads.plain import greet
+from orkestra import TemporalConnectionManager
+
+_RUN = SCENARIOS["one activity"].run
+
+
+class Crowd:
+    """Tenants that share a worker; the bare SDK has none, and does the same work for nobody.
+
+    Args:
+        setup: What the variant is made of.
+        client: The client where there are no tenants.
+        queue: Where the work goes.
+    """
+
+    def __init__(self, setup: Setup, client: Client, queue: str) -> None:
+        self._manager = None if setup.config is None else TemporalConnectionManager(setup.config)
+        self._client = client
+        self._queue = queue
+        self._clients: list[Client] = []
+        self._turn = 0
+
+    async def grow(self, size: int) -> None:
+        """Grow to so many tenants; the worker has seen something of each afterwards."""
+        newcomers = range(len(self._clients), size)
+        self._clients += [await self._client_of(number) for number in newcomers]
+        if self._manager is not None:
+            await _some_at_once(self._greet, (self._clients[number] for number in newcomers))
+
+    async def run(self, count: int) -> None:
+        """Run so many workflows of one activity, of one tenant after the other in turn."""
+        turns = range(self._turn, self._turn + count)
+        self._turn += count
+        size = len(self._clients)
+        await _some_at_once(self._workflow, (self._clients[turn % size] for turn in turns))
+
+    async def _client_of(self, number: int) -> Client:
+        if self._manager is None:
+            return self._client
+        return await self._manager.get_client(tenant=f"tenant-{number}")
+
+    async def _greet(self, client: Client) -> None:
+        """The cheapest that goes through a worker."""
+        await client.execute_activity(
+            greet,
+            "you",
+            id=str(uuid.uuid4()),
+            task_queue=self._queue,
+            start_to_close_timeout=timedelta(seconds=60),
+        )
+
+    async def _workflow(self, client: Client) -> None:
+        await _RUN(client, self._queue, 1)
+
+
+async def _some_at_once(
+    work: Callable[[Client], Awaitable[None]], clients: Iterable[Client]
+) -> None:
+    left = iter(clients)
+
+    async def worker() -> None:
+        for client in left:
+            await work(client)
+
+    await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))

@@ -1,0 +1,240 @@
+"""Whether what Orkestra costs stays the same where there is more of something.
+
+    python -m benchmarks.growth [--quick] [--json FILE] [--svg FILE]
+
+Worker CPU of a workflow beside more and more tenants, and beside more and more workflows in the
+worker's cache; CPU of replaying an event of longer and longer histories. As in `make bench`,
+variants take turns, and each figure is the ratio of a round to the bare SDK's in the same round.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.figures import Results, duration, machine, ratio
+from benchmarks.growth_plot import draw
+from benchmarks.helpers import Team, team
+from benchmarks.samples import Samples, no_samples, plain
+from benchmarks.variants import BARE, QUICK
+from orkestra.devserver import DevServer
+
+Teams = Mapping[str, Team]
+
+EVENTS: Final = {10: 1, 100: 16, 1_000: 166, 10_000: 1_666}
+"""How many activities, one after the other, make a history of about so many events."""
+
+AUTHOR: Final = "tenancy"
+"""Whose histories are replayed: the bare SDK replays those, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        tenants: Numbers of tenants.
+        cached: Numbers of workflows that wait in the worker's cache.
+        events: Lengths of histories, of those in `EVENTS`.
+        workflows: How many a round.
+        replayed: How many events a round replays at least.
+        rounds: How many turns each variant gets.
+    """
+
+    tenants: Sequence[int] = (1, 10, 100, 1_000, 10_000)
+    cached: Sequence[int] = (1, 10, 100, 1_000)
+    events: Sequence[int] = tuple(EVENTS)
+    workflows: int = 60
+    replayed: int = 4_000
+    rounds: int = 7
+
+
+SHORT: Final = Plan(
+    tenants=(1, 10, 100, 1_000),
+    cached=(1, 10, 100),
+    events=(10, 100, 1_000),
+    workflows=20,
+    replayed=1_000,
+    rounds=3,
+)
+
+
+class Growth:
+    """One run of the measurement; the samples are milliseconds of CPU by panel, variant and size.
+
+    Args:
+        plan: How much is measured.
+        address: The server.
+        console: Where progress is shown.
+    """
+
+    def __init__(self, plan: Plan, address: str, console: Console) -> None:
+        self.samples: Samples = no_samples()
+        self._plan = plan
+        self._address = address
+        self._console = console
+
+    async def tenants(self) -> None:
+        """Worker CPU of a workflow of one activity, spread over tenants it has all seen before."""
+        async with self._teams() as teams:
+            for size in self._plan.tenants:
+                await self._at_each(teams, "grow", tenants=size)
+                for number, variant, each in self._turns("tenants", size, teams):
+                    before = await each.worker.ask("used")
+                    await each.client.ask("spread", count=self._plan.workflows)
+                    used = await each.worker.ask("used") - before
+                    self._note("tenants", variant, size, number, used / self._plan.workflows)
+
+    async def cached(self) -> None:
+        """Worker CPU of a workflow of one activity, beside others that wait in the cache."""
+        async with self._teams() as teams:
+            for size in self._plan.cached:
+                await self._at_each(teams, "park", count=size)
+                for number, variant, each in self._turns("cached", size, teams):
+                    before = await each.worker.ask("used")
+                    await each.client.ask(
+                        "run", scenario="one activity", count=self._plan.workflows
+                    )
+                    used = await each.worker.ask("used") - before
+                    self._note("cached", variant, size, number, used / self._plan.workflows)
+
+    async def events(self) -> None:
+        """CPU of an event that is replayed."""
+        async with self._teams() as teams:
+            with tempfile.TemporaryDirectory() as directory:
+                for size in self._plan.events:
+                    file = str(Path(directory) / f"{size}.json")
+                    await teams[AUTHOR].client.ask(
+                        "history", file=file, rounds=EVENTS[size], parallel=1
+                    )
+                    times = max(1, self._plan.replayed // size)
+                    for number, variant, each in self._turns("events", size, teams):
+                        ran = await each.worker.ask("replay", file=file, times=times)
+                        self._note("events", variant, size, number, ran["cpu"] / ran["events"])
+
+    @asynccontextmanager
+    async def _teams(self) -> AsyncIterator[Teams]:
+        """New processes for each panel, which remember nothing of another."""
+        async with AsyncExitStack() as stack:
+            yield {variant: await team(stack, variant, self._address) for variant in QUICK}
+
+    async def _at_each(self, teams: Teams, what: str, **arguments: Any) -> None:
+        await asyncio.gather(*(each.client.ask(what, **arguments) for each in teams.values()))
+
+    def _turns(self, panel: str, size: int, teams: Teams) -> Sequence[tuple[int, str, Team]]:
+        """The rounds, the first of which warms up, each with another variant first."""
+        self._console.print(f"  {panel}, {size:,}: {time.strftime('%X')}", style="dim")
+        items = list(teams.items())
+        return [
+            (number, *items[(number + place) % len(items)])
+            for number in range(self._plan.rounds + 1)
+            for place in range(len(items))
+        ]
+
+    def _note(self, panel: str, variant: str, size: int, number: int, seconds: float) -> None:
+        if number:
+            self.samples[panel][variant][str(size)].append(seconds * 1000)
+
+
+async def measure(plan: Plan, console: Console) -> Samples:
+    """Measure all three.
+
+    Args:
+        plan: How much is measured.
+        console: Where progress is shown.
+    """
+    async with DevServer(ui=False) as server:
+        growth = Growth(plan, server.address, console)
+        await growth.tenants()
+        await growth.cached()
+        await growth.events()
+    return growth.samples
+
+
+TITLES: Final = {
+    "tenants": "CPU of a workflow of one activity, by tenants",
+    "cached": "CPU of a workflow of one activity, by other workflows in the cache",
+    "events": "CPU of replaying an event, by events of the history",
+}
+
+
+def show(results: Results, console: Console) -> None:
+    """Print a table for each panel."""
+    for panel, variants in results.items():
+        table = Table(title=TITLES[panel], title_justify="left")
+        table.add_column(panel, justify="right")
+        for variant in variants:
+            table.add_column(variant if variant == BARE else f"{variant}: ratio", justify="right")
+            if variant != BARE:
+                table.add_column("CPU", justify="right")
+        for size in variants[BARE]:
+            table.add_row(f"{int(size):,}", *_cells(variants, size))
+        console.print(table)
+    console.print(
+        "Ratio to the bare SDK in the same round: median (quartiles). CPU: medians.", style="dim"
+    )
+
+
+def _cells(variants: Mapping[str, Mapping[str, Sequence[float]]], size: str) -> list[str]:
+    bare = variants[BARE][size]
+    cells = [duration(median(bare))]
+    for variant, own in variants.items():
+        if variant != BARE:
+            cells += [str(ratio(own[size], bare)), duration(median(own[size]))]
+    return cells
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.growth",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="less of everything, in two minutes")
+    parser.add_argument("--rounds", type=int, help="how many turns each variant gets")
+    parser.add_argument("--json", type=Path, help="also write the samples here")
+    parser.add_argument("--svg", type=Path, help="also draw them here")
+    parser.add_argument("--from", type=Path, dest="source", help="show the samples of this JSON")
+    return parser.parse_args()
+
+
+def _measured(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    if options.source:
+        loaded: dict[str, Any] = json.loads(options.source.read_text())
+        return loaded
+    plan = SHORT if options.quick else Plan()
+    if options.rounds is not None:
+        plan = replace(plan, rounds=options.rounds)
+    return {
+        "machine": machine(),
+        "command": " ".join(["python", "-m", "benchmarks.growth", *sys.argv[1:]]),
+        "rounds": plan.rounds,
+        "unit": "milliseconds of CPU",
+        "results": plain(asyncio.run(measure(plan, console))),
+    }
+
+
+def main() -> None:
+    options = _options()
+    console = Console(width=max(110, Console().width))
+    measured = _measured(options, console)
+    show(measured["results"], console)
+    if options.json:
+        options.json.write_text(json.dumps(measured, indent=1))
+    if options.svg:
+        options.svg.write_text(draw(measured["results"]))
+
+
+if __name__ == "__main__":
+    main()
