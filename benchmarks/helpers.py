@@ -74,7 +74,7 @@ async def team(
         stack: Ends them.
         variant: Name of the variant.
         address: The server.
-        under: A command that the worker runs under.
+        under: A command that the worker runs under, and that slows it down.
     """
     environment: dict[str, str] = {"TEMPORAL_ADDRESS": address}
     receiver: Helper | None = None
@@ -87,10 +87,10 @@ async def team(
             helper(
                 *("benchmarks.process", role, variant, address),
                 environment=environment,
-                under=under if role == "worker" else (),
+                under=around,
             )
         )
-        for role in ("worker", "client")
+        for role, around in (("counted worker" if under else "worker", under), ("client", ()))
     ]
     for each in started:
         await each.read()

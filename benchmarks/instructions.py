@@ -23,7 +23,7 @@ from orkestra.devserver import DevServer
 SCALE = 1 / 3
 """A worker is some fifty times slower when it is counted."""
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 class Callgrind:
