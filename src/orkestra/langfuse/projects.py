@@ -2,7 +2,6 @@
 
 import asyncio
 import atexit
-import logging
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
@@ -18,7 +17,8 @@ from orkestra.langfuse.losses import Loss, Losses
 from orkestra.langfuse.sink import LangfuseSink, flush_at_exit, limits_of
 from orkestra.tracing import Caller, CaptureLimits, LiveSpan, Span, SpanCounts, SpanRecord
 
-_logger: Final = logging.getLogger(__name__)
+_RETIRING: Final = timedelta(minutes=1)
+_MANY: Final = 32
 
 ProjectOf = Callable[[str], LangfuseProject | None]
 """The project of a tenant, None for the shared one; a `LookupError` where it is not known yet."""
@@ -197,10 +197,15 @@ class LangfuseProjects:
         flush_at_exit(self._sinks(), self._settings.flush_timeout)
 
     def _retire(self, sink: LangfuseSink) -> None:
-        """Send what the longest unused project still has, without waiting for it."""
+        """Send what the longest unused project still has, without waiting for it.
+
+        A shutdown is in a hurry and this is not, unless so many wait that their threads add up.
+        """
+        hurry = self._settings.flush_timeout
+        timeout = hurry if len(self._retiring) >= _MANY else max(hurry, _RETIRING)
 
         def retire() -> None:
-            asyncio.run(sink.close(self._settings.flush_timeout))
+            asyncio.run(sink.close(timeout))
             with self._lock:
                 self._past += sink.lost
                 self._past_sent += sink.sent
