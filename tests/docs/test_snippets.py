@@ -1,6 +1,6 @@
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,31 +17,56 @@ def name_of(snippet: Snippet) -> str:
     return f"{snippet.document.relative_to(ROOT)}:{snippet.line}"
 
 
+class Page:
+    """The snippets of a document, of which each is run once and after all before it."""
+
+    def __init__(self, workspace: Workspace, snippets: Sequence[Snippet]) -> None:
+        self.workspace = workspace
+        self._left = list(snippets)
+
+    def run(self, snippet: Snippet) -> None:
+        """Run a snippet; first what it builds on, where that was not selected or ran elsewhere."""
+        try:
+            while snippet in self._left:
+                self._run(self._left.pop(0))
+        finally:
+            if not self._left:
+                self.workspace.close()
+
+    def _run(self, snippet: Snippet) -> None:
+        try:
+            if snippet.mark != "not run":
+                self.workspace.run(snippet)
+        except AssertionError as error:
+            raise AssertionError(f"{snippet.document}:{snippet.line}: {error}") from error
+
+
 @pytest.fixture(scope="module")
-def workspace_of(
+def page_of(
     dev_server: DevServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[Path], Workspace]]:
-    workspaces: dict[Path, Workspace] = {}
+) -> Iterator[Callable[[Path], Page]]:
+    pages: dict[Path, Page] = {}
 
-    def workspace_of(document: Path) -> Workspace:
-        if document not in workspaces:
+    def page_of(document: Path) -> Page:
+        if document not in pages:
             directory = tmp_path_factory.mktemp(document.stem)
-            workspaces[document] = Workspace(directory=directory, address=dev_server.address)
-        return workspaces[document]
+            workspace = Workspace(directory=directory, address=dev_server.address)
+            pages[document] = Page(workspace, [s for s in SNIPPETS if s.document == document])
+        return pages[document]
 
-    yield workspace_of
-    for workspace in workspaces.values():
-        workspace.close()
+    yield page_of
+    for page in pages.values():
+        page.workspace.close()
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=name_of)
 async def test_a_snippet_does_what_its_document_says(
-    snippet: Snippet, workspace_of: Callable[[Path], Workspace]
+    snippet: Snippet, page_of: Callable[[Path], Page]
 ) -> None:
+    await asyncio.to_thread(page_of(snippet.document).run, snippet)
     if snippet.mark == "not run":
         assert snippet.reason, "say why: <!-- not run: the reason -->"
         pytest.skip(snippet.reason)
-    await asyncio.to_thread(workspace_of(snippet.document).run, snippet)
 
 
 @pytest.fixture
@@ -62,6 +87,45 @@ def test_later_snippets_use_the_files_of_earlier_ones(workspace: Workspace) -> N
     run(workspace, "```python\n# app/words.py\nGREETING = 'hello'\n```\n")
     run(workspace, "```python\nfrom app.words import GREETING\nassert GREETING == 'hello'\n```\n")
     run(workspace, "```toml\n# orkestra.toml\nx = 1\n```\n\n```bash\ngrep x orkestra.toml\n```\n")
+
+
+FILE_THEN_ITS_USE = (
+    "```toml\n# orkestra.toml\nx = 1\n```\n\n```bash\ncat orkestra.toml >> seen\n```\n"
+)
+
+
+def page(workspace: Workspace, markdown: str) -> tuple[Page, list[Snippet]]:
+    document = workspace.directory / "page.md"
+    document.write_text(markdown)
+    snippets = list(snippets_of(document))
+    return Page(workspace, snippets), snippets
+
+
+def test_a_snippet_alone_is_run_after_those_before_it_and_each_once(workspace: Workspace) -> None:
+    made, [_, use, again] = page(workspace, FILE_THEN_ITS_USE + "\n```bash\ngrep x seen\n```\n")
+    made.run(use)
+    made.run(use)
+    made.run(again)
+    assert (workspace.directory / "seen").read_text().count("x = 1") == 1
+
+
+def test_a_failure_names_the_snippet_that_failed_and_not_the_one_that_was_asked_for(
+    workspace: Workspace,
+) -> None:
+    made, [_, last] = page(workspace, "```bash\nfalse\n```\n\n```bash\ntrue\n```\n")
+    with pytest.raises(AssertionError, match=r"page\.md:1: exit 1"):
+        made.run(last)
+
+
+def test_a_page_ends_what_runs_in_the_background_with_its_last_snippet(
+    workspace: Workspace,
+) -> None:
+    background = "<!-- in the background -->\n```bash\nexit 3\n```\n"
+    made, [first, last] = page(workspace, f"{background}\n```bash\ntrue\n```\n")
+    made.run(first)
+    workspace.background[0].wait(30)
+    with pytest.raises(AssertionError, match="exit 3"):
+        made.run(last)
 
 
 def test_the_server_is_the_one_of_the_tests(workspace: Workspace) -> None:
