@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from temporalio.client import Client
+from temporalio.converter import DataConverter
 from temporalio.runtime import (
     LogForwardingConfig,
     LoggingConfig,
@@ -14,8 +15,9 @@ from temporalio.runtime import (
     TelemetryFilter,
 )
 
-from orkestra.config import TemporalSettings
+from orkestra.config import LangfuseSettings, OrkestraConfig, TemporalSettings
 from orkestra.temporal.connection import open_connection
+from orkestra.temporal.manager import TemporalConnectionManager
 
 
 def log_core_to_python() -> None:
@@ -24,6 +26,31 @@ def log_core_to_python() -> None:
     filters = TelemetryFilter(core_level="WARN", other_level="ERROR")
     telemetry = TelemetryConfig(logging=LoggingConfig(filter=filters, forwarding=forwarding))
     Runtime.set_default(Runtime(telemetry=telemetry), error_if_already_set=False)
+
+
+@asynccontextmanager
+async def connection_manager(
+    config: OrkestraConfig,
+    *,
+    is_traced: bool = False,
+    data_converter: DataConverter = DataConverter.default,
+) -> AsyncGenerator[TemporalConnectionManager]:
+    """Clients of tenants and operators, while the connections are open.
+
+    Args:
+        config: Where the service is, and who is served.
+        is_traced: Whether they trace. By default they start no trace: the workflows' own traces are
+            their workers' to send.
+        data_converter: Reads the values.
+
+    Yields:
+        Who makes the clients.
+    """
+    log_core_to_python()
+    if not is_traced:
+        config = config.model_copy(update={"langfuse": LangfuseSettings()})
+    async with TemporalConnectionManager(config, data_converter=data_converter) as manager:
+        yield manager
 
 
 @asynccontextmanager

@@ -11,13 +11,12 @@ from rich.text import Text
 from orkestra.cli.connecting import log_core_to_python
 from orkestra.cli.failures import FAILED
 from orkestra.cli.options import AsJson, ConfigFile, duration_option, load_config, parse_name
-from orkestra.cli.output import plain, write_json
+from orkestra.cli.output import MARKS, plain, write_json
 from orkestra.config import OrkestraConfig
 from orkestra.doctor import Diagnosis, Finding, diagnose
 from orkestra.errors import ConfigurationError
 
 _TIMEOUT: Final = timedelta(seconds=5)
-_MARKS: Final = {True: ("ok", "green"), False: ("fail", "bold red"), None: ("open", "yellow")}
 
 
 def doctor(
@@ -93,10 +92,10 @@ def _summary(settings: OrkestraConfig) -> str:
 def _show(diagnosis: Diagnosis) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for finding in diagnosis.findings:
-        mark, style = _MARKS[finding.ok]
+        mark, style = MARKS[finding.ok]
         mend = f"; {plain(finding.mend)}" if finding.mend else ""
         line = f"{finding.name:<17} {plain(finding.detail)}"
         console.print(Text.assemble((f"{mark:<5}", style), line, (mend, "bold")))
     wrong = len(diagnosis.problems)
     verdict = f"{wrong} to mend" if wrong else "nothing is wrong"
-    console.print(Text(verdict, _MARKS[bool(diagnosis)][1]))
+    console.print(Text(verdict, MARKS[bool(diagnosis)][1]))

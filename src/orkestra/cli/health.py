@@ -19,14 +19,13 @@ from orkestra.cli.options import (
     load_config,
     parse_name,
 )
-from orkestra.cli.output import plain, write_json
+from orkestra.cli.output import MARKS, plain, write_json
 from orkestra.config import OrkestraConfig
 from orkestra.errors import ConnectionFailedError
 from orkestra.temporal.health import HealthReport, check_temporal_health
 
 _TIMEOUT: Final = timedelta(seconds=5)
 _AT_LEAST: Final = timedelta(milliseconds=100)
-_MARKS: Final = {True: ("ok", "green"), False: ("fail", "bold red"), None: ("open", "yellow")}
 
 
 def health(
@@ -94,8 +93,8 @@ def _show(report: HealthReport) -> None:
     console = Console(highlight=False, soft_wrap=True)
     verdict = "healthy" if report else "unhealthy"
     where = plain(f" {report.address}, namespace {report.namespace!r}")
-    console.print(Text.assemble((verdict, _MARKS[report.healthy][1]), where))
+    console.print(Text.assemble((verdict, MARKS[report.healthy][1]), where))
     for check in report.checks:
-        mark, style = _MARKS[check.ok]
+        mark, style = MARKS[check.ok]
         finding = f"{check.name:<17} {plain(check.detail)}"
         console.print(Text.assemble((f"{mark:<5}", style), finding))

@@ -11,6 +11,9 @@ from typing import Any, Final
 
 import typer
 
+MARKS: Final = {True: ("ok", "green"), False: ("fail", "bold red"), None: ("open", "yellow")}
+"""How a check is shown that is well, is not, or is open, and in which style."""
+
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -34,6 +37,14 @@ def write_json(value: Mapping[str, Any]) -> None:
     """Write one line of JSON to standard output, at once."""
     typer.echo(json.dumps(value))
     sys.stdout.flush()
+
+
+def tell(as_json: bool, told: Mapping[str, Any], line: str) -> None:  # noqa: FBT001 - a printer
+    """Write what was done, as JSON or in a line."""
+    if as_json:
+        write_json(told)
+    else:
+        write_line(line)
 
 
 def write_error(text: str) -> None:

@@ -1,8 +1,6 @@
 """`orkestra tenants`: who is served and where, and how much each has going on."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Annotated, Any, cast
 
 import typer
@@ -11,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 from temporalio.client import Client
 
-from orkestra.cli.connecting import log_core_to_python
+from orkestra.cli.connecting import connection_manager
 from orkestra.cli.options import AsJson, ConfigFile, help_of, load_config, plain_app
-from orkestra.cli.output import plain, write_json, write_line
-from orkestra.config import LangfuseSettings, OrkestraConfig
+from orkestra.cli.output import plain, tell, write_json, write_line
+from orkestra.config import OrkestraConfig
 from orkestra.directory import StaticTenantDirectory, TenantRecord
 from orkestra.errors import UnknownTenantError
 from orkestra.temporal.manager import TemporalConnectionManager
@@ -96,15 +94,7 @@ def suspend(
     Examples:
       orkestra tenants suspend acme
     """
-    settings = load_config(context, config)
-    paused, status = asyncio.run(_switch(settings, tenant, on=False))
-    advice = (
-        ""
-        if status == "suspended"
-        else f', but the directory has it as {status}: set tenants.{tenant}.status = "suspended",'
-        " or it goes on starting workflows"
-    )
-    _tell(as_json, tenant, paused, status, f"{paused} schedules paused{advice}")
+    _switch(load_config(context, config), tenant, as_json=as_json, on=False)
     return 0
 
 
@@ -120,15 +110,7 @@ def resume(
     Examples:
       orkestra tenants resume acme
     """
-    settings = load_config(context, config)
-    resumed, status = asyncio.run(_switch(settings, tenant, on=True))
-    advice = (
-        ""
-        if status == "active"
-        else f', but the directory has it as {status}: set tenants.{tenant}.status = "active",'
-        " or its workflows are refused"
-    )
-    _tell(as_json, tenant, resumed, status, f"{resumed} schedules go on{advice}")
+    _switch(load_config(context, config), tenant, as_json=as_json, on=True)
     return 0
 
 
@@ -140,12 +122,20 @@ app.command("suspend", help=help_of(suspend))(suspend)
 app.command("resume", help=help_of(resume))(resume)
 
 
-@asynccontextmanager
-async def _manager(settings: OrkestraConfig) -> AsyncGenerator[TemporalConnectionManager]:
-    log_core_to_python()
-    untraced = settings.model_copy(update={"langfuse": LangfuseSettings()})
-    async with TemporalConnectionManager(untraced) as manager:
-        yield manager
+def _switch(settings: OrkestraConfig, tenant: str, *, as_json: bool, on: bool) -> None:
+    wanted, done, otherwise = (
+        ("active", "go on", "its workflows are refused")
+        if on
+        else ("suspended", "paused", "it goes on starting workflows")
+    )
+    schedules, status = asyncio.run(_switched(settings, tenant, on=on))
+    line = f"{tenant}: {schedules} schedules {done}"
+    if status != wanted:
+        line += (
+            f', but the directory has it as {status}: set tenants.{tenant}.status = "{wanted}",'
+            f" or {otherwise}"
+        )
+    tell(as_json, {"tenant": tenant, "schedules": schedules, "status": status}, line)
 
 
 async def _record(settings: OrkestraConfig, tenant: str) -> TenantRecord:
@@ -163,7 +153,7 @@ async def _all(settings: OrkestraConfig, *, counts: bool) -> list[dict[str, Any]
     records = [await _record(settings, tenant) for tenant in sorted(settings.tenants)]
     if not counts or not records:
         return [_told(settings, record) for record in records]
-    async with _manager(settings) as manager:
+    async with connection_manager(settings) as manager:
         return [
             _told(settings, record) | {"workflows": await _counts(manager, settings, record)}
             for record in records
@@ -172,13 +162,13 @@ async def _all(settings: OrkestraConfig, *, counts: bool) -> list[dict[str, Any]
 
 async def _one(settings: OrkestraConfig, tenant: str) -> dict[str, Any]:
     record = await _record(settings, tenant)
-    async with _manager(settings) as manager:
+    async with connection_manager(settings) as manager:
         return _told(settings, record) | {"workflows": await _counts(manager, settings, record)}
 
 
-async def _switch(settings: OrkestraConfig, tenant: str, *, on: bool) -> tuple[int, str]:
+async def _switched(settings: OrkestraConfig, tenant: str, *, on: bool) -> tuple[int, str]:
     record = await _record(settings, tenant)
-    async with _manager(settings) as manager:
+    async with connection_manager(settings) as manager:
         client = await _operator(manager, settings, record)
         count = await (resume_schedules if on else suspend_schedules)(client, tenant)
     return count, record.status.value
@@ -227,10 +217,3 @@ def _shown(value: Any) -> str:
         pairs = cast("dict[str, Any]", value)
         return ", ".join(f"{name}: {held}" for name, held in pairs.items()) or "-"
     return str(value)
-
-
-def _tell(as_json: bool, tenant: str, schedules: int, status: str, line: str) -> None:  # noqa: FBT001 - a printer
-    if as_json:
-        write_json({"tenant": tenant, "schedules": schedules, "status": status})
-    else:
-        write_line(f"{tenant}: {line}")

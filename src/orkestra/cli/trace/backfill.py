@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Annotated, Final
 
@@ -16,10 +16,7 @@ from temporalio.converter import DataConverter
 
 from orkestra.cli.options import (
     AsJson,
-    ConfigFile,
-    Namespace,
     duration_option,
-    load_config,
     parse_name,
 )
 from orkestra.cli.output import write_json, write_line
@@ -27,11 +24,10 @@ from orkestra.cli.trace.options import (
     Children,
     Converter,
     WholeChain,
-    client_of,
     load_converter,
     load_object,
 )
-from orkestra.cli.workflows.acting import Actor, EveryTenant, RunId, Tenant
+from orkestra.cli.workflows.acting import Actor, RunId, with_actor
 from orkestra.temporal.histories import (
     BackfillReport,
     backfill_trace,
@@ -93,8 +89,8 @@ class _Wanted:
         return await count_traces(client, self.query)
 
 
+@with_actor
 def backfill(
-    context: typer.Context,
     workflow_id: Annotated[
         str | None,
         typer.Argument(parser=parse_name, metavar="WORKFLOW_ID", help="ID of the workflow."),
@@ -104,8 +100,7 @@ def backfill(
         str | None,
         typer.Option(metavar="QUERY", help="Many workflows instead, as for `orkestra list`."),
     ] = None,
-    tenant: Tenant = None,
-    every_tenant: EveryTenant = False,
+    actor: Actor,
     run_id: RunId = None,
     chain: WholeChain = False,
     children: Children = True,
@@ -127,9 +122,7 @@ def backfill(
         str | None,
         typer.Option(metavar="MODULE:NAME", help="The mask that your workers use, if any."),
     ] = None,
-    namespace: Namespace = None,
     as_json: AsJson = False,
-    config: ConfigFile = None,
 ) -> None:
     """Send to Langfuse what it lacks of a workflow's trace, rebuilt from its history.
 
@@ -147,11 +140,9 @@ def backfill(
     if query is not None and (run_id is not None or chain):
         msg = "--run-id and --chain belong to WORKFLOW_ID: a query finds runs by itself"
         raise typer.BadParameter(msg)
-    settings = load_config(context, config)
     if mask is not None:
-        masked = settings.langfuse.model_copy(update={"mask": load_object(mask, "--mask")})
-        settings = settings.model_copy(update={"langfuse": masked})
-    actor = Actor.of(settings, tenant, every_tenant=every_tenant, namespace=namespace)
+        masked = actor.config.langfuse.model_copy(update={"mask": load_object(mask, "--mask")})
+        actor = replace(actor, config=actor.config.model_copy(update={"langfuse": masked}))
     wanted = _Wanted(
         workflow_id=workflow_id,
         query=query or "",
@@ -167,7 +158,7 @@ def backfill(
 
 async def _run(actor: Actor, converter: DataConverter, wanted: _Wanted, *, as_json: bool) -> None:
     told = _Told(wanted)
-    async with client_of(actor, converter) as client:
+    async with actor.client(is_traced=True, data_converter=converter) as client:
         total = await wanted.total(client)
         try:
             with _progress(total) as advance:

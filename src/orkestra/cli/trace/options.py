@@ -1,20 +1,14 @@
-"""Options that both commands have, and the client that they act with."""
+"""Options that both commands have."""
 
 import importlib
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from temporalio.client import Client
 from temporalio.converter import DataConverter
 
-from orkestra.cli.connecting import log_core_to_python
-from orkestra.cli.workflows.acting import Actor
 from orkestra.errors import ConfigurationError
-from orkestra.temporal.manager import TemporalConnectionManager
 
 WholeChain = Annotated[
     bool,
@@ -68,19 +62,3 @@ def load_converter(place: str | None) -> DataConverter:
         msg = f"--data-converter {place!r} is a {type(found).__name__}, and no DataConverter"
         raise ConfigurationError(msg)
     return found
-
-
-@asynccontextmanager
-async def client_of(actor: Actor, converter: DataConverter) -> AsyncGenerator[Client]:
-    """A client of whoever acts that reads values by the converter, while its connection is open.
-
-    Yields:
-        The client; it traces as the actor's configuration says.
-
-    Raises:
-        ConnectionFailedError: The service could not be reached.
-        TenantError: The tenant is malformed or unknown.
-    """
-    log_core_to_python()
-    async with TemporalConnectionManager(actor.config, data_converter=converter) as manager:
-        yield await manager.get_client(namespace=actor.namespace, tenant=actor.tenant)

@@ -2,38 +2,32 @@
 
 import asyncio
 
-import typer
 from rich.console import Console
 from temporalio.converter import DataConverter
 
-from orkestra.cli.options import AsJson, ConfigFile, Namespace, load_config
+from orkestra.cli.options import AsJson
 from orkestra.cli.output import write_json
 from orkestra.cli.trace.drawing import branches_of, draw
 from orkestra.cli.trace.options import (
     Children,
     Converter,
     WholeChain,
-    client_of,
     load_converter,
 )
-from orkestra.cli.workflows.acting import Actor, EveryTenant, RunId, Tenant, WorkflowId
-from orkestra.config import LangfuseSettings
+from orkestra.cli.workflows.acting import Actor, RunId, WorkflowId, with_actor
 from orkestra.temporal.histories import Episode, read_trace
 
 
+@with_actor
 def show(
-    context: typer.Context,
     workflow_id: WorkflowId,
     *,
-    tenant: Tenant = None,
-    every_tenant: EveryTenant = False,
+    actor: Actor,
     run_id: RunId = None,
     chain: WholeChain = False,
     children: Children = True,
     converter: Converter = None,
-    namespace: Namespace = None,
     as_json: AsJson = False,
-    config: ConfigFile = None,
 ) -> None:
     """Draw a workflow's trace from its history, without Langfuse.
 
@@ -44,12 +38,9 @@ def show(
       orkestra trace show order-42 --tenant acme
       orkestra trace show acme:order-42 --all-tenants --chain --json
     """
-    settings = load_config(context, config)
-    untraced = settings.model_copy(update={"langfuse": LangfuseSettings()})
-    actor = Actor.of(untraced, tenant, every_tenant=every_tenant, namespace=namespace)
 
     async def read(converter: DataConverter) -> list[Episode]:
-        async with client_of(actor, converter) as client:
+        async with actor.client(data_converter=converter) as client:
             return await read_trace(
                 client, workflow_id, run_id=run_id, children=children, whole_chain=chain
             )

@@ -1,19 +1,19 @@
-"""What every command of a workflow does around its call: connect, name failures, print."""
+"""What every command of a workflow does around its call: connect and name failures."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from temporalio.client import (
     Client,
     WorkflowFailureError,
+    WorkflowHandle,
     WorkflowQueryFailedError,
     WorkflowUpdateFailedError,
 )
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from orkestra.cli.output import write_json, write_line
 from orkestra.cli.workflows.acting import Actor
 from orkestra.errors import ExecutionNotFoundError, OrkestraError
 
@@ -56,6 +56,39 @@ def perform(actor: Actor, call: Callable[[Client], Awaitable[_Done]], what: str)
         raise CallFailedError(f"{what}: {error.status.name}: {error.message}") from error
 
 
+def perform_on(
+    actor: Actor,
+    workflow_id: str,
+    run_id: str | None,
+    call: Callable[[WorkflowHandle[Any, Any]], Awaitable[_Done]],
+    *,
+    what: str = "",
+) -> tuple[str, _Done]:
+    """Make a call to a workflow.
+
+    Args:
+        actor: Who acts.
+        workflow_id: Its ID.
+        run_id: Its run; None means the latest.
+        call: The call.
+        what: What of the workflow the call is about, for the error: `query 'status'`.
+
+    Returns:
+        The ID that the server knows it by, and what the call returned.
+
+    Raises:
+        ExecutionNotFoundError: The server does not know it.
+        CallFailedError: The server or the workflow refused.
+    """
+
+    async def called(client: Client) -> tuple[str, _Done]:
+        handle = client.get_workflow_handle(workflow_id, run_id=run_id)
+        return handle.id, await call(handle)
+
+    workflow = f"workflow {workflow_id!r}"
+    return perform(actor, called, f"{what} of {workflow}" if what else workflow)
+
+
 def reason(error: BaseException) -> str:
     """Why a workflow, query or update failed: the message of every cause, the deepest last."""
     told: list[str] = []
@@ -66,11 +99,3 @@ def reason(error: BaseException) -> str:
         told.append(f"{kind}: {message}" if message else str(kind))
         found = found.__cause__
     return ", because of ".join(told)
-
-
-def tell(as_json: bool, told: Mapping[str, Any], line: str) -> None:  # noqa: FBT001 - a printer
-    """Print what was done, as JSON or in a line."""
-    if as_json:
-        write_json(told)
-    else:
-        write_line(line)

@@ -17,9 +17,9 @@ from temporalio.client import (
     WorkflowFailureError,
 )
 
-from orkestra.cli.options import AsJson, ConfigFile, Namespace, load_config
+from orkestra.cli.options import AsJson
 from orkestra.cli.output import plain, write_json, write_line
-from orkestra.cli.workflows.acting import Actor, EveryTenant, RunId, Tenant, WorkflowId
+from orkestra.cli.workflows.acting import Actor, RunId, WorkflowId, with_actor
 from orkestra.cli.workflows.calls import perform, reason
 from orkestra.cli.workflows.values import as_json, since
 
@@ -32,19 +32,16 @@ _STYLES = {
 _BAD = "bold red"
 
 
+@with_actor
 def list_workflows(
-    context: typer.Context,
     *,
-    tenant: Tenant = None,
-    every_tenant: EveryTenant = False,
+    actor: Actor,
     query: Annotated[
         str | None,
         typer.Option(metavar="QUERY", help="Which: Temporal's list filter, e.g. WorkflowType='A'."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 20,
-    namespace: Namespace = None,
     as_json_: AsJson = False,
-    config: ConfigFile = None,
 ) -> int:
     """List workflows of a tenant, the newest first.
 
@@ -53,8 +50,6 @@ def list_workflows(
       orkestra list --tenant acme --query "ExecutionStatus = 'Failed'" --json
       orkestra list --all-tenants --limit 100
     """
-    settings = load_config(context, config)
-    actor = Actor.of(settings, tenant, every_tenant=every_tenant, namespace=namespace)
 
     async def call(client: Client) -> list[WorkflowExecution]:
         return [found async for found in client.list_workflows(query, limit=limit)]
@@ -67,16 +62,13 @@ def list_workflows(
     return 0
 
 
+@with_actor
 def show(
-    context: typer.Context,
     workflow_id: WorkflowId,
     *,
-    tenant: Tenant = None,
-    every_tenant: EveryTenant = False,
+    actor: Actor,
     run_id: RunId = None,
-    namespace: Namespace = None,
     as_json_: AsJson = False,
-    config: ConfigFile = None,
 ) -> int:
     """Show what a workflow is doing, or how it ended.
 
@@ -84,8 +76,6 @@ def show(
       orkestra show order-42 --tenant acme
       orkestra show order-42 --tenant acme --json | jq .result
     """
-    settings = load_config(context, config)
-    actor = Actor.of(settings, tenant, every_tenant=every_tenant, namespace=namespace)
 
     async def call(client: Client) -> dict[str, Any]:
         handle = client.get_workflow_handle(workflow_id, run_id=run_id)

@@ -11,12 +11,12 @@ from orkestra.cli.options import (
     AsJson,
     ConfigFile,
     Namespace,
-    load_config,
     parse_duration,
     parse_name,
 )
-from orkestra.cli.workflows.acting import Actor, Tenant
-from orkestra.cli.workflows.calls import perform, reason, tell
+from orkestra.cli.output import tell
+from orkestra.cli.workflows.acting import Tenant, actor_of
+from orkestra.cli.workflows.calls import perform, reason
 from orkestra.cli.workflows.values import Inputs, as_json, parse_inputs
 from orkestra.temporal.client import start_workflow
 
@@ -64,7 +64,7 @@ def start(
       echo '"Ada"' | orkestra start Greeting --tenant acme --task-queue greetings -i -
     """
     args = parse_inputs(inputs)
-    actor = Actor.of(load_config(context, config), tenant, namespace=namespace)
+    actor = actor_of(context, tenant=tenant, namespace=namespace, config=config)
 
     async def call(client: Client) -> tuple[WorkflowHandle[Any, Any], Any, str | None]:
         handle = await start_workflow(
