@@ -8,7 +8,6 @@ from datetime import timedelta
 from temporalio.client import Client
 
 from benchmarks.scenarios import CONCURRENCY, SCENARIOS
-from benchmarks.variants import Setup
 from benchmarks.workloads.plain import greet
 from orkestra import TemporalConnectionManager
 
@@ -19,13 +18,15 @@ class Crowd:
     """Tenants that share a worker; the bare SDK has none, and does the same work for nobody.
 
     Args:
-        setup: What the variant is made of.
-        client: The client where there are no tenants.
+        manager: Makes the clients of tenants; None where there are none.
+        client: The client where there are none.
         queue: Where the work goes.
     """
 
-    def __init__(self, setup: Setup, client: Client, queue: str) -> None:
-        self._manager = None if setup.config is None else TemporalConnectionManager(setup.config)
+    def __init__(
+        self, manager: TemporalConnectionManager | None, client: Client, queue: str
+    ) -> None:
+        self._manager = manager
         self._client = client
         self._queue = queue
         self._clients: list[Client] = []

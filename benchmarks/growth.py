@@ -35,6 +35,9 @@ Teams = Mapping[str, Team]
 EVENTS: Final = {10: 1, 100: 16, 1_000: 166, 10_000: 1_666}
 """How many activities, one after the other, make a history of about so many events."""
 
+MOST_REPLAYS: Final = 100
+"""In a round, as what a run takes by itself is most of a short history's cost."""
+
 AUTHOR: Final = "tenancy"
 """Whose histories are replayed: the bare SDK replays those, too."""
 
@@ -48,7 +51,7 @@ class Plan:
         cached: Numbers of workflows that wait in the worker's cache.
         events: Lengths of histories, of those in `EVENTS`.
         workflows: How many a round.
-        replayed: How many events a round replays at least.
+        replayed: How many events a round replays, where that is not too many histories.
         rounds: How many turns each variant gets.
     """
 
@@ -57,7 +60,7 @@ class Plan:
     events: Sequence[int] = tuple(EVENTS)
     workflows: int = 60
     replayed: int = 4_000
-    rounds: int = 7
+    rounds: int = 5
 
 
 SHORT: Final = Plan(
@@ -118,7 +121,7 @@ class Growth:
                     await teams[AUTHOR].client.ask(
                         "history", file=file, rounds=EVENTS[size], parallel=1
                     )
-                    times = max(1, self._plan.replayed // size)
+                    times = min(MOST_REPLAYS, max(1, self._plan.replayed // size))
                     for number, variant, each in self._turns("events", size, teams):
                         ran = await each.worker.ask("replay", file=file, times=times)
                         self._note("events", variant, size, number, ran["cpu"] / ran["events"])
@@ -159,7 +162,7 @@ async def measure(plan: Plan, console: Console) -> Samples:
         await growth.tenants()
         await growth.cached()
         await growth.events()
-    return growth.samples
+    return {p: {v: own[v] for v in QUICK} for p, own in growth.samples.items()}
 
 
 TITLES: Final = {
@@ -172,27 +175,19 @@ TITLES: Final = {
 def show(results: Results, console: Console) -> None:
     """Print a table for each panel."""
     for panel, variants in results.items():
+        others = [variant for variant in variants if variant != BARE]
         table = Table(title=TITLES[panel], title_justify="left")
-        table.add_column(panel, justify="right")
-        for variant in variants:
-            table.add_column(variant if variant == BARE else f"{variant}: ratio", justify="right")
-            if variant != BARE:
-                table.add_column("CPU", justify="right")
-        for size in variants[BARE]:
-            table.add_row(f"{int(size):,}", *_cells(variants, size))
+        for column in (panel, BARE, *(name for each in others for name in (each, "CPU"))):
+            table.add_column(column, justify="right")
+        for size, bare in variants[BARE].items():
+            cells = [f"{int(size):,}", duration(median(bare))]
+            for own in (variants[other][size] for other in others):
+                cells += [str(ratio(own, bare) or ""), duration(median(own))]
+            table.add_row(*cells)
         console.print(table)
     console.print(
         "Ratio to the bare SDK in the same round: median (quartiles). CPU: medians.", style="dim"
     )
-
-
-def _cells(variants: Mapping[str, Mapping[str, Sequence[float]]], size: str) -> list[str]:
-    bare = variants[BARE][size]
-    cells = [duration(median(bare))]
-    for variant, own in variants.items():
-        if variant != BARE:
-            cells += [str(ratio(own[size], bare)), duration(median(own[size]))]
-    return cells
 
 
 def _options() -> argparse.Namespace:

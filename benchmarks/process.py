@@ -39,7 +39,8 @@ class Process:
         self.setup = setup
         self.client = client
         self.kept: list[Any] = []
-        self.crowd = Crowd(setup, client, self.queue)
+        manager = None if setup.config is None else TemporalConnectionManager(setup.config)
+        self.crowd = Crowd(manager, client, self.queue)
 
     async def used(self) -> float:
         """CPU so far, what was to be sent included."""

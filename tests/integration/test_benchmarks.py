@@ -1,0 +1,35 @@
+"""What is measured does what the figures say of it."""
+
+from collections import Counter
+
+from temporalio import activity
+from temporalio.worker import Worker
+
+from benchmarks.crowd import Crowd
+from benchmarks.workloads.minimal import OneActivity
+from orkestra import OrkestraConfig, TemporalConnectionManager, TemporalSettings, current_tenant
+from orkestra.devserver import DevServer
+from tests.names import Fresh
+
+
+async def test_a_crowd_is_seen_by_the_worker_and_takes_turns(dev_server: DevServer, fresh: Fresh):
+    seen: Counter[str | None] = Counter()
+
+    @activity.defn
+    async def greet(name: str) -> str:
+        seen[current_tenant()] += 1
+        return name
+
+    config = OrkestraConfig(temporal=TemporalSettings(address=dev_server.address))
+    queue = fresh.task_queue()
+    async with TemporalConnectionManager(config) as manager:
+        client = await manager.get_client()
+        crowd = Crowd(manager, client, queue)
+        async with Worker(client, task_queue=queue, workflows=[OneActivity], activities=[greet]):
+            await crowd.grow(2)
+            assert seen == {"tenant-0": 1, "tenant-1": 1}
+            await crowd.grow(3)
+            assert seen == {"tenant-0": 1, "tenant-1": 1, "tenant-2": 1}
+            await crowd.run(2)
+            await crowd.run(2)
+    assert seen == {"tenant-0": 3, "tenant-1": 2, "tenant-2": 2}
