@@ -2,9 +2,9 @@
 
 The SDK compiles a few lines of its own anew for each step of a run, and enters the sandbox several
 times for each payload only to ask in whose name it is written. Together that was a fifth of what a
-worker does for a workflow of one activity, by instructions (`python -m benchmarks.instructions`).
-Both are private to the SDK: where a release has changed them, `is_known()` says so and its own
-sandbox runs.
+worker does for a workflow of one activity (`make bench OPTIONS="--no-cpu --instructions"`). Both
+are private to the SDK: where a release has changed them, `is_known()` says so and its own sandbox
+runs.
 """
 
 import dataclasses
