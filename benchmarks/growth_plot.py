@@ -96,6 +96,7 @@ def _legend(results: Results) -> Iterator[str]:
         yield f'<path d="M{x} 36h22" stroke="{COLOURS[variant]}" stroke-width="2"{dashes}/>'
         yield f'<text x="{x + 28}" y="40">{escape(variant)}</text>'
         x += 140
+    yield f'<text x="{x}" y="40" class="soft">in grey: what the bare SDK takes</text>'
 
 
 def _panel(panel: str, variants: Mapping[str, Sized], frame: Frame) -> Iterator[str]:
