@@ -15,7 +15,7 @@ from orkestra.tracing import Outcome, Span, SpanKind, SpanRecord, TraceAttribute
 from tests.names import Fresh
 from tests.workflows import observed, traced
 
-SECONDS = timedelta(seconds=10)
+SECONDS = timedelta(seconds=30)
 
 
 class Traced:

@@ -1,6 +1,7 @@
 """The embedded server's disk is full for a while."""
 
 import asyncio
+import os
 import resource
 import sys
 from datetime import timedelta
@@ -12,6 +13,7 @@ from temporalio.service import RPCError
 
 from orkestra import OrkestraPlugin
 from orkestra.devserver import DevServer
+from tests.processes import child_that
 from tests.serving import serving
 from tests.workflows.slow import Slow
 
@@ -20,10 +22,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prlimit() is Li
 
 def server_of(address: str) -> psutil.Process:
     port = int(address.rpartition(":")[2])
-    here = psutil.Process().children(recursive=True)
-    return next(
-        each for each in here if any(c.laddr.port == port for c in each.net_connections("tcp"))
-    )
+
+    def listens(process: psutil.Process) -> bool:
+        sockets = process.net_connections("tcp")
+        return any(c.laddr.port == port and c.status == psutil.CONN_LISTEN for c in sockets)
+
+    return child_that(listens, of=os.getpid())
 
 
 async def fill(client: Client, queue: str) -> RPCError:

@@ -70,8 +70,8 @@ async def test_closing_during_an_outage_ends_in_time_and_counts_what_was_lost(tr
             assert await traced.result(Flaky.run, 2) == 2
         began = time.monotonic()
         assert not await traced.sink.close(DEADLINE)
-        assert time.monotonic() - began < 2.5
-        deadline = time.monotonic() + 5
+        assert time.monotonic() - began < 15
+        deadline = time.monotonic() + 30
         while not traced.sink.lost and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
     assert traced.sink.lost == {Loss.UNSENT: 3}

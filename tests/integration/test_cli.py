@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
@@ -22,6 +21,7 @@ from orkestra.devserver import DevServer
 from orkestra.devserver.ports import free_port
 from tests.command import Command, one_line
 from tests.names import Fresh
+from tests.processes import child_that
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -136,12 +136,7 @@ def test_the_server_keeps_namespaces_and_attributes_in_its_file(command: Command
 def test_a_server_that_dies_by_itself_is_a_failure(command: Command) -> None:
     with started(command, "server", "--port", "0", "--headless") as process:
         read_line(process)
-        [server] = [
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if child.name() == "temporal"
-        ]
-        server.kill()
+        child_that(lambda child: child.name() == "temporal", of=process.pid).kill()
         output, errors = process.communicate(timeout=30)
 
     assert process.returncode == 1

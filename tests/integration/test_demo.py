@@ -170,7 +170,7 @@ async def test_with_keep_everything_stays_up_until_ctrl_c(command: Command) -> N
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
         assert process.returncode == 0, err
-        _, left = psutil.wait_procs(started, timeout=5)
+        _, left = psutil.wait_procs(started, timeout=30)
         assert left == []
 
 
@@ -193,7 +193,7 @@ def test_whatever_ends_the_demo_ends_all_that_it_started(
         _, err = process.communicate(timeout=30)
         assert process.returncode == code, err
         assert "Traceback" not in err
-        _, left = psutil.wait_procs(started, timeout=5)
+        _, left = psutil.wait_procs(started, timeout=30)
         assert left == []
 
 

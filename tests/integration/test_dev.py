@@ -255,7 +255,7 @@ async def test_what_was_begun_goes_on_in_the_next_run_unless_it_is_to_be_fresh(
         assert "is in use by another `orkestra dev`" in one_line(again.stderr)
         started = psutil.Process(session.process.pid).children(recursive=True)
         assert await session.end() == 0
-        _, left = psutil.wait_procs(started, timeout=10)
+        _, left = psutil.wait_procs(started, timeout=30)
         assert left == []
     assert (command.directory / ".orkestra/.gitignore").read_text().endswith("*\n")
 

@@ -173,8 +173,8 @@ async def test_a_queue_with_work_of_one_kind_only_is_healthy(
 
 
 async def _polled(client: Client, queue: str, *kinds: str) -> HealthReport:
-    """The first report that sees these pollers, or the last one after five seconds."""
-    deadline = time.monotonic() + 5
+    """The first report that sees these pollers, or the last one after half a minute."""
+    deadline = time.monotonic() + 30
     while True:
         report = await check_temporal_health(client, task_queue=queue)
         if all(named(report, kind).ok for kind in kinds) or time.monotonic() > deadline:
@@ -188,7 +188,7 @@ async def test_nobody_on_the_port_is_unreachable_at_once(closed_port: int) -> No
     started = time.monotonic()
     report = await check_temporal_health(client, task_queue="queue")
 
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4.5
     assert not report
     assert not report.reachable
     assert [check.name for check in report.checks] == ["connection"]
@@ -203,7 +203,7 @@ async def test_a_port_that_never_answers_costs_the_deadline_and_no_more(silent_p
     started = time.monotonic()
     report = await check_temporal_health(client, timeout=timedelta(seconds=0.5))
 
-    assert 0.4 < time.monotonic() - started < 2
+    assert 0.4 < time.monotonic() - started < 4.5
     assert not report.reachable
     assert named(report, "connection").detail == "unreachable: no answer within 0.5 s"
 
@@ -217,7 +217,7 @@ async def test_a_server_that_freezes_and_one_that_dies_are_unreachable_and_heal(
         os.kill(server.pid, signal.SIGSTOP)
         started = time.monotonic()
         frozen = await check_temporal_health(client, timeout=timedelta(seconds=0.5))
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4.5
         os.kill(server.pid, signal.SIGCONT)
         thawed = await _polled_until_healthy(client)
 
@@ -234,7 +234,7 @@ async def test_a_server_that_freezes_and_one_that_dies_are_unreachable_and_heal(
 
 
 async def _polled_until_healthy(client: Client) -> HealthReport:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         report = await check_temporal_health(client)
         if report or time.monotonic() > deadline:

@@ -514,7 +514,7 @@ async def test_b05_an_operation_on_an_endpoint_of_another_tenants_queue_is_refus
             Caller.run, args=arguments, id=town.id("refused"), task_queue=town.queue
         )
         with pytest.raises(WorkflowFailureError) as caught:
-            await asyncio.wait_for(refused.result(), 15)
+            await asyncio.wait_for(refused.result(), 45)
         assert "is not this tenant's" in repr(caught.value.cause.__cause__)
         served = await town.client(town.own).start_workflow(
             Caller.run, args=arguments, id=town.id("served"), task_queue=town.queue

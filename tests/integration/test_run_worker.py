@@ -54,7 +54,7 @@ async def test_an_activity_that_outlives_the_grace_period_is_cancelled(dev_serve
         worker.process.terminate()
         began = time.monotonic()
         assert await worker.end() == 0
-        assert 1.5 < time.monotonic() - began < 6
+        assert 1.5 < time.monotonic() - began < 20
     history = await handle.fetch_history()
     assert not any(e.HasField("activity_task_completed_event_attributes") for e in history.events)
     await handle.terminate()
@@ -75,14 +75,15 @@ async def test_an_activity_that_ignores_cancellation_does_not_keep_the_process(
 
 
 async def test_a_second_signal_ends_the_process_at_once(dev_server, acme, fresh):
-    async with serving(dev_server.address, fresh.task_queue()) as worker:
-        handle = await in_flight(acme, fresh.task_queue(), "obeys", 30.0)
+    patient = {"graceful_shutdown_timeout": 60}
+    async with serving(dev_server.address, fresh.task_queue(), **patient) as worker:
+        handle = await in_flight(acme, fresh.task_queue(), "obeys", 90.0)
         worker.process.terminate()
-        await asyncio.sleep(0.5)
+        await worker.says("polling stops")
         worker.process.terminate()
         began = time.monotonic()
         assert await worker.end() == 128 + signal.SIGTERM
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 30
     await handle.terminate()
 
 

@@ -35,11 +35,14 @@ async def test_a_missing_search_attribute_fails_the_worker_at_once_and_says_so(f
 
 async def test_an_idle_worker_stops_at_once(dev_server, fresh):
     async with serving(
-        dev_server.address, fresh.task_queue(), probes_address="127.0.0.1:0"
+        dev_server.address,
+        fresh.task_queue(),
+        probes_address="127.0.0.1:0",
+        graceful_shutdown_timeout=60,
     ) as worker:
         await worker.becomes("/readyz", 200)
         worker.process.terminate()
         began = time.monotonic()
         assert await worker.end() == 0
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 30
     assert "Traceback" not in worker.log

@@ -360,7 +360,7 @@ async def test_a_worker_ends_a_workflow_without_a_consistent_tenant(
         Mailbox.run, id=f"{workflow_id}-{desk.fresh.suffix}", task_queue=desk.queue, **options
     )
     with pytest.raises(WorkflowFailureError) as caught:
-        await asyncio.wait_for(handle.result(), 10)
+        await asyncio.wait_for(handle.result(), 45)
     assert isinstance(caught.value.cause, ApplicationError)
     assert (caught.value.cause.type, caught.value.cause.non_retryable) == (kind, True)
 
@@ -427,7 +427,7 @@ async def test_lists_and_counts_show_a_tenant_its_own_workflows_only(desk):
     own, foreign = await desk.mailbox(desk.acme, "own"), await desk.mailbox(desk.beta, "foreign")
     client = desk.client(desk.acme)
     everything = f"TaskQueue = '{desk.queue}'"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while [found.id async for found in client.list_workflows(everything)] != [own.id]:
             await asyncio.sleep(0.1)
     assert (await client.count_workflows(everything)).count == 1
@@ -436,7 +436,7 @@ async def test_lists_and_counts_show_a_tenant_its_own_workflows_only(desk):
     with pytest.raises(InvalidQueryError, match="comment"):
         await client.count_workflows(escape)
     operator = desk.client(ALL_TENANTS)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await operator.count_workflows(everything)).count != 2:
             await asyncio.sleep(0.1)
     for handle in (own, foreign):
@@ -511,7 +511,7 @@ async def test_a_plugin_on_the_worker_alone_refuses_work_without_a_tenant(desk):
             Mailbox.run, id=desk.fresh.workflow_id("alone"), task_queue=queue
         )
         with pytest.raises(WorkflowFailureError) as caught:
-            await asyncio.wait_for(handle.result(), 10)
+            await asyncio.wait_for(handle.result(), 45)
         assert "TenantRequired" in repr(caught.value.cause)
 
 

@@ -126,7 +126,10 @@ async def assert_histories_replay_silently(stage: Stage, all_of_it: dict[str, Pl
     histories = [await scene.handle.fetch_history() for scene in all_of_it.values()]
     options: list[dict[str, Any]] = [
         {"plugins": [stage.plugin]},
-        {"interceptors": [TracingInterceptor(stage.plugin._shared.sink)], "workflow_runner": RUNNER},
+        {
+            "interceptors": [TracingInterceptor(stage.plugin._shared.sink)],
+            "workflow_runner": RUNNER,
+        },
     ]
     for each in options:
         replayed = await Replayer(workflows=WORKFLOWS, **each).replay_workflows(

@@ -20,6 +20,7 @@ from orkestra.devserver.command import server_command, server_environment
 from orkestra.devserver.ports import free_port, require_free
 from orkestra.devserver.process import GuardedProcess
 from orkestra.errors import DevServerError, MissingExtraError
+from tests.processes import comes_true, has_ended
 
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
 
@@ -48,7 +49,7 @@ def shell(script: str, *, grace: float = 5, echo: bool = False) -> GuardedProces
 
 
 async def until_up(process: GuardedProcess) -> psutil.Process:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not process.is_up:
             assert process.poll()
             await asyncio.sleep(0.01)
@@ -57,17 +58,8 @@ async def until_up(process: GuardedProcess) -> psutil.Process:
 
 
 async def until_ended(process: GuardedProcess) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await process.wait()
-
-
-async def is_gone(process: psutil.Process) -> bool:
-    """Whether it ended within two seconds; it may wait for its new parent to take note of it."""
-    for _ in range(200):
-        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        await asyncio.sleep(0.01)
-    return False
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -237,7 +229,7 @@ async def test_a_port_in_use_is_refused_at_once() -> None:
         began = time.monotonic()
         with pytest.raises(DevServerError, match=f"port {port} cannot be used on 127.0.0.1"):
             await server.start()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 10  # and not until it is up, or the time for that
         assert not server.is_running
 
 
@@ -325,7 +317,7 @@ async def test_a_program_that_never_serves_is_ended_when_the_time_is_up(
     began = time.monotonic()
     with pytest.raises(DevServerError, match=r"could not be used within 0:00:00.4.*\nready"):
         await server.start()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15
     assert not server.is_running
 
 
@@ -352,7 +344,7 @@ async def test_a_command_that_ignores_sigterm_is_killed_after_the_grace() -> Non
     await until_up(process)
     began = time.monotonic()
     await process.end()
-    assert 0.3 <= time.monotonic() - began < 1.5
+    assert 0.3 <= time.monotonic() - began < 15
     assert process.exit_code == -signal.SIGKILL
 
 
@@ -396,7 +388,7 @@ async def test_the_end_of_a_long_output_is_kept() -> None:
 async def test_a_command_is_not_held_up_by_a_program_that_does_not_read(tmp_path: Path) -> None:
     done = tmp_path / "done"
     process = shell(f"head -c 1000000 /dev/zero; touch {done}; exec sleep 60")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not done.exists() and time.monotonic() < deadline:
         time.sleep(0.02)  # noqa: ASYNC251 - the point is that the loop is blocked
     assert done.exists()
@@ -438,17 +430,17 @@ async def test_killing_the_guard_ends_the_command() -> None:
     server.parent().kill()
     await until_ended(process)
     assert process.exit_code is None
-    assert await is_gone(server)
+    assert await comes_true(lambda: has_ended(server))
 
 
 async def test_a_guard_that_is_stopped_is_killed_with_its_command() -> None:
-    process = shell(STUBBORN)
+    process = shell(STUBBORN, grace=60)
     server = await until_up(process)
     server.parent().suspend()
     began = time.monotonic()
     process.kill_now()
-    assert time.monotonic() - began < 4
-    assert await is_gone(server)
+    assert time.monotonic() - began < 30
+    assert await comes_true(lambda: has_ended(server))
 
 
 async def test_the_command_gets_no_descriptor_of_the_program() -> None:
