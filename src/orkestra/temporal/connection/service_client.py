@@ -1,20 +1,20 @@
 """The service client that clients and workers get: every call of theirs goes over one `Wire`."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from google.protobuf.message import Message
-from temporalio.bridge.client import Client as CoreClient
 from temporalio.service import (
     RPCError,
     ServiceClient,
     _BridgeServiceClient,  # pyright: ignore[reportPrivateUsage] - the class that Worker asks for
 )
 
+from orkestra.temporal.call_options import CallOptions
 from orkestra.temporal.connection.load import NO_ANSWER, is_reading_poll
 from orkestra.temporal.connection.wire import Wire
+from orkestra.temporal.worker_service_client import WorkerServiceClient
 
 if TYPE_CHECKING:
     from orkestra.temporal.connection.connection import Connection
@@ -48,7 +48,8 @@ class ManagedServiceClient(ServiceClient):
         Raises:
             ConnectionClosedError: The connection is closed.
         """
-        return _WorkerServiceClient(self, self._wire)
+        wire = self._wire
+        return WorkerServiceClient(self, lambda: wire.sdk_client.worker_service_client)
 
     def update_rpc_metadata(self, metadata: Mapping[str, str | bytes]) -> None:
         """Change the metadata of every call on this connection, other clients' included.
@@ -71,24 +72,13 @@ class ManagedServiceClient(ServiceClient):
         rpc: str,
         req: Message,
         resp_type: type[_Response],
-        *,
-        service: str,
-        retry: bool,
-        metadata: Mapping[str, str | bytes],
-        timeout: timedelta | None,
+        **options: Unpack[CallOptions],
     ) -> _Response:
         """See base class."""
         call: Callable[[], Awaitable[_Response]] = partial(
-            self._wire.call,
-            rpc,
-            req,
-            resp_type,
-            service=service,
-            retry=retry,
-            metadata=metadata,
-            timeout=timeout,
+            self._wire.call, rpc, req, resp_type, **options
         )
-        if timeout is None and is_reading_poll(rpc, req):
+        if options["timeout"] is None and is_reading_poll(rpc, req):
             call = partial(self._poll, call)
         rotation = self.rotation
         if rotation is None:
@@ -121,52 +111,3 @@ class ManagedServiceClient(ServiceClient):
         except RPCError as error:
             return error.status not in NO_ANSWER
         return True
-
-
-class _WorkerServiceClient(_BridgeServiceClient):
-    """Looks like the SDK's own service client to `Worker`, and keeps no reference to the core's.
-
-    The core polls by itself; whatever is called on this object, `workflow_service` included, goes
-    the way of all calls.
-    """
-
-    def __init__(self, managed: ManagedServiceClient, wire: Wire) -> None:
-        # Not the parent's own, which would prepare a connection of its own.
-        ServiceClient.__init__(self, managed.config)
-        self._managed = managed
-        self._wire = wire
-        self._runtime = wire.sdk_client.worker_service_client._runtime  # noqa: SLF001 - Worker reads it
-
-    @property
-    def _bridge_client(self) -> CoreClient | None:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride] - an attribute would keep the socket
-        return self._wire.sdk_client.worker_service_client._bridge_client  # noqa: SLF001 - Worker reads it
-
-    def update_rpc_metadata(self, metadata: Mapping[str, str | bytes]) -> None:
-        """See base class."""
-        self._managed.update_rpc_metadata(metadata)
-
-    def update_api_key(self, api_key: str | None) -> None:
-        """See base class."""
-        self._managed.update_api_key(api_key)
-
-    async def _rpc_call(
-        self,
-        rpc: str,
-        req: Message,
-        resp_type: type[_Response],
-        *,
-        service: str,
-        retry: bool,
-        metadata: Mapping[str, str | bytes],
-        timeout: timedelta | None,
-    ) -> _Response:
-        """See base class."""
-        return await self._managed._rpc_call(  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - one object in two shapes
-            rpc,
-            req,
-            resp_type,
-            service=service,
-            retry=retry,
-            metadata=metadata,
-            timeout=timeout,
-        )

@@ -8,14 +8,13 @@ keeps one: calls borrow it, and closing cancels them.
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
-from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Final, TypeVar, Unpack
 
 from google.protobuf.message import Message
 from temporalio.service import ServiceClient
 
 from orkestra.errors import ConnectionClosedError, ConnectionOverloadedError
+from orkestra.temporal.call_options import CallOptions
 from orkestra.temporal.connection.call import Call, Line
 from orkestra.temporal.connection.load import Load, is_long_poll
 
@@ -83,11 +82,7 @@ class Wire:
         rpc: str,
         request: Message,
         response_type: type[_Response],
-        *,
-        service: str,
-        retry: bool,
-        metadata: Mapping[str, str | bytes],
-        timeout: timedelta | None,
+        **options: Unpack[CallOptions],
     ) -> _Response:
         """Make one call, which ends with the wire at the latest.
 
@@ -102,13 +97,7 @@ class Wire:
             raise self._overloaded_error(rpc)
         with Call(line, self.load if is_ordinary else None):
             return await line.sdk_client._rpc_call(  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the one way through which the SDK sends
-                rpc,
-                request,
-                response_type,
-                service=service,
-                retry=retry,
-                metadata=metadata,
-                timeout=timeout,
+                rpc, request, response_type, **options
             )
         # Out of the except branch, so that the error does not keep the cancellation's frames.
         raise self._closed_error()

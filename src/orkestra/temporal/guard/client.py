@@ -1,42 +1,37 @@
 """The service client that stands between a client and the connection."""
 
-import logging
 from collections.abc import Mapping
-from datetime import timedelta
-from types import MappingProxyType
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar, Unpack
 
 from google.protobuf.message import Message
-from temporalio.bridge.client import Client as CoreClient
-from temporalio.common import MetricCounter
-from temporalio.runtime import Runtime
 from temporalio.service import (
-    ConnectConfig,
     ServiceClient,
     _BridgeServiceClient,  # pyright: ignore[reportPrivateUsage] - the class that Worker asks for
 )
 
 from orkestra.config import TenancySettings
 from orkestra.directory import TenantLabels
-from orkestra.errors import (
-    ForbiddenOperationError,
-    TenantError,
-    TenantMismatchError,
-    TenantRequiredError,
+from orkestra.errors import TenantError, TenantMismatchError
+from orkestra.temporal.call_options import CallOptions
+from orkestra.temporal.guard.acting import (
+    acting_tenant,
+    needs_tenant,
+    plain_tenant,
+    refuse_to_tenants,
 )
 from orkestra.temporal.guard.bounds import Bounds
+from orkestra.temporal.guard.counting import count_refused, count_untenanted
 from orkestra.temporal.guard.gate import admit, label_of, plain_metadata, refuse, row_of
 from orkestra.temporal.guard.global_ids import GlobalIds
 from orkestra.temporal.guard.grants import SHARED_QUEUES, Grants
 from orkestra.temporal.guard.owners import OwnerMemory, Owners
+from orkestra.temporal.guard.public_config import PublicConfig, refuse_change
 from orkestra.temporal.guard.shape import Allowed, Denied
-from orkestra.tenancy import ALL_TENANTS, AllTenants, check_tenant_id, current_tenant
+from orkestra.temporal.worker_service_client import WorkerServiceClient
+from orkestra.tenancy import AllTenants, check_tenant_id, current_tenant
 
 _Response = TypeVar("_Response", bound=Message)
-_logger: Final = logging.getLogger("orkestra.temporal.guard")
 _REMEMBERED_TENANTS: Final = 256
-_NO_METADATA: Final[Mapping[str, str | bytes]] = MappingProxyType({})
-_UNCONFIGURED: Final = MappingProxyType(vars(ConnectConfig("", identity="nobody")))
 
 
 class GuardedServiceClient(ServiceClient):
@@ -77,8 +72,8 @@ class GuardedServiceClient(ServiceClient):
         owners: OwnerMemory | None = None,
         labels: TenantLabels | None = None,
     ) -> None:
-        super().__init__(_PublicConfig(inner.config))
-        tenant = _plain_tenant(tenant)
+        super().__init__(PublicConfig(inner.config))
+        tenant = plain_tenant(tenant)
         running = current_tenant()
         if None not in (running, tenant) and running != tenant:
             msg = f"cannot make a client of {tenant!r}: this code acts for {running!r}"
@@ -135,8 +130,7 @@ class GuardedServiceClient(ServiceClient):
             TenantMismatchError: This client is bound to another tenant or namespace, or the code
                 acts for another tenant.
         """
-        # Plain text, because a subclass could compare itself equal to anything.
-        tenant, namespace = _plain_tenant(tenant), str.__str__(namespace)
+        tenant, namespace = plain_tenant(tenant), str.__str__(namespace)
         bound = self._tenant if isinstance(self._tenant, str) else None
         if None not in (bound, tenant) and bound != tenant:
             msg = f"cannot make a client of {tenant!r}: this one acts for {bound!r}"
@@ -163,7 +157,7 @@ class GuardedServiceClient(ServiceClient):
         Raises:
             ForbiddenOperationError: The client is bound, or the running code acts for a tenant.
         """
-        self._refuse_to_tenants("inner")
+        refuse_to_tenants("inner", bound=self._tenant)
         return self._inner
 
     @property
@@ -173,7 +167,7 @@ class GuardedServiceClient(ServiceClient):
         Raises:
             ForbiddenOperationError: The client is bound, or the running code acts for a tenant.
         """
-        self._refuse_to_tenants("connection")
+        refuse_to_tenants("connection", bound=self._tenant)
         return self._inner.connection  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType] - AttributeError is the answer
 
     @property
@@ -184,8 +178,9 @@ class GuardedServiceClient(ServiceClient):
             ForbiddenOperationError: The client is bound, or the running code acts for a tenant:
                 a worker would take the tasks of others.
         """
-        self._refuse_to_tenants("worker_service_client")
-        return _GuardedWorkerClient(self, self._inner.worker_service_client)
+        refuse_to_tenants("worker_service_client", bound=self._tenant)
+        worker_client = self._inner.worker_service_client
+        return WorkerServiceClient(self, lambda: worker_client)
 
     def update_rpc_metadata(self, metadata: Mapping[str, str | bytes]) -> NoReturn:
         """Refused: the connection and its metadata are shared with other clients.
@@ -194,7 +189,7 @@ class GuardedServiceClient(ServiceClient):
             ForbiddenOperationError: Always.
         """
         del metadata
-        _refuse_change("rpc_metadata")
+        refuse_change("rpc_metadata")
 
     def update_api_key(self, api_key: str | None) -> NoReturn:
         """Refused: the connection and its credentials are shared with other clients.
@@ -203,36 +198,23 @@ class GuardedServiceClient(ServiceClient):
             ForbiddenOperationError: Always.
         """
         del api_key
-        _refuse_change("api_key")
+        refuse_change("api_key")
 
     async def _rpc_call(
         self,
         rpc: str,
         req: Message,
         resp_type: type[_Response],
-        *,
-        service: str,
-        retry: bool,
-        metadata: Mapping[str, str | bytes],
-        timeout: timedelta | None,
+        **options: Unpack[CallOptions],
     ) -> _Response:
         """See base class.
 
         Raises:
             TenantError: The call is refused; nothing has been sent, or nothing is given out.
         """
-        row = row_of(service, rpc)
+        service = options["service"]
         try:
-            return await self._send(
-                rpc,
-                row,
-                req,
-                resp_type,
-                service=service,
-                retry=retry,
-                metadata=metadata,
-                timeout=timeout,
-            )
+            return await self._send(rpc, row_of(service, rpc), req, resp_type, options)
         except TenantError as error:
             self.count_refused(label_of(service, rpc), error)
             raise
@@ -243,14 +225,10 @@ class GuardedServiceClient(ServiceClient):
         row: Allowed | Denied,
         req: Message,
         resp_type: type[_Response],
-        *,
-        service: str,
-        retry: bool,
-        metadata: Mapping[str, str | bytes],
-        timeout: timedelta | None,
+        options: CallOptions,
     ) -> _Response:
         tenant = self._acting_tenant(rpc, row)
-        own_metadata = plain_metadata(rpc, tenant, metadata)
+        options["metadata"] = plain_metadata(rpc, tenant, options["metadata"])
         bounds = None if tenant is None else self._bounds_of(tenant)
         if bounds is not None:
             if isinstance(row, Denied):
@@ -258,18 +236,10 @@ class GuardedServiceClient(ServiceClient):
             req = admit(rpc, row, req, bounds)
 
         async def send(request: Message) -> _Response:
-            return await self._inner._rpc_call(  # noqa: SLF001 - the one way through which the SDK sends
-                rpc,
-                request,
-                resp_type,
-                service=service,
-                retry=retry,
-                metadata=own_metadata,
-                timeout=timeout,
-            )
+            return await self._inner._rpc_call(rpc, request, resp_type, **options)  # noqa: SLF001 - the one way through which the SDK sends
 
         response: _Response
-        if bounds is not None and bounds.has_global_ids and service == "workflow":
+        if bounds is not None and bounds.has_global_ids and options["service"] == "workflow":
             response = await GlobalIds(self._owners, bounds.tenant).send(rpc, req, send)
         else:
             response = await send(req)
@@ -278,35 +248,11 @@ class GuardedServiceClient(ServiceClient):
         return response
 
     def _acting_tenant(self, rpc: str, row: Allowed | Denied) -> str | None:
-        """Whose bounds hold: empty for calls that need no tenant, None where none hold."""
-        running = current_tenant()
-        bound = self._tenant
-        if isinstance(bound, AllTenants):
-            return running
-        if bound is not None:
-            if running is not None and running != bound:
-                msg = f"{rpc}: the client is bound to {bound!r}, this code acts for {running!r}"
-                raise TenantMismatchError(msg)
-            return bound
         is_required = self._settings.mode == "required"
-        if running is not None:
-            return running
-        if isinstance(row, Allowed) and not row.needs_tenant:
-            return "" if is_required else None
-        if not is_required:
-            self._count_untenanted(rpc)
-            return None
-        msg = (
-            f"{rpc} needs a tenant: use a client made with tenant=..., or tenant_scope(...);"
-            " operators use tenant=ALL_TENANTS"
-        )
-        raise TenantRequiredError(msg)
-
-    def _count_untenanted(self, rpc: str) -> None:
-        """Show those who move a running system over which calls have no tenant yet."""
-        _logger.info("%s without a tenant", rpc)
-        text = "Requests that mode optional let through without a tenant"
-        self._counter("orkestra_untenanted_requests", text).add(1, {"rpc": rpc})
+        tenant = acting_tenant(rpc, row, bound=self._tenant, is_required=is_required)
+        if tenant is None and self._tenant is None and needs_tenant(row):
+            count_untenanted(self._inner.config, rpc)
+        return tenant
 
     def count_refused(self, call: str, error: TenantError) -> None:
         """Count a call that was refused.
@@ -316,14 +262,8 @@ class GuardedServiceClient(ServiceClient):
             error: Why.
         """
         bound = None if isinstance(self._tenant, AllTenants) else self._tenant
-        labels = {"call": call, "kind": type(error).__name__}
-        self._counter("orkestra_refused_calls", "Calls that clients were refused").add(
-            1, labels | self._labels.of(bound or current_tenant())
-        )
-
-    def _counter(self, name: str, text: str) -> MetricCounter:
-        runtime = self._inner.config.runtime or Runtime.default()
-        return runtime.metric_meter.create_counter(name, text)
+        labels = self._labels.of(bound or current_tenant())
+        count_refused(self._inner.config, call, error, labels=labels)
 
     def _bounds_of(self, tenant: str) -> Bounds:
         bounds = self._bounds.get(tenant)
@@ -337,91 +277,3 @@ class GuardedServiceClient(ServiceClient):
                 grants=self._grants,
             )
         return bounds
-
-    def _refuse_to_tenants(self, what: str) -> None:
-        bound = self._tenant
-        tenant = current_tenant() if bound is None or isinstance(bound, AllTenants) else bound
-        if tenant is not None:
-            msg = (
-                f"{what} is refused to tenant {tenant!r}: workers and connections serve all"
-                " tenants, use a client without tenant, outside of tenant_scope()"
-            )
-            raise ForbiddenOperationError(msg)
-
-
-def _plain_tenant(tenant: str | AllTenants | None) -> str | AllTenants | None:
-    return check_tenant_id(tenant) if tenant is not None and tenant is not ALL_TENANTS else tenant
-
-
-class _GuardedWorkerClient(_BridgeServiceClient):
-    """Looks like the SDK's own service client to `Worker`; RPCs made on it are guarded.
-
-    The core polls by itself, with the client that it finds here.
-    """
-
-    def __init__(self, guarded: GuardedServiceClient, worker_client: _BridgeServiceClient) -> None:
-        # Not the parent's own, which would prepare a connection of its own.
-        ServiceClient.__init__(self, guarded.config)
-        self._guarded = guarded
-        self._worker_client = worker_client
-        self._runtime = worker_client._runtime  # noqa: SLF001 - Worker reads it
-
-    @property
-    def _bridge_client(self) -> CoreClient | None:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride] - an attribute would keep the socket
-        return self._worker_client._bridge_client  # noqa: SLF001 - Worker reads it
-
-    def update_rpc_metadata(self, metadata: Mapping[str, str | bytes]) -> NoReturn:
-        """See base class."""
-        self._guarded.update_rpc_metadata(metadata)
-
-    def update_api_key(self, api_key: str | None) -> NoReturn:
-        """See base class."""
-        self._guarded.update_api_key(api_key)
-
-    async def _rpc_call(
-        self,
-        rpc: str,
-        req: Message,
-        resp_type: type[_Response],
-        *,
-        service: str,
-        retry: bool,
-        metadata: Mapping[str, str | bytes],
-        timeout: timedelta | None,
-    ) -> _Response:
-        """See base class."""
-        return await self._guarded._rpc_call(  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - one object in two shapes
-            rpc,
-            req,
-            resp_type,
-            service=service,
-            retry=retry,
-            metadata=metadata,
-            timeout=timeout,
-        )
-
-
-class _PublicConfig(ConnectConfig):
-    """How a connection is configured, without its credentials, and not to be changed."""
-
-    def __init__(self, config: ConnectConfig) -> None:
-        # Past the dataclass, which would set field by field for each of many tenants' clients.
-        vars(self).update(
-            _UNCONFIGURED,
-            target_host=config.target_host,
-            identity=config.identity,
-            lazy=config.lazy,
-            runtime=config.runtime,
-            rpc_metadata=_NO_METADATA,
-        )
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        _refuse_change(name)
-
-
-def _refuse_change(what: str) -> NoReturn:
-    msg = (
-        f"{what} cannot be changed on this client: its connection is shared with other tenants'"
-        " clients, set it in the configuration"
-    )
-    raise ForbiddenOperationError(msg)
