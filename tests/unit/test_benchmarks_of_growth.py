@@ -3,6 +3,7 @@
 from io import StringIO
 from xml.etree import ElementTree
 
+import pytest
 from rich.console import Console
 
 from benchmarks.growth import EVENTS, SHORT, TITLES, Plan, show
@@ -41,6 +42,14 @@ def test_the_plot_has_a_dot_for_each_size_higher_where_the_ratio_is():
     (small, above), (large, below), (_, highest) = circles(draw(RESULTS))
     assert small < large
     assert highest < above < below
+
+
+def test_ten_times_as_much_is_always_as_far_apart():
+    costs = {"10": [1.0], "100": [1.0], "1000": [1.0]}
+    (ten, _), (hundred, _), (thousand, _) = circles(
+        draw({"cached": {BARE: costs, "tenancy": costs}})
+    )
+    assert thousand - hundred == pytest.approx(hundred - ten, abs=0.2)
 
 
 def test_the_plot_names_panels_sizes_variants_and_what_the_bare_sdk_takes():
