@@ -96,8 +96,8 @@ sys.modules[__name__].__class__ = Classy
 """,
         }
     )
-    body = "return [old_name.X, old_name.__name__, odd.X, classy.X]"
-    return desk.flow("replaces", body, "import old_name, odd, classy")
+    body = "import sys\nreturn [sys.modules.get('old_name') is new_name, odd.X, classy.X]"
+    return desk.flow("replaces", body, "import old_name, new_name, odd, classy")
 
 
 def that_has_no_specification(desk: Desk) -> type:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from importlib.abc import MetaPathFinder
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -28,6 +29,7 @@ from tests.sandbox_flows import (
     REFUSED,
     refusing,
     that_fails,
+    that_reloads,
     that_the_process_loads_lazily,
 )
 from tests.sandboxes import START, Desk, instance_of, outcome, result_of, runner_of
@@ -47,7 +49,7 @@ async def test_code_does_the_same_as_in_the_sdks_own_sandbox(desk, monkeypatch, 
     flow = make(desk)
     runner = runner_of(flow)
     ours = [await outcome(flow, runner), await outcome(flow, runner)]
-    monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if type(f) is not _KeptCode])
+    monkeypatch.setattr(sys, "meta_path", without_kept_code())
     theirs = await outcome(flow, SandboxedWorkflowRunner(restrictions=runner.restrictions))
     assert ours == [theirs, theirs]
 
@@ -87,15 +89,12 @@ async def test_a_file_edited_under_a_worker_counts_once_it_is_loaded_anew(desk, 
     assert await outcome(flow, runner_of(flow)) == (3, [])
 
 
-async def test_a_reload_of_a_module_passed_through_reads_its_file(desk):
-    desk.write({"shared": "N = 1"})
-    imports = "import importlib\nwith workflow.unsafe.imports_passed_through():\n    import shared"
-    body = "importlib.reload(shared)\nreturn shared.N"
-    flow = desk.flow("reloads_shared", body, imports)
+async def test_a_reload_within_a_run_reads_the_file(desk):
+    flow = that_reloads(desk)
     runner = runner_of(flow)
-    assert await outcome(flow, runner) == (1, [])
-    desk.write({"shared": "N = 22  # longer"})
-    assert await outcome(flow, runner) == (22, [])
+    assert await outcome(flow, runner) == ([0], [])
+    desk.write({"anew": "N = [22]  # longer"})
+    assert await outcome(flow, runner) == ([22], [])
 
 
 async def test_what_the_process_loads_lazily_is_not_loaded_for_it_by_a_sandbox(desk):
@@ -129,21 +128,48 @@ class Watching(MetaPathFinder):
         self.asked.append(fullname)
 
 
+def without_kept_code() -> list[Any]:
+    return [finder for finder in sys.meta_path if type(finder) is not _KeptCode]
+
+
 async def test_finders_before_the_path_are_asked_for_each_run(desk, monkeypatch):
     flow = desk.flow("watched", "return 1")
     runner = runner_of(flow)
     watching = Watching()
-    monkeypatch.setattr(sys, "meta_path", [watching, *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [watching, *without_kept_code()])
+    keep_code.__wrapped__()
     for _ in range(2):
         assert await outcome(flow, runner) == (1, [])
     assert watching.asked.count("watched") == 2
 
 
+class FindingFar(MetaPathFinder):
+    """Finds a package whose modules lie in another folder, as some editable installs do."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def find_spec(self, fullname: str, *_: Any) -> Any:
+        if fullname == "far":
+            elsewhere = [str(self._desk.root / "elsewhere")]
+            path = self._desk.root / "near_by.py"
+            return spec_from_file_location("far", path, submodule_search_locations=elsewhere)
+        return None
+
+
+async def test_a_package_that_only_its_own_finder_finds_is_found_by_it(desk, monkeypatch):
+    keep_code()
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, FindingFar(desk)])
+    desk.write({"near_by": "", "elsewhere/deep": "X = 1"})
+    body = "import sys\nreturn [deep.X, len(sys.modules['far'].__path__)]"
+    flow = desk.flow("seeks", body, "from far import deep")
+    assert await outcome(flow, runner_of(flow)) == ([1, 1], [])
+
+
 async def test_code_is_kept_from_a_moment_on_when_a_sandbox_runs(desk, monkeypatch):
     flow = desk.flow("begun", "return 1")
     runner = runner_of(flow)
-    finders = [finder for finder in sys.meta_path if type(finder) is not _KeptCode]
-    monkeypatch.setattr(sys, "meta_path", finders)
+    monkeypatch.setattr(sys, "meta_path", without_kept_code())
     with instance_of(flow, runner).importer.applied():
         keep_code.__wrapped__()
     (desk.root / "begun.py").touch()
@@ -155,6 +181,8 @@ async def test_code_is_kept_from_a_moment_on_when_a_sandbox_runs(desk, monkeypat
 async def test_outside_of_sandboxes_modules_are_loaded_as_ever(desk):
     flow = desk.flow("outside", "return 1")
     await outcome(flow, runner_of(flow))
+    [kept] = [finder for finder in sys.meta_path if type(finder) is _KeptCode]
+    assert kept.find_spec("outside", None) is None
     (desk.root / "outside.py").write_text("N = 5  # and longer")
     assert importlib.reload(sys.modules["outside"]).N == 5
     del sys.modules["outside"]
