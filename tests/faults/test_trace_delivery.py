@@ -118,7 +118,7 @@ async def test_a_flush_of_a_busy_langfuse_ends_in_time_and_nothing_is_lost_by_it
         sink.emit(record_of())
         began = time.monotonic()
         assert not await sink.flush(SECONDS / 20)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert not sink.lost
         assert not await sink.close(SECONDS / 20)
     assert sink.lost == {Loss.UNSENT: 1}
