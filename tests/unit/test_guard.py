@@ -180,6 +180,20 @@ class TestActingTenant:
         with tenant_scope(TENANT), pytest.raises(ForbiddenOperationError):
             await call(client, "list_namespaces", request)
 
+    async def test_only_calls_that_lack_a_tenant_are_told_of(self, wire, caplog):
+        caplog.set_level("INFO", "orkestra.temporal.guard")
+        optional = TenancySettings(mode="optional")
+        client = guarded(wire, None, settings=optional)
+        for each in (guarded(wire, ALL_TENANTS, settings=optional), client):
+            await call(each, "list_namespaces", api.ListNamespacesRequest())
+        await call(client, "get_system_info", api.GetSystemInfoRequest())
+        with tenant_scope(TENANT):
+            await call(client, "describe_workflow_execution", filled_describe())
+        assert len(wire.sent) == 4
+        assert [record.getMessage() for record in caplog.records] == [
+            "list_namespaces without a tenant"
+        ]
+
     async def test_all_tenants_open_the_gate_except_within_a_tenant(self, wire):
         client = guarded(wire, ALL_TENANTS)
         request = api.ListNamespacesRequest()
