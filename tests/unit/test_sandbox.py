@@ -307,6 +307,11 @@ def test_a_program_runs_workflows_of_its_own_also_optimised_and_without_bytecode
     program.write_text(PROGRAM)
     environ = os.environ | {"PYTHONPATH": str(Path.cwd()), "PYTHONDONTWRITEBYTECODE": "1"}
     ran = subprocess.run(
-        [sys.executable, "-OO", program], env=environ, capture_output=True, text=True, check=False
+        [sys.executable, "-OO", program],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert ran.stdout == "(['__temporal_main__', False], [])\n", ran.stderr
