@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
 from orkestra import OrkestraConfig, OrkestraPlugin
@@ -16,6 +16,7 @@ from tests.names import Fresh
 from tests.workflows import observed, traced
 
 SECONDS = timedelta(seconds=30)
+SOON = timedelta(seconds=0.2)
 
 
 class Traced:
@@ -80,6 +81,12 @@ class Traced:
 
     async def close(self) -> None:
         assert await self.sink.close(SECONDS)
+
+
+async def has_begun(handle: WorkflowHandle[Any, Any]) -> bool:
+    """Whether an activity of the workflow runs, as its heartbeat shows."""
+    pending = (await handle.describe()).raw_description.pending_activities
+    return any(each.HasField("last_heartbeat_time") for each in pending)
 
 
 def record_of(

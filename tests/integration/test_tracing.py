@@ -16,7 +16,8 @@ from orkestra.temporal.interceptors.tracing import TRACE_HEADER
 from orkestra.testing import LangfuseReceiver, TraceTree
 from orkestra.tracing import trace_attributes, trace_id_of, workflow_span_id
 from tests.names import Fresh
-from tests.tracing import Traced
+from tests.town import eventually
+from tests.tracing import SOON, Traced, has_begun
 from tests.tracing_history import scheduled_headers
 from tests.workflows.traced import Answer, Fail, FailTask, Flaky, SignalOther, Ticket
 
@@ -224,11 +225,9 @@ async def test_a_failed_workflow_says_so_and_why(traced, how, level, message):
 
 
 async def test_a_cancelled_workflow_and_its_activity_are_warnings(traced):
-    async with traced.worker():
+    async with traced.worker(max_heartbeat_throttle_interval=SOON):
         handle = await traced.start(Fail.run, "wait")
-        while not (await handle.describe()).raw_description.pending_activities:
-            await asyncio.sleep(0.02)
-        await asyncio.sleep(0.2)
+        await eventually(lambda: has_begun(handle))
         await handle.cancel()
         with pytest.raises(WorkflowFailureError):
             await handle.result()

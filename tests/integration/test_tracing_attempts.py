@@ -11,7 +11,8 @@ from temporalio.worker import Worker
 
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from tests.names import Fresh
-from tests.tracing import SECONDS, Traced
+from tests.town import eventually
+from tests.tracing import SECONDS, SOON, Traced, has_begun
 from tests.workflows.attempts import Attempts, attempt, attempt_in_a_thread
 
 
@@ -43,6 +44,7 @@ def worker_of(traced: Traced, threads: ThreadPoolExecutor, **options: Any) -> Wo
         workflows=[Attempts],
         activities=[attempt, attempt_in_a_thread],
         activity_executor=threads,
+        max_heartbeat_throttle_interval=SOON,
         **options,
     )
 
@@ -82,7 +84,7 @@ async def test_an_attempt_says_that_the_server_gave_the_one_before_it_up(traced,
 async def test_an_attempt_that_was_cancelled_says_by_whom(traced, threads):
     async with worker_of(traced, threads):
         handle = await traced.start(Attempts.run, "attempt", "wait")
-        await asyncio.sleep(0.5)
+        await eventually(lambda: has_begun(handle))
         await handle.cancel()
         with pytest.raises(WorkflowFailureError):
             await handle.result()
@@ -95,11 +97,7 @@ async def test_an_attempt_that_was_cancelled_says_by_whom(traced, threads):
 async def test_an_attempt_that_ends_with_its_worker_says_so(traced, threads):
     async with worker_of(traced, threads):
         handle = await traced.start(Attempts.run, "attempt", "wait")
-        for _ in range(300):
-            pending = (await handle.describe()).raw_description.pending_activities
-            if pending and pending[0].HasField("last_heartbeat_time"):
-                break
-            await asyncio.sleep(0.1)
+        await eventually(lambda: has_begun(handle))
     [only] = await attempts_of(traced, 1)
     assert only.metadata["cancelled_by"] == "worker_shutdown"
     await handle.terminate()

@@ -32,11 +32,12 @@ def attempt_in_a_thread(how: str) -> int:
 class Attempts:
     @workflow.run
     async def run(self, name: str, how: str) -> int:
+        patience = timedelta(seconds=1 if how == "fall silent" else 20)
         result: int = await workflow.execute_activity(
             name,
             how,
             start_to_close_timeout=timedelta(seconds=30),
-            heartbeat_timeout=timedelta(seconds=1),
+            heartbeat_timeout=patience,
             retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=10)),
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
