@@ -103,10 +103,12 @@ def page(workspace: Workspace, markdown: str) -> tuple[Page, list[Snippet]]:
 
 def test_a_snippet_alone_is_run_after_those_before_it_and_each_once(workspace: Workspace) -> None:
     made, [_, use, again] = page(workspace, FILE_THEN_ITS_USE + "\n```bash\ngrep x seen\n```\n")
+    seen = workspace.directory / "seen"
     made.run(use)
+    assert seen.read_text().count("x = 1") == 1
     made.run(use)
     made.run(again)
-    assert (workspace.directory / "seen").read_text().count("x = 1") == 1
+    assert seen.read_text().count("x = 1") == 1
 
 
 def test_a_failure_names_the_snippet_that_failed_and_not_the_one_that_was_asked_for(
