@@ -85,7 +85,7 @@ class TracingInterceptor(client.Interceptor, worker.Interceptor):
 
     def for_tenant(self, tenant: str) -> TracingClientInterceptor:
         """The same for a client that is bound to the tenant, and can make no worker."""
-        return TracingClientInterceptor(self.sink_for, tenant)
+        return TracingClientInterceptor(self._sink_for, tenant)
 
     def for_replayer(self) -> "TracingInterceptor":
         """The same interceptor for a replayer, which sends nothing.
@@ -96,7 +96,7 @@ class TracingInterceptor(client.Interceptor, worker.Interceptor):
         silent._is_silent = True
         return silent
 
-    def sink_for(self, tenant: str | None) -> TraceSink:
+    def _sink_for(self, tenant: str | None) -> TraceSink:
         """Where a tenant's spans go: everything that is sent asks here."""
         return self._sink
 
@@ -120,19 +120,19 @@ class TracingInterceptor(client.Interceptor, worker.Interceptor):
 
     def _send(self, record: SpanRecord) -> None:
         try:
-            self.sink_for(record.span.tenant).emit(record)
+            self._sink_for(record.span.tenant).emit(record)
         except Exception:
             _logger.exception("A span was lost")
 
     def intercept_client(self, next: client.OutboundInterceptor) -> client.OutboundInterceptor:
         """See base class."""
-        return TracingClientOutbound(next, self.sink_for, self._tenant)
+        return TracingClientOutbound(next, self._sink_for, self._tenant)
 
     def intercept_activity(
         self, next: worker.ActivityInboundInterceptor
     ) -> worker.ActivityInboundInterceptor:
         """See base class."""
-        return TracingActivityInbound(next, self.sink_for, self._identity)
+        return TracingActivityInbound(next, self._sink_for, self._identity)
 
     def workflow_interceptor_class(
         self, input: worker.WorkflowInterceptorClassInput
