@@ -89,7 +89,7 @@ def _measured(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 def main() -> None:
     options = _options()
-    console = Console(width=max(110, Console().width))
+    console = Console(width=max(120, Console().width))
     if options.list:
         console.print("variants: " + "; ".join(VARIANTS))
         console.print("scenarios: " + "; ".join((*SCENARIOS, *OTHERS)))

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.variants import BARE
+from benchmarks.variants import BARE, VARIANTS
 
 Results = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 
 
 COUNTED = "worker_instructions"
+ORDER = list(VARIANTS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def rows(results: Results) -> Iterator[Row]:
         bare = variants.get(BARE, {})
         if not _is_compared(bare):
             continue
-        for variant, own in variants.items():
+        for variant, own in sorted(variants.items(), key=lambda item: ORDER.index(item[0])):
             history = _median(own.get("history_bytes"))
             of_bare = _median(bare.get("history_bytes"))
             yield Row(

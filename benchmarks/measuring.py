@@ -17,7 +17,7 @@ from orkestra.devserver import DevServer
 UNHURRIED = {"history.workflowIdReuseMinimalInterval": "0s"}
 """The server would make a chain of short runs wait."""
 
-PARKED = 100
+PARKED = 300
 ORKESTRAS = ("tenancy", "tenancy + tracing")
 
 
@@ -83,22 +83,30 @@ class Measurement:
                         )
         self._done("replay")
 
-    async def cached(self) -> None:
-        """Memory of a workflow that waits in the worker's cache."""
-        for variant, each in self._teams.items():
-            before = await each.worker.ask("held")
-            await each.client.ask("park", count=PARKED)
-            after = await each.worker.ask("held")
-            kept = (after - before) / PARKED
-            self.note("cached workflow", variant, bytes=kept, peak=after)
-            await each.client.ask("park", count=0)
+    async def cached(self, address: str) -> None:
+        """Memory of a workflow that waits in the cache of a worker that has done little else."""
+        for variant in self._teams:
+            async with AsyncExitStack() as stack:
+                each = await team(stack, variant, address)
+                await each.client.ask("run", scenario="queries", count=PARKED)
+                before = await each.worker.ask("held")
+                await each.client.ask("park", count=PARKED)
+                after = await each.worker.ask("held")
+                self.note("cached workflow", variant, bytes=(after - before) / PARKED)
+                await each.client.ask("park", count=0)
         self._done("cached workflow")
 
     async def tenants(self, count: int, address: str) -> None:
         """CPU and memory of a client for each of many tenants."""
         for variant, each in self._teams.items():
             made = await each.client.ask("tenants", count=count, address=address)
-            self.note("tenant client", variant, cpu_us=made["cpu"] * 1e6, bytes=made["memory"])
+            self.note(
+                "tenant client",
+                variant,
+                cpu_us=made["cpu"] * 1e6,
+                cpu_us_of_all=made["cpu_of_all"] * 1e6,
+                bytes=made["memory"],
+            )
         self._done("tenant client")
 
     async def race(self) -> None:
@@ -153,7 +161,7 @@ async def measure(
         if "replay" in scenarios:
             await made.replay(rounds)
         if "cached workflow" in scenarios:
-            await made.cached()
+            await made.cached(server.address)
         if "tenant client" in scenarios:
             await made.tenants(tenants, server.address)
         if "race" in scenarios:

@@ -1,6 +1,7 @@
 """Results as tables: in the terminal and in Markdown."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from statistics import median
 
 from rich.console import Console
@@ -9,23 +10,21 @@ from rich.table import Table
 from benchmarks.figures import Results, Row, others, rows
 
 COLUMNS = (
-    *("variant", "worker CPU", "(ms)", "worker instructions", "(millions)"),
+    *("variant", "worker CPU", "(ms)", "instructions", "(millions)"),
     *("client CPU", "(ms)", "history"),
 )
 
 
 def show(results: Results, console: Console) -> None:
     """Print a table for each scenario."""
-    by_scenario: dict[str, list[Row]] = {}
-    for row in rows(results):
-        by_scenario.setdefault(row.scenario, []).append(row)
-    for scenario, own in by_scenario.items():
+    for scenario, own in groupby(rows(results), key=lambda row: row.scenario):
         table = Table(title=scenario, title_justify="left")
-        for column in COLUMNS:
+        header, *told = _told(own)
+        for column in header:
             is_name = column == "variant"
             table.add_column(column, justify="left" if is_name else "right", no_wrap=True)
-        for row in own:
-            table.add_row(*_cells(row))
+        for cells in told:
+            table.add_row(*cells)
         console.print(table)
     for line in _others(results):
         console.print(line, highlight=False)
@@ -39,18 +38,23 @@ def show(results: Results, console: Console) -> None:
 def markdown(results: Results) -> str:
     """The same for the documentation."""
     lines: list[str] = []
-    scenario = None
-    for row in rows(results):
-        if row.scenario != scenario:
-            scenario = row.scenario
-            lines += ["", f"### {scenario.capitalize()}", "", f"| {' | '.join(COLUMNS)} |"]
-            lines.append("| --- |" + " --: |" * (len(COLUMNS) - 1))
-        lines.append(f"| {' | '.join(_cells(row))} |")
-    return "\n".join([*lines, "", *(f"- {line}" for line in _others(results))])
+    for scenario, own in groupby(rows(results), key=lambda row: row.scenario):
+        header, *told = _told(own)
+        lines += ["", f"### {scenario.capitalize()}", "", f"| {' | '.join(header)} |"]
+        lines.append("| --- |" + " --: |" * (len(header) - 1))
+        lines += [f"| {' | '.join(cells)} |" for cells in told]
+    lines += ["", "### And besides", "", *(f"- {line}" for line in _others(results))]
+    return "\n".join(lines)
+
+
+def _told(own: Iterable[Row]) -> list[tuple[str, ...]]:
+    """A table's header and lines, without columns that have nothing in them."""
+    columns = zip(COLUMNS, *map(_cells, own), strict=True)
+    return list(zip(*(column for column in columns if any(column[1:])), strict=True))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    growth = "" if not row.growth else f" ({row.growth:+.0f})"
+    growth = "" if not row.growth else f" ({row.growth:+,.0f})"
     return (
         row.variant,
         str(row.worker or ""),
@@ -59,7 +63,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         _plain(row.instructions_m),
         str(row.client or ""),
         _plain(row.client_ms),
-        "" if row.history is None else f"{row.history:.0f}{growth}",
+        "" if row.history is None else f"{row.history:,.0f}{growth}",
     )
 
 
