@@ -50,4 +50,4 @@ if __name__ == "__main__":
     from benchmarks.answers import own_stdout
 
     out = own_stdout()
-    print(json.dumps({**importing, **asyncio.run(stages(*sys.argv[1:]))}), file=out)
+    print(json.dumps({**importing, **asyncio.run(stages(*sys.argv[1:]))}), file=out, flush=True)
