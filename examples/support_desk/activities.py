@@ -52,4 +52,4 @@ def send_message(message: Message) -> str:
     text = f"{brand.greeting} {message.to.name},\n\n{message.text}\n\n{brand.name}"
     time.sleep(0.02)
     activity.logger.info("%s: %d characters to %s", brand.name, len(text), message.to.email)
-    return hashlib.sha256(f"{message.subject}\n{text}".encode()).hexdigest()[:12]
+    return "m-" + hashlib.sha256(f"{message.subject}\n{text}".encode()).hexdigest()[:12]

@@ -78,6 +78,36 @@ def test_spans_are_accepted_plain_and_compressed_and_answered_in_json(receiver):
 
 
 @pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        ("5e2492003526", "5e2492003526"),
+        ("007", "007"),
+        ("12", 12),
+        ("1.5", 1.5),
+        ("true", True),
+        ("null", None),
+        ("[1]", [1]),
+        ("NaN", "NaN"),
+        ("plain", "plain"),
+    ],
+)
+def test_a_text_that_only_looks_like_a_number_is_read_as_a_text(sent, read):
+    span = ReceivedSpan(
+        trace_id="1" * 32,
+        span_id="1" * 16,
+        parent_id=None,
+        name="span",
+        start_ns=0,
+        end_ns=1,
+        attributes={"langfuse.observation.output": sent},
+        status_code=0,
+        status_text="",
+        events=(),
+    )
+    assert span.output == read
+
+
+@pytest.mark.parametrize(
     ("status", "wrong"),
     [
         (401, {"key": "pk-lf-test:other"}),

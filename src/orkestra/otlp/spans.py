@@ -170,6 +170,13 @@ def _decoded(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        decoded = json.loads(value)
+        # A text, such as an ID of hexadecimal digits, may read as a number that nobody writes so.
+        is_text = isinstance(decoded, int | float) and _written(decoded) != value
     except ValueError:
         return value
+    return value if is_text else decoded
+
+
+def _written(number: float) -> str:
+    return json.dumps(number, allow_nan=False)
