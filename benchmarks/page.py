@@ -76,7 +76,7 @@ def aims(results: Results) -> Iterator[Aim]:
     for variant in (TENANCY, TRACING):
         made = results.get("tenant client", {}).get(variant, {})
         what = f"client of a tenant, {variant}"
-        yield Aim(what=f"{what}: µs", most=20, found=_median(made, "cpu_us"))
+        yield Aim(what=f"{what}: µs, no garbage collected", most=20, found=_median(made, "cpu_us"))
         yield Aim(what=f"{what}: bytes", most=5000, found=_median(made, "bytes"))
     calls = results.get("calls", {})
     guard = _median(calls.get("signal", {}), "guard")
