@@ -93,24 +93,14 @@ class Growth:
         async with self._teams() as teams:
             for size in self._plan.tenants:
                 await self._at_each(teams, "grow", tenants=size)
-                for number, variant, each in self._turns("tenants", size, teams):
-                    before = await each.worker.ask("used")
-                    await each.client.ask("spread", count=self._plan.workflows)
-                    used = await each.worker.ask("used") - before
-                    self._note("tenants", variant, size, number, used / self._plan.workflows)
+                await self._workflows("tenants", size, teams, "spread")
 
     async def cached(self) -> None:
         """Worker CPU of a workflow of one activity, beside others that wait in the cache."""
         async with self._teams() as teams:
             for size in self._plan.cached:
                 await self._at_each(teams, "park", count=size)
-                for number, variant, each in self._turns("cached", size, teams):
-                    before = await each.worker.ask("used")
-                    await each.client.ask(
-                        "run", scenario="one activity", count=self._plan.workflows
-                    )
-                    used = await each.worker.ask("used") - before
-                    self._note("cached", variant, size, number, used / self._plan.workflows)
+                await self._workflows("cached", size, teams, "run", scenario="one activity")
 
     async def events(self) -> None:
         """CPU of an event that is replayed."""
@@ -125,6 +115,16 @@ class Growth:
                     for number, variant, each in self._turns("events", size, teams):
                         ran = await each.worker.ask("replay", file=file, times=times)
                         self._note("events", variant, size, number, ran["cpu"] / ran["events"])
+
+    async def _workflows(
+        self, panel: str, size: int, teams: Teams, what: str, **arguments: Any
+    ) -> None:
+        count = self._plan.workflows
+        for number, variant, each in self._turns(panel, size, teams):
+            before = await each.worker.ask("used")
+            await each.client.ask(what, count=count, **arguments)
+            used = await each.worker.ask("used") - before
+            self._note(panel, variant, size, number, used / count)
 
     @asynccontextmanager
     async def _teams(self) -> AsyncIterator[Teams]:

@@ -106,12 +106,13 @@ class Process:
 
         gc.collect()
         gc.disable()  # it would look at everything that the benchmark holds
-        before, cpu = memory(), time.process_time()
+        # Of this thread: another one imports Langfuse meanwhile, once.
+        before, cpu = memory(), time.thread_time()
         kept = [await make(f"tenant-{number}") for number in range(count // 10)]
-        first = time.process_time() - cpu
+        first = time.thread_time() - cpu
         gc.enable()
         kept += [await make(f"tenant-{number}") for number in range(count // 10, count)]
-        used = time.process_time() - cpu
+        used = time.thread_time() - cpu
         gc.collect()
         return {
             "cpu": first / (count // 10),

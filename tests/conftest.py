@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -13,6 +15,7 @@ from temporalio.client import Client
 
 from orkestra.devserver import DevServer
 from tests.names import Fresh
+from tests.sandboxes import Desk
 
 SETTLING = 5.0
 
@@ -44,6 +47,16 @@ async def raw_client(dev_server: DevServer) -> Client:
 def fresh() -> Fresh:
     """Names that this test alone uses."""
     return Fresh()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """Writes packages of workflow code that can be imported, and are forgotten with the test."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield Desk(tmp_path)
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,7 @@
 import asyncio
 import dataclasses
 import importlib
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -29,7 +28,6 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from orkestra import OrkestraConfig, OrkestraPlugin, TenancySettings
 from orkestra.temporal.sandbox.frugal import FrugalSandbox
-from tests.sandboxes import Desk
 from tests.workflows import contexts
 
 Seen = set[tuple[str, str, bytes]]
@@ -100,15 +98,6 @@ def noting_converter(seen: Seen, context: Any = None) -> type[PayloadConverter]:
 @pytest.fixture
 def plugin() -> OrkestraPlugin:
     return OrkestraPlugin(OrkestraConfig(tenancy=TenancySettings(mode="off")))
-
-
-@pytest.fixture
-def desk(tmp_path, monkeypatch) -> Iterator[Desk]:
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield Desk(tmp_path)
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
 
 
 async def values_sent(client: Client, name: str, queue: str, endpoint: str) -> None:

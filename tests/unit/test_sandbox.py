@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.util import spec_from_file_location
@@ -33,15 +32,6 @@ from tests.sandbox_flows import (
     that_the_process_loads_lazily,
 )
 from tests.sandboxes import START, Desk, instance_of, outcome, result_of, runner_of
-
-
-@pytest.fixture
-def desk(tmp_path, monkeypatch) -> Iterator[Desk]:
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield Desk(tmp_path)
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
 
 
 @pytest.mark.parametrize("make", FLOWS, ids=lambda make: make.__name__.replace("_", " "))

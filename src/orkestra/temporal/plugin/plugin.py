@@ -112,9 +112,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         Raises:
             ForbiddenOperationError: The plugin is bound to a tenant, whose code may hold it.
         """
-        if isinstance(self._tenant, str):
-            msg = f"the configuration is not for tenant {self._tenant!r}: it has credentials"
-            raise ForbiddenOperationError(msg)
+        self._keep("the configuration", "it has credentials")
         return self._shared.config
 
     @property
@@ -124,9 +122,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         Raises:
             ForbiddenOperationError: The plugin is bound to a tenant, whose code may hold it.
         """
-        if isinstance(self._tenant, str):
-            msg = f"the directory is not for tenant {self._tenant!r}: it says where others are"
-            raise ForbiddenOperationError(msg)
+        self._keep("the directory", "it says where others are")
         return self._shared.placements
 
     @property
@@ -273,6 +269,11 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
     ) -> AbstractAsyncContextManager[AsyncIterator[worker.WorkflowReplayResult]]:
         """See base class."""
         return next(replayer, histories)
+
+    def _keep(self, what: str, why: str) -> None:
+        """Give a tenant's code nothing of what it shares with others."""
+        if isinstance(self._tenant, str):
+            raise ForbiddenOperationError(f"{what} is not for tenant {self._tenant!r}: {why}")
 
     def _bind_client(self, owner: client.Client, tenant: str) -> client.Client:
         return with_plugin(owner, self.for_tenant(tenant), namespace=owner.namespace)
