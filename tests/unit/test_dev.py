@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orkestra.cli.dev import reports
+from orkestra.cli.dev.reports import format_changed, format_broken, format_ended, format_running, format_unharmed, format_checked
 from orkestra.cli.dev.loading import explain
 from orkestra.cli.dev.log import Log
 from orkestra.cli.dev.messages import Checked, Drifted, Loaded, Running, tell, understand
@@ -116,7 +116,7 @@ def test_messages_arrive_as_they_were_sent() -> None:
 
 
 def test_reports_name_what_broke_and_what_to_do() -> None:
-    held = reports.checked(Checked(9, 2, [DRIFTED], 7), force=False).splitlines()
+    held = format_checked(Checked(9, 2, [DRIFTED], 7), force=False).splitlines()
     assert held == [
         "NON-DETERMINISTIC EDIT: 7 open executions cannot go on with this code",
         "  Order 'acme:1' at event 5 (TimerStarted): no timer",
@@ -128,15 +128,15 @@ def test_reports_name_what_broke_and_what_to_do() -> None:
         ),
         "  orkestra terminate acme:1 --all-tenants --namespace staging",
     ]
-    forced = reports.checked(Checked(9, 0, [DRIFTED], 1), force=True)
+    forced = format_checked(Checked(9, 0, [DRIFTED], 1), force=True)
     assert "running all the same (--force)" in forced
-    assert reports.running(Running(["a", "b"], 1, 2), 0.5) == (
+    assert format_running(Running(["a", "b"], 1, 2), 0.5) == (
         "running 1 workflow, 2 activities on task queues 'a', 'b' (0.5 s)"
     )
-    assert reports.changed([Path.cwd() / name for name in "abcde"]) == (
+    assert format_changed([Path.cwd() / name for name in "abcde"]) == (
         "a, b, c and 2 more changed: reloading"
     )
-    assert reports.ended(-9).startswith("the worker ended by signal 9")
+    assert format_ended(-9).startswith("the worker ended by signal 9")
 
 
 def test_the_log_passes_colours_on_and_obeys_nothing_else(

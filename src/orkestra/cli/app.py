@@ -51,7 +51,7 @@ _COMMANDS: Final[Mapping[str, _Place]] = {
     "health": _Place("orkestra.cli.health", "health", "Say whether Temporal can be worked with."),
     "doctor": _Place("orkestra.cli.doctor", "doctor", "Say what keeps work from flowing."),
     "search-attributes": _Place(
-        "orkestra.cli.search_attributes", "app", "Prepare a namespace for tenants."
+        "orkestra.cli.search_attributes", "search_attributes_app", "Prepare a namespace for tenants."
     ),
 }
 

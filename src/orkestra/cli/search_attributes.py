@@ -74,6 +74,6 @@ async def _ensure(settings: OrkestraConfig, name: str, namespace: str, timeout: 
         await ensure_search_attributes(client, name=name, timeout=timeout)
 
 
-app: Final = plain_app()
-app.callback(help=help_of(search_attributes))(search_attributes)
-app.command(help=help_of(ensure))(ensure)
+search_attributes_app: Final = plain_app()
+search_attributes_app.callback(help=help_of(search_attributes))(search_attributes)
+search_attributes_app.command(help=help_of(ensure))(ensure)

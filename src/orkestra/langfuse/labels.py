@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
 
 from orkestra.langfuse import names
 from orkestra.langfuse.items import Observed
@@ -61,7 +61,7 @@ class Scrubber:
                     self._scrub(span, observed.tenant)
         return request.SerializeToString()
 
-    def _scrub(self, span: Span, tenant: str | None) -> None:
+    def _scrub(self, span: WireSpan, tenant: str | None) -> None:
         span.ClearField("trace_state")
         if self._masker.is_on:
             span.name = self._masker.text(span.name)
@@ -76,7 +76,7 @@ class Scrubber:
             self._mask_values(link.attributes)
         self._label(span, tenant)
 
-    def _label(self, span: Span, tenant: str | None) -> None:
+    def _label(self, span: WireSpan, tenant: str | None) -> None:
         """Make the labels the tenant's own, whatever the code inside set."""
         kept: list[KeyValue] = []
         tags = [] if tenant is None else [self._masker.text(f"{_TENANT_TAG}{tenant}")]

@@ -12,7 +12,8 @@ from typing import Final
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import Span as SdkSpan
 
 from orkestra.langfuse.items import Taker
 from orkestra.langfuse.live import AttemptSpan, attempt_in
@@ -53,7 +54,7 @@ class OriginMarker(SpanProcessor):
         self._route = route
         self._owners: OrderedDict[int, Owner] = OrderedDict()
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+    def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
         """See base class."""
         around = context.get_current() if parent_context is None else parent_context
         attempt = attempt_in(around)
@@ -84,7 +85,7 @@ class OriginMarker(SpanProcessor):
             return self._owners.pop(span_context.span_id, None)
         return self._owners.get(span_context.span_id)
 
-    def _remember(self, span: Span, tenant: str | None, taker: Taker) -> None:
+    def _remember(self, span: SdkSpan, tenant: str | None, taker: Taker) -> None:
         """Spans that never end must not be remembered for ever."""
         self._owners[span.get_span_context().span_id] = (tenant, taker)
         if len(self._owners) > _REMEMBERED:

@@ -25,7 +25,7 @@ from orkestra.langfuse import names
 from orkestra.tracing import SpanRecord
 
 Value = str | float | Sequence[str]
-Attributes = Mapping[str, Value]
+SpanValues = Mapping[str, Value]
 
 _RESOURCE_SPANS: Final = b"\x0a"
 _SCOPE_SPANS: Final = b"\x12"
@@ -78,7 +78,7 @@ class Envelope:
         return _framed(_RESOURCE_SPANS, self._resource + _framed(_SCOPE_SPANS, inside))
 
 
-def encoded(record: SpanRecord, name: str, attributes: Attributes, failure: str | None) -> bytes:
+def encoded(record: SpanRecord, name: str, attributes: SpanValues, failure: str | None) -> bytes:
     """A span as it goes over the wire.
 
     Its bytes are written here because an object of protobuf's for each attribute takes several
@@ -120,7 +120,7 @@ _remembered: Final = lru_cache(1024)(_written)
 """Most short attributes are on every span."""
 
 
-def _pairs(attributes: Attributes) -> list[KeyValue]:
+def _pairs(attributes: SpanValues) -> list[KeyValue]:
     return [KeyValue(key=key, value=value_of(value)) for key, value in attributes.items()]
 
 

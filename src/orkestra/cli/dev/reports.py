@@ -10,7 +10,7 @@ from orkestra.cli.dev.messages import Checked, Drifted, Running
 _NAMED: Final = 3
 
 
-def changed(files: Sequence[Path]) -> str:
+def format_changed(files: Sequence[Path]) -> str:
     """That files were saved."""
     names = [_relative(file) for file in files]
     shown = ", ".join(names[:_NAMED])
@@ -18,18 +18,18 @@ def changed(files: Sequence[Path]) -> str:
     return f"{shown}{more} changed: reloading"
 
 
-def broken(trouble: str) -> str:
+def format_broken(trouble: str) -> str:
     """That the application cannot be loaded."""
     return f"{trouble}\nnot running: the next save is tried at once"
 
 
-def ended(code: int) -> str:
+def format_ended(code: int) -> str:
     """That the worker ended by itself."""
     how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
     return f"the worker ended {how}: the next save starts it again"
 
 
-def running(message: Running, seconds: float) -> str:
+def format_running(message: Running, seconds: float) -> str:
     """That the worker runs."""
     queues = ", ".join(repr(queue) for queue in message.queues)
     what = f"{_count(message.workflows, 'workflow')}, {_count(message.activities, 'activity')}"
@@ -37,12 +37,12 @@ def running(message: Running, seconds: float) -> str:
     return f"running {what} on {where} {queues} ({seconds:.1f} s)"
 
 
-def unharmed(count: int) -> str:
+def format_unharmed(count: int) -> str:
     """That the open executions can go on."""
     return f"{_count(count, 'open execution')} replayed: the new code can go on with all of them"
 
 
-def checked(found: Checked, *, force: bool) -> str:
+def format_checked(found: Checked, *, force: bool) -> str:
     """Which open executions cannot go on, and what to do."""
     lines: list[str] = []
     if found.count:

@@ -7,7 +7,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any, Final
 
-from orkestra.cli.dev import reports
+from orkestra.cli.dev.reports import format_changed, format_broken, format_ended, format_running, format_unharmed, format_checked
 from orkestra.cli.dev.log import Log
 from orkestra.cli.dev.messages import Checked, Loaded, Running, Told
 from orkestra.cli.dev.process import WorkerOptions, WorkerProcess
@@ -77,7 +77,7 @@ class Supervisor:
             await asyncio.wait([change, end], return_when=asyncio.FIRST_COMPLETED)
             if end.done() and not change.done():
                 if end.result() != BROKEN:
-                    self._log.say(reports.ended(end.result()), style="red")
+                    self._log.say(format_ended(end.result()), style="red")
                 await change
         finally:
             await _cancelled(change, end)
@@ -85,23 +85,23 @@ class Supervisor:
     async def _changed(self) -> None:
         files = await self._watcher.next()
         _forget_bytecode(files)
-        self._log.say(reports.changed(files))
+        self._log.say(format_changed(files))
 
     def _hear(self, message: Told) -> None:
         match message:
             case Loaded():
                 self._watcher.add_files(message.files)
                 if message.trouble is not None:
-                    self._log.say(reports.broken(message.trouble), style="red")
+                    self._log.say(format_broken(message.trouble), style="red")
             case Checked():
                 if message.count or message.left_out:
                     style = "red" if message.count else "yellow"
-                    self._log.say(reports.checked(message, force=self._options.force), style=style)
+                    self._log.say(format_checked(message, force=self._options.force), style=style)
                 elif message.replayed:
-                    self._log.say(reports.unharmed(message.replayed))
+                    self._log.say(format_unharmed(message.replayed))
             case Running():
                 took = time.monotonic() - self._began
-                self._log.say(reports.running(message, took), style="green")
+                self._log.say(format_running(message, took), style="green")
 
 
 def _forget_bytecode(files: Sequence[Path]) -> None:
