@@ -15,7 +15,7 @@ from temporalio.client import Client
 from temporalio.service import ConnectConfig, ServiceClient
 
 from orkestra import OrkestraConfig, OrkestraPlugin
-from orkestra.temporal.visibility import scope_query
+from orkestra.temporal.guard.query import scope_query
 
 ROUNDS, CALLS = 15, 200
 QUERIES = {

@@ -13,13 +13,14 @@ from temporalio.service import ConnectConfig, ServiceClient, _BridgeServiceClien
 from orkestra.config import TenancySettings
 from orkestra.temporal.guard import GuardedServiceClient
 from orkestra.temporal.guard.rules import (
+    Allowed,
+    Inside,
     fair_key,
     granted_queue,
     own_id,
     own_namespace,
     scoped_id,
 )
-from orkestra.temporal.guard.shape import Allowed, Inside
 from orkestra.temporal.guard.table import RPCS, SHAPES
 from orkestra.tenancy import AllTenants
 

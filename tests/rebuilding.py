@@ -8,7 +8,7 @@ from typing import Any
 
 from temporalio.worker import Worker
 
-from orkestra.temporal.histories import BackfillReport, backfill_trace
+from orkestra.temporal.backfill import BackfillReport, backfill_trace
 from orkestra.testing import ReceivedSpan, traces_of
 from tests.tracing import Traced
 from tests.workflows import rebuilt, traced

@@ -23,8 +23,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.worker.workflow_sandbox._runner import _fake_info
 
 from orkestra.config import SandboxSettings
-from orkestra.temporal.sandbox import sandbox_runner
-from orkestra.temporal.sandbox.frugal import FrugalSandbox
+from orkestra.temporal.sandbox import FrugalSandbox, sandbox_runner
 
 FLOW: Final = """
 from datetime import timedelta

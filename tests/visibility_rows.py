@@ -28,7 +28,7 @@ from temporalio.client import (
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError, RPCStatusCode
 
-from orkestra.temporal.visibility import IdField, scope_query
+from orkestra.temporal.guard.query import IdField, scope_query
 
 ACME, BETA = "acme", "beta"
 NAMES = (

@@ -56,18 +56,17 @@ if TYPE_CHECKING:
         UnknownTenantError,
         WorkersRunningError,
     )
+    from orkestra.temporal.admin import Unowned, find_unowned, resume_schedules, suspend_schedules
+    from orkestra.temporal.backfill import BackfillReport, backfill_trace, backfill_traces
     from orkestra.temporal.client import create_temporal_client, start_workflow
     from orkestra.temporal.health import HealthReport, check_temporal_health
-    from orkestra.temporal.histories import BackfillReport, backfill_trace, backfill_traces
-    from orkestra.temporal.interceptors.tenant import TenantInterceptor, TenantWorkerInterceptor
-    from orkestra.temporal.interceptors.tracing import TracingInterceptor
-    from orkestra.temporal.lifecycle import WorkerExit, run_worker
     from orkestra.temporal.logs import TaskContextFilter, configure_logging
     from orkestra.temporal.manager import TemporalConnectionManager
     from orkestra.temporal.plugin import OrkestraPlugin
+    from orkestra.temporal.run_worker import WorkerExit, run_worker
     from orkestra.temporal.search_attributes import ensure_search_attributes
-    from orkestra.temporal.suspension import resume_schedules, suspend_schedules
-    from orkestra.temporal.unowned import Unowned, find_unowned
+    from orkestra.temporal.tenant import TenantInterceptor, TenantWorkerInterceptor
+    from orkestra.temporal.tracing import TracingInterceptor
     from orkestra.temporal.worker import create_worker, create_workers
     from orkestra.tenancy import ALL_TENANTS, current_tenant, tenant_scope
     from orkestra.tracing import trace_attributes
@@ -203,17 +202,17 @@ _HOMES = {
         "HealthReport",
         "check_temporal_health",
     ),
-    "orkestra.temporal.histories": (
+    "orkestra.temporal.backfill": (
         "BackfillReport",
         "backfill_trace",
         "backfill_traces",
     ),
-    "orkestra.temporal.interceptors.tenant": (
+    "orkestra.temporal.tenant": (
         "TenantInterceptor",
         "TenantWorkerInterceptor",
     ),
-    "orkestra.temporal.interceptors.tracing": ("TracingInterceptor",),
-    "orkestra.temporal.lifecycle": (
+    "orkestra.temporal.tracing": ("TracingInterceptor",),
+    "orkestra.temporal.run_worker": (
         "WorkerExit",
         "run_worker",
     ),
@@ -224,13 +223,11 @@ _HOMES = {
     "orkestra.temporal.manager": ("TemporalConnectionManager",),
     "orkestra.temporal.plugin": ("OrkestraPlugin",),
     "orkestra.temporal.search_attributes": ("ensure_search_attributes",),
-    "orkestra.temporal.suspension": (
-        "resume_schedules",
-        "suspend_schedules",
-    ),
-    "orkestra.temporal.unowned": (
+    "orkestra.temporal.admin": (
         "Unowned",
         "find_unowned",
+        "resume_schedules",
+        "suspend_schedules",
     ),
     "orkestra.temporal.worker": (
         "create_worker",

@@ -8,7 +8,7 @@ import pytest
 _NEEDED: Final = ("opentelemetry.proto", "pytest_asyncio")
 
 # The package may be installed without the extra, and pytest loads this all the same.
-pytest_plugins = ["orkestra.testing.fixtures"] if all(map(find_spec, _NEEDED)) else []
+pytest_plugins = ["orkestra.testing.environment"] if all(map(find_spec, _NEEDED)) else []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,7 @@ from temporalio.service import RPCError
 
 from orkestra import ALL_TENANTS, InvalidTenantError, OrkestraPlugin, tenant_scope
 from orkestra.errors import InvalidIdError
-from orkestra.temporal.unowned import warn_of_unowned
+from orkestra.temporal.admin import warn_of_unowned
 from tests.guard_attack import refused
 from tests.guard_desk import eventually, whose
 from tests.town import Town
@@ -61,7 +61,7 @@ async def test_b04_a_worker_that_starts_tells_of_ids_under_a_tenants_prefix(
         await warn_of_unowned(town.client(None))
         return old.id in caplog.text
 
-    with caplog.at_level(logging.WARNING, "orkestra.temporal.unowned"):
+    with caplog.at_level(logging.WARNING, "orkestra.temporal.admin"):
         await eventually(is_told, expected=True)
     await old.terminate()
     assert "ALL_TENANTS" not in caplog.text

@@ -27,7 +27,7 @@ PUBLIC = (
     "orkestra.doctor",
     "orkestra.langfuse",
     "orkestra.testing",
-    "orkestra.tracepage",
+    "orkestra.dev.tracepage",
 )
 LOADED = {
     "audio": ("src",),
@@ -209,7 +209,7 @@ def test_every_fixture_stands_in_the_reference(site: Site) -> None:
     fixtures = set(re.findall(r"fixture.*\n(?:async )?def (\w+)", text))
     anchors = site.pages[site.directory / "reference" / "testing.html"].anchors
     assert len(fixtures) >= 7
-    assert {f"orkestra.testing.fixtures.{name}" for name in fixtures} <= anchors
+    assert {f"orkestra.testing.environment.{name}" for name in fixtures} <= anchors
 
 
 def errors_below(error: type[OrkestraError]) -> Iterator[type[OrkestraError]]:

@@ -17,7 +17,7 @@ from temporalio.service import RPCStatusCode
 
 from orkestra.config import CertificateSource, TemporalSettings, TlsSettings
 from orkestra.devserver import DevServer
-from orkestra.devserver.ports import free_port
+from orkestra.devserver.server import free_port
 from orkestra.errors import ConnectionFailedError, ConnectionFailureReason
 from orkestra.temporal.connection import open_connection
 from tests.faults.certificates import pem, server_side, trusting

@@ -10,7 +10,7 @@ from temporalio.client import Client
 
 from orkestra.config import TemporalSettings
 from orkestra.devserver import DevServer
-from orkestra.devserver.ports import free_port
+from orkestra.devserver.server import free_port
 from orkestra.errors import ConnectionClosedError, ConnectionFailedError
 from orkestra.temporal.connection import open_connection
 from tests.sockets import Sockets

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from orkestra import ConnectionFailedError, ConnectionFailureReason, TemporalSettings
 from orkestra.config import ProxySettings
-from orkestra.devserver.ports import free_port
+from orkestra.devserver.server import free_port
 from orkestra.temporal.connection import open_connection
 from tests.faults.proxy import ConnectProxy, Proxy
 

@@ -21,7 +21,7 @@ from orkestra import (
     start_workflow,
 )
 from orkestra.devserver import DevServer
-from orkestra.devserver.ports import free_port
+from orkestra.devserver.server import free_port
 from orkestra.temporal.connection import ConnectionState
 from tests.faults.proxy import Proxy
 from tests.faults.waiting import until

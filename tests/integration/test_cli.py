@@ -18,7 +18,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 
 from orkestra import OrkestraPlugin
 from orkestra.devserver import DevServer
-from orkestra.devserver.ports import free_port
+from orkestra.devserver.server import free_port
 from tests.command import Command, one_line
 from tests.names import Fresh
 from tests.processes import child_that

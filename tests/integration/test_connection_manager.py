@@ -27,7 +27,7 @@ from orkestra import (
     WorkersRunningError,
 )
 from orkestra.config import TemporalSettings
-from orkestra.devserver.ports import free_port
+from orkestra.devserver.server import free_port
 from tests.gate import GatedServiceClient
 from tests.listeners import Listener, proxy_to, silent
 from tests.processes import comes_true

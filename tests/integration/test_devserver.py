@@ -24,7 +24,7 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from orkestra.devserver import BINARY_VARIABLE, DevServer, find_temporal_binary
-from orkestra.devserver.ports import free_port
+from orkestra.devserver.server import free_port
 from orkestra.errors import DevServerError
 from tests.names import Fresh
 from tests.processes import comes_true, has_ended

@@ -22,8 +22,8 @@ from orkestra.config import (
 )
 from orkestra.devserver import DevServer
 from orkestra.doctor import Diagnosis, Finding, diagnose
-from orkestra.doctor.fairness import examine_fairness
-from orkestra.doctor.service import examine_clocks
+from orkestra.doctor.checks import examine_clocks
+from orkestra.doctor.diagnose import examine_fairness
 from orkestra.testing import LangfuseReceiver
 from tests.command import Command
 from tests.listeners import proxy_to
@@ -196,7 +196,7 @@ async def test_the_clock_is_compared_with_what_the_server_noted(raw_client: Clie
 
 async def test_a_clock_that_is_off_is_told(raw_client: Client, monkeypatch: pytest.MonkeyPatch):
     right = time.time
-    monkeypatch.setattr("orkestra.doctor.service.time.time", lambda: right() + 60)
+    monkeypatch.setattr("orkestra.doctor.checks.time.time", lambda: right() + 60)
     finding = await examine_clocks(raw_client, timeout=PATIENCE)
     assert finding.ok is False
     assert "ahead of the server's" in finding.detail

@@ -27,7 +27,7 @@ from temporalio.worker import Replayer, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from orkestra import OrkestraConfig, OrkestraPlugin, TenancySettings
-from orkestra.temporal.sandbox.frugal import FrugalSandbox
+from orkestra.temporal.sandbox import FrugalSandbox
 from tests.workflows import contexts
 
 Seen = set[tuple[str, str, bytes]]

@@ -10,9 +10,9 @@ import pytest
 from temporalio import client, worker
 
 from orkestra import ForbiddenOperationError
-from orkestra.temporal.guard.shape import Allowed
-from orkestra.temporal.guard.table.rpcs import RPCS
-from orkestra.temporal.interceptors.tenant.calls import CALLS, REFUSED
+from orkestra.temporal.guard.rules import Allowed
+from orkestra.temporal.guard.table import RPCS
+from orkestra.temporal.tenant.client_calls import CALLS, REFUSED
 from tests.matrix.model import COLUMNS, Impossible
 from tests.matrix.page import PAGE, page
 from tests.matrix.stage import Stage

@@ -35,8 +35,9 @@ from orkestra.errors import (
     LangfuseUnavailableError,
     UnknownTenantError,
 )
-from orkestra.langfuse import sink
-from orkestra.temporal.histories import backfill_trace, backfill_traces, read_trace, sending
+from orkestra.langfuse import langfuse_sink as sink
+from orkestra.temporal.backfill import backfill as sending
+from orkestra.temporal.backfill import backfill_trace, backfill_traces, read_trace
 from orkestra.testing import Behaviour, LangfuseReceiver
 from orkestra.tracing import CaptureLimits
 from tests.names import Fresh

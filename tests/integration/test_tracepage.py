@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from orkestra.tracepage import TracePage
+from orkestra.dev.tracepage import TracePage
 from tests.browser import CHROMIUM, Browser, browsing
 from tests.spans_made import Spans
 

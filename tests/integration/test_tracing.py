@@ -12,7 +12,7 @@ from temporalio.client import Client, WithStartWorkflowOperation, WorkflowFailur
 from temporalio.common import WorkflowIDConflictPolicy
 
 from orkestra import tenant_scope
-from orkestra.temporal.interceptors.tracing import TRACE_HEADER
+from orkestra.temporal.tracing import TRACE_HEADER
 from orkestra.testing import LangfuseReceiver, TraceTree
 from orkestra.tracing import trace_attributes, trace_id_of, workflow_span_id
 from tests.names import Fresh

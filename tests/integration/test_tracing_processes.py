@@ -13,7 +13,7 @@ import pytest
 from temporalio.client import Client
 
 from orkestra.devserver import DevServer
-from orkestra.temporal.histories import backfill_trace
+from orkestra.temporal.backfill import backfill_trace
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from tests.names import Fresh
 from tests.serving import Serving, serving

@@ -26,7 +26,7 @@ from orkestra import (
     TenantSettings,
 )
 from orkestra.langfuse import LangfuseProjects, Loss
-from orkestra.langfuse.items import Ended
+from orkestra.langfuse.attributes import Ended
 from orkestra.testing import Behaviour, LangfuseReceiver, ReceivedSpan
 from orkestra.tracing import Outcome, SpanRecord, trace_attributes
 from tests.names import Fresh

@@ -13,7 +13,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from orkestra.devserver import DevServer
 from orkestra.langfuse import LangfuseSink
-from orkestra.temporal.interceptors.tracing import TracingInterceptor
+from orkestra.temporal.tracing import TracingInterceptor
 from orkestra.testing import LangfuseReceiver
 from orkestra.tracing import LiveSpan, Span, SpanRecord
 from tests.names import Fresh

@@ -10,8 +10,8 @@ from temporalio.client import Client, WorkflowHistory
 from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from orkestra.temporal.histories import read_trace
-from orkestra.temporal.interceptors.tracing import TracingInterceptor
+from orkestra.temporal.backfill import read_trace
+from orkestra.temporal.tracing import TracingInterceptor
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from tests.names import Fresh
 from tests.tracing_scenes import (

@@ -12,9 +12,7 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError, RPCStatusCode
 
 from orkestra.errors import InvalidQueryError
-from orkestra.temporal.visibility import is_own_row
-from orkestra.temporal.visibility.grammar import MAX_DEPTH
-from orkestra.temporal.visibility.lexer import MAX_QUERY_LENGTH
+from orkestra.temporal.guard.query import MAX_DEPTH, MAX_QUERY_LENGTH, is_own_row
 from tests.visibility_queries import (
     Attribute,
     conditions,

@@ -14,11 +14,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from orkestra.devserver import DevServer
-from orkestra.temporal.lifecycle.pollers import PollerLook
-from orkestra.temporal.lifecycle.polling import Readings
-from orkestra.temporal.lifecycle.status import Stage, Status
-from orkestra.temporal.lifecycle.supervisor import Supervisor
-from orkestra.temporal.lifecycle.watch import Watch
+from orkestra.temporal.run_worker.monitor import PollerLook, Readings, Watch
+from orkestra.temporal.run_worker.supervisor import Stage, Status, Supervisor
 from tests.serving import until
 
 SOON = timedelta(seconds=0.1)

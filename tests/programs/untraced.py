@@ -14,7 +14,7 @@ from orkestra import (
     create_worker,
     start_workflow,
 )
-from orkestra.temporal.interceptors.tracing import TRACE_HEADER
+from orkestra.temporal.tracing import TRACE_HEADER
 from tests.tracing_history import scheduled_headers
 from tests.workflows.traced import Flaky
 

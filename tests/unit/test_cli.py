@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from orkestra.cli.app import run
-from orkestra.cli.failures import report
-from orkestra.cli.options import help_of, parse_duration
-from orkestra.cli.output import log_to_stderr, plain
+from orkestra.cli.app import report, run
+from orkestra.cli.options import help_of, log_to_stderr, parse_duration, plain
 from orkestra.errors import (
     ConnectionFailedError,
     ConnectionFailureReason,

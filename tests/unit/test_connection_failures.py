@@ -4,7 +4,7 @@ import pytest
 from temporalio.service import RPCError, RPCStatusCode
 
 from orkestra.errors import ConnectionFailureReason as Reason
-from orkestra.temporal.connection.failures import classify
+from orkestra.temporal.connection.connect import classify
 
 CONNECT = "Failed client connect: Server connection error: tonic::transport::Error(Transport, "
 CALL = "Failed client connect: `get_system_info` call error after connection: Status { code: "

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from temporalio.service import RetryConfig, TLSConfig
 
 from orkestra.config import CertificateSource, TemporalSettings, TlsSettings
-from orkestra.temporal.connection.options import connect_config, uses_tls
+from orkestra.temporal.connection.config import connect_config, uses_tls
 
 KEY = SecretStr("s3cret")
 NAME = TlsSettings(server_name="temporal.example")

@@ -5,9 +5,8 @@ from collections import Counter
 
 from rich.console import Console
 
-from orkestra.cli.demo.report import print_tallies
-from orkestra.cli.demo.traces import Trace, branches
-from orkestra.cli.demo.traffic import Tally
+from orkestra.dev.demo_report import print_tallies
+from orkestra.dev.demo_stage import Tally, Trace, branches
 from orkestra.testing import ReceivedSpan, traces_of
 from support_desk.models import Resolution
 

@@ -9,13 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from orkestra.cli.dev.reports import format_changed, format_broken, format_ended, format_running, format_unharmed, format_checked
-from orkestra.cli.dev.loading import explain
-from orkestra.cli.dev.log import Log
-from orkestra.cli.dev.messages import Checked, Drifted, Loaded, Running, tell, understand
-from orkestra.cli.dev.watching import Watcher, find_application
+from orkestra.dev.messages import Checked, Drifted, Loaded, Running, tell, understand
+from orkestra.dev.runner import explain
+from orkestra.dev.session import (
+    Log,
+    Watcher,
+    find_application,
+    format_changed,
+    format_checked,
+    format_ended,
+    format_running,
+)
 from orkestra.errors import ConfigurationError, DiscoveryError
-from orkestra.temporal.discovery import discover
+from orkestra.temporal.worker import discover
 
 PATIENCE = 30.0
 DRIFTED = Drifted("acme:1", "run", "Order", "staging", "event 5 (TimerStarted)", "no timer")

@@ -16,9 +16,8 @@ import pytest
 from temporalio.runtime import Runtime
 
 from orkestra.devserver import BINARY_VARIABLE, DevServer, find_temporal_binary
-from orkestra.devserver.command import server_command, server_environment
-from orkestra.devserver.ports import free_port, require_free
 from orkestra.devserver.process import GuardedProcess
+from orkestra.devserver.server import free_port, require_free, server_command, server_environment
 from orkestra.errors import DevServerError, MissingExtraError
 from tests.processes import comes_true, has_ended
 

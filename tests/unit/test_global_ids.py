@@ -1,9 +1,8 @@
 """Global IDs: every RPC is decided on, and what is remembered has a bound."""
 
-from orkestra.temporal.guard.global_ids import HANDLERS
-from orkestra.temporal.guard.owners import Recent
-from orkestra.temporal.guard.shape import Allowed
-from orkestra.temporal.guard.table.rpcs import RPCS
+from orkestra.temporal.guard.ownership import HANDLERS, Recent
+from orkestra.temporal.guard.rules import Allowed
+from orkestra.temporal.guard.table import RPCS
 
 
 def test_every_rpc_that_a_tenant_may_call_is_checked_or_names_nothing():

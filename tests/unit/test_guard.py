@@ -19,8 +19,8 @@ from orkestra.errors import (
     TenantMismatchError,
     TenantRequiredError,
 )
-from orkestra.temporal.guard.checker import messages_in
-from orkestra.temporal.guard.shape import Allowed, Denied
+from orkestra.temporal.guard.check import messages_in
+from orkestra.temporal.guard.rules import Allowed, Denied
 from orkestra.temporal.guard.table import RPCS, SERVICES, SHAPES
 from orkestra.tenancy import ALL_TENANTS, AllTenants, tenant_scope
 from tests.guarding import (

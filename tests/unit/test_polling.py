@@ -1,6 +1,6 @@
 """Judging by the core's figures whether a worker polls."""
 
-from orkestra.temporal.lifecycle.polling import PollJudge, read
+from orkestra.temporal.run_worker.monitor import PollJudge, read
 
 QUEUE = 'queue "of" \\ mine'
 FREE = "temporal_worker_task_slots_available"

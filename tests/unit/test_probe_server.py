@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from orkestra.errors import ConfigurationError
-from orkestra.temporal.lifecycle.http import Answer, ProbeServer
+from orkestra.temporal.run_worker.probes import Answer, ProbeServer
 from tests.serving import get
 
 

@@ -16,7 +16,7 @@ from langfuse.api.observations.types import ObservationsV2Response
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from orkestra.errors import LangfuseUnavailableError
-from orkestra.langfuse.observations import present_observations
+from orkestra.langfuse.api import present_observations
 from orkestra.testing import Behaviour, LangfuseReceiver, ReceivedSpan, traces_of
 
 PATIENCE = timedelta(seconds=30)

@@ -20,9 +20,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.worker.workflow_sandbox._runner import _Instance
 
 from orkestra.config import SandboxSettings
-from orkestra.temporal.sandbox import sandbox_runner
-from orkestra.temporal.sandbox.code import _KeptCode, keep_code
-from orkestra.temporal.sandbox.frugal import FrugalSandbox, is_known
+from orkestra.temporal.sandbox import FrugalSandbox, _KeptCode, is_known, keep_code, sandbox_runner
 from tests.sandbox_flows import (
     FLOWS,
     REFUSED,
@@ -270,7 +268,7 @@ def test_the_sdk_that_is_installed_is_known():
 
 
 def test_an_sdk_that_is_not_known_runs_its_own_sandbox(monkeypatch):
-    monkeypatch.setattr("orkestra.temporal.sandbox.policy.is_known", lambda: False)
+    monkeypatch.setattr("orkestra.temporal.sandbox.is_known", lambda: False)
     made = sandbox_runner(SandboxedWorkflowRunner(), [], SandboxSettings())
     assert type(made) is SandboxedWorkflowRunner
     assert "orkestra" in made.restrictions.passthrough_modules

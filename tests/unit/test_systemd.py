@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orkestra.temporal.lifecycle.status import Stage, Status, WorkerStatus
-from orkestra.temporal.lifecycle.systemd import Systemd
+from orkestra.temporal.run_worker.run import Systemd
+from orkestra.temporal.run_worker.supervisor import Stage, Status, WorkerStatus
 
 
 @pytest.fixture

@@ -5,15 +5,10 @@ import inspect
 import pytest
 from temporalio import client, worker
 
-from orkestra.temporal.interceptors.tenant.activity import TenantActivityInbound
-from orkestra.temporal.interceptors.tenant.calls import CALLS, REFUSED
-from orkestra.temporal.interceptors.tenant.interceptor import TenantWorkerInterceptor
-from orkestra.temporal.interceptors.tenant.nexus import TenantNexusInbound
-from orkestra.temporal.interceptors.tenant.outbound import TenantClientOutbound
-from orkestra.temporal.interceptors.tenant.workflow import (
-    TenantWorkflowInbound,
-    TenantWorkflowOutbound,
-)
+from orkestra.temporal.tenant.activity_calls import TenantActivityInbound, TenantNexusInbound
+from orkestra.temporal.tenant.client_calls import CALLS, REFUSED, TenantClientOutbound
+from orkestra.temporal.tenant.tenant_interceptor import TenantWorkerInterceptor
+from orkestra.temporal.tenant.workflow_calls import TenantWorkflowInbound, TenantWorkflowOutbound
 
 NEEDS_NO_TENANT = {
     worker.WorkflowOutboundInterceptor: {"info"},

@@ -1,7 +1,7 @@
 """Which tenants become a label of a metric."""
 
 from orkestra.directory import Placements, StaticTenantDirectory, TenantLabels, TenantRecord
-from orkestra.directory.labels import MAX_LABELLED
+from orkestra.directory.placement import MAX_LABELLED
 
 
 async def labels_of(count: int) -> TenantLabels:

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from temporalio.api.common.v1 import Payload
 
 from orkestra.errors import InvalidTraceAttributeError
-from orkestra.temporal.interceptors.tracing import TRACE_HEADER
-from orkestra.temporal.interceptors.tracing.attributes import complete
-from orkestra.temporal.interceptors.tracing.header import read_header, write_header
+from orkestra.temporal.tracing import TRACE_HEADER
+from orkestra.temporal.tracing.headers import complete, read_header, write_header
 from orkestra.tracing import (
     TraceAttributes,
     TraceContext,

@@ -12,15 +12,17 @@ from temporalio.bridge.proto.workflow_activation import (
 from temporalio.bridge.proto.workflow_commands import WorkflowCommand
 from temporalio.workflow import _event_groups
 
-from orkestra.temporal.interceptors.tracing import TracingInterceptor
-from orkestra.temporal.interceptors.tracing.activity import TracingActivityInbound
-from orkestra.temporal.interceptors.tracing.client import TracingClientOutbound
-from orkestra.temporal.interceptors.tracing.delivery import signal_event_id
-from orkestra.temporal.interceptors.tracing.nexus import TracingNexusInbound
-from orkestra.temporal.interceptors.tracing.outbox import OPEN, TAKEN
-from orkestra.temporal.interceptors.tracing.workflow import (
+from orkestra.temporal.tracing import TracingInterceptor
+from orkestra.temporal.tracing.outbox import OPEN, TAKEN
+from orkestra.temporal.tracing.tracing_interceptor import (
+    TracingActivityInbound,
+    TracingClientOutbound,
+    TracingNexusInbound,
+)
+from orkestra.temporal.tracing.workflow_spans import (
     TracingWorkflowInbound,
     TracingWorkflowOutbound,
+    signal_event_id,
 )
 
 NO_WORK = "it starts no work and reaches no handler that has a span"

@@ -25,16 +25,13 @@ from temporalio.converter import (
 )
 from temporalio.exceptions import ApplicationErrorCategory
 
-from orkestra.cli.trace.drawing import branches_of, draw
-from orkestra.cli.trace.options import load_converter, load_object
+from orkestra.cli.trace import branches_of, draw, load_converter, load_object
 from orkestra.config import TenancySettings
 from orkestra.errors import ConfigurationError, LangfuseUnavailableError
-from orkestra.temporal.histories import BackfillReport, Episode
-from orkestra.temporal.histories.facts import TenantReader
-from orkestra.temporal.histories.outcomes import failed, stopped
-from orkestra.temporal.histories.sending import Backfiller, Manner
-from orkestra.temporal.histories.timeline import timeline_of
-from orkestra.temporal.histories.values import Values
+from orkestra.temporal.backfill import BackfillReport, Episode
+from orkestra.temporal.backfill.backfill import Backfiller, Manner
+from orkestra.temporal.backfill.history import Values, timeline_of
+from orkestra.temporal.backfill.rebuild import TenantReader, failed, stopped
 from orkestra.tracing import (
     Captured,
     CaptureLimits,

@@ -6,14 +6,13 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orkestra.temporal.backfill.history import LocalActivityTimes, WorkflowClock
 from orkestra.tracing import (
     AttemptFacts,
-    LocalActivityTimes,
     RunFacts,
     RunSpans,
     Span,
     TraceContext,
-    WorkflowClock,
     activity_span,
     nanoseconds,
     trace_id_of,

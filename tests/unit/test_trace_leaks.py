@@ -12,10 +12,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from orkestra.config import LangfuseSettings
-from orkestra.langfuse import names
-from orkestra.langfuse.items import Ended, Observed
-from orkestra.langfuse.masking import HIDDEN
-from orkestra.langfuse.wire import Wire
+from orkestra.langfuse import attribute_names as names
+from orkestra.langfuse.attributes import Ended, Observed
+from orkestra.langfuse.encode import Wire
+from orkestra.langfuse.mask import HIDDEN
 from orkestra.tracing import (
     Level,
     Outcome,

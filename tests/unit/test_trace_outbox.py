@@ -10,8 +10,8 @@ import pytest
 from temporalio.bridge.proto.workflow_activation import RemoveFromCache, WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 
-from orkestra.temporal.interceptors.tracing import outbox as module
-from orkestra.temporal.interceptors.tracing.outbox import OPEN, Outbox, RunOutbox
+from orkestra.temporal.tracing import outbox as module
+from orkestra.temporal.tracing.outbox import OPEN, Outbox, RunOutbox
 from orkestra.tracing import CaptureLimits, RunFacts, RunSpans, SpanRecord
 from tests.tracing import record_of
 

@@ -4,9 +4,8 @@ from concurrent.futures import Future
 from datetime import timedelta
 
 from orkestra.config import LangfuseSettings
-from orkestra.langfuse.losses import Losses
-from orkestra.langfuse.sender import Sender
-from orkestra.langfuse.wire import Wire
+from orkestra.langfuse.encode import Wire
+from orkestra.langfuse.exporter import Losses, Sender
 
 SECONDS = timedelta(seconds=30)
 

@@ -9,7 +9,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from orkestra.config import LangfuseSettings
-from orkestra.langfuse.otlp import Envelope, encoded, value_of
+from orkestra.langfuse.encode import Envelope, encoded, value_of
 from tests.tracing import record_of
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)

@@ -15,10 +15,10 @@ import pytest
 from langfuse.api.core.pydantic_utilities import parse_obj_as
 from langfuse.api.observations.types import ObservationsV2Response
 
+from orkestra.dev.tracepage import Retention, TracePage
 from orkestra.errors import ConfigurationError
-from orkestra.langfuse.observations import present_observations
+from orkestra.langfuse.api import present_observations
 from orkestra.otlp import InvalidSpansError, decode_request
-from orkestra.tracepage import Retention, TracePage
 from tests.spans_made import BEGINNING, Spans, post
 
 PATIENCE: Final = timedelta(seconds=30)

@@ -9,9 +9,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from orkestra.errors import InvalidQueryError, InvalidTenantError, TenantError
-from orkestra.temporal.visibility import is_own_row, scope_query
-from orkestra.temporal.visibility.grammar import MAX_DEPTH
-from orkestra.temporal.visibility.lexer import MAX_QUERY_LENGTH, tokenize
+from orkestra.temporal.guard.query import (
+    MAX_DEPTH,
+    MAX_QUERY_LENGTH,
+    is_own_row,
+    scope_query,
+    tokenize,
+)
 from tests.visibility_queries import (
     Attribute,
     conditions,

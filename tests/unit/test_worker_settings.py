@@ -6,7 +6,7 @@ from temporalio.worker import PollerBehaviorAutoscaling, PollerBehaviorSimpleMax
 
 from orkestra import OrkestraConfig, WorkerSettings
 from orkestra.errors import ConfigurationError
-from orkestra.temporal.worker_options import activity_threads, sdk_options
+from orkestra.temporal.worker import activity_threads, sdk_options
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,38 @@
-"""The commands, and one place that turns whatever they raise into an exit code."""
+"""The commands, and one place that turns whatever they raise into an exit code.
+
+What an exception means to whoever typed the command: an exit code and one line.
+"""
 
 import importlib
 import importlib.metadata
 import logging
+import os
 import platform
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 
-from orkestra.cli.failures import report
-from orkestra.cli.options import ConfigFile, help_of, plain_app
-from orkestra.cli.output import log_to_stderr, write_line
+from orkestra.cli.options import (
+    ConfigFile,
+    help_of,
+    log_to_stderr,
+    plain_app,
+    write_error,
+    write_line,
+)
+from orkestra.errors import (
+    ConfigurationError,
+    ConnectionFailedError,
+    ConnectionFailureReason,
+    OrkestraError,
+    SearchAttributeError,
+    TenantError,
+)
 
 _SILENT: Final = logging.CRITICAL + 1
 
@@ -27,31 +46,33 @@ class _Place(NamedTuple):
 
 
 _COMMANDS: Final[Mapping[str, _Place]] = {
-    "init": _Place("orkestra.cli.init", "init", "Write a small application to begin with."),
-    "demo": _Place("orkestra.cli.demo", "demo", "Watch three tenants' workflows run."),
-    "dev": _Place("orkestra.cli.dev.command", "dev", "Run an application while you write it."),
-    "server": _Place("orkestra.cli.server", "server", "Run a Temporal server for development."),
-    "worker": _Place("orkestra.cli.worker", "worker", "Run the workflows of a module."),
-    "start": _Place("orkestra.cli.workflows.starting", "start", "Start a workflow for a tenant."),
-    "list": _Place(
-        "orkestra.cli.workflows.looking", "list_workflows", "List workflows of a tenant."
+    "init": _Place("orkestra.dev.init", "init", "Write a small application to begin with."),
+    "demo": _Place("orkestra.dev.demo", "demo", "Watch three tenants' workflows run."),
+    "dev": _Place("orkestra.dev.session", "dev", "Run an application while you write it."),
+    "server": _Place(
+        "orkestra.cli.server_command", "server", "Run a Temporal server for development."
     ),
+    "worker": _Place("orkestra.cli.worker_command", "worker", "Run the workflows of a module."),
+    "start": _Place("orkestra.cli.workflows", "start", "Start a workflow for a tenant."),
+    "list": _Place("orkestra.cli.workflows", "list_workflows", "List workflows of a tenant."),
     "show": _Place(
-        "orkestra.cli.workflows.looking", "show", "Show what a workflow is doing, or how it ended."
+        "orkestra.cli.workflows", "show", "Show what a workflow is doing, or how it ended."
     ),
-    "signal": _Place("orkestra.cli.workflows.messages", "signal", "Send a signal to a workflow."),
-    "query": _Place("orkestra.cli.workflows.messages", "query", "Ask a workflow something."),
-    "update": _Place("orkestra.cli.workflows.messages", "update", "Make an update of a workflow."),
-    "cancel": _Place("orkestra.cli.workflows.ending", "cancel", "Ask a workflow to end."),
-    "terminate": _Place("orkestra.cli.workflows.ending", "terminate", "End a workflow at once."),
+    "signal": _Place("orkestra.cli.workflows", "signal", "Send a signal to a workflow."),
+    "query": _Place("orkestra.cli.workflows", "query", "Ask a workflow something."),
+    "update": _Place("orkestra.cli.workflows", "update", "Make an update of a workflow."),
+    "cancel": _Place("orkestra.cli.workflows", "cancel", "Ask a workflow to end."),
+    "terminate": _Place("orkestra.cli.workflows", "terminate", "End a workflow at once."),
     "tenants": _Place("orkestra.cli.tenants", "app", "See the tenants; stop or resume one."),
     "trace": _Place(
         "orkestra.cli.trace", "app", "Draw a workflow's trace, or send what Langfuse lacks."
     ),
-    "health": _Place("orkestra.cli.health", "health", "Say whether Temporal can be worked with."),
-    "doctor": _Place("orkestra.cli.doctor", "doctor", "Say what keeps work from flowing."),
+    "health": _Place(
+        "orkestra.cli.health_command", "health", "Say whether Temporal can be worked with."
+    ),
+    "doctor": _Place("orkestra.cli.health_command", "doctor", "Say what keeps work from flowing."),
     "search-attributes": _Place(
-        "orkestra.cli.search_attributes", "search_attributes_app", "Prepare a namespace for tenants."
+        "orkestra.cli.tenants", "search_attributes_app", "Prepare a namespace for tenants."
     ),
 }
 
@@ -139,3 +160,75 @@ def run(arguments: Sequence[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
         return report(error, debug=debug)
     return code or 0
+
+
+FAILED: Final = 1
+BAD_INPUT: Final = 2
+INTERRUPTED: Final = 130
+
+_WRONG_SETTING: Final = frozenset(
+    {
+        ConnectionFailureReason.BAD_ADDRESS,
+        ConnectionFailureReason.BAD_CERTIFICATE,
+        ConnectionFailureReason.NAMESPACE_NOT_FOUND,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a command ended that did not do what it was asked for."""
+
+    code: int
+    line: str
+
+
+def is_bad_input(error: OrkestraError) -> bool:
+    """Whether it is for whoever typed the command to change something."""
+    if isinstance(error, ConnectionFailedError):
+        return error.reason in _WRONG_SETTING
+    return isinstance(error, (ConfigurationError, SearchAttributeError, TenantError))
+
+
+def report(error: BaseException, *, debug: bool) -> int:
+    """Write one line about an exception, after its traceback where that is asked for.
+
+    Args:
+        error: What the command raised.
+        debug: Whether to write the traceback, too.
+
+    Returns:
+        The exit code.
+    """
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has gone; the interpreter must not complain of it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    if debug:
+        traceback.print_exception(error)
+    failure = _failure(error)
+    write_error(failure.line)
+    return failure.code
+
+
+def _failure(error: BaseException) -> Failure:
+    match error:
+        case KeyboardInterrupt() | typer.Abort():
+            return Failure(INTERRUPTED, "interrupted")
+        case typer.TyperException():
+            return Failure(BAD_INPUT, _usage(error))
+        case OrkestraError():
+            return Failure(BAD_INPUT if is_bad_input(error) else FAILED, str(error))
+        case OSError() if str(error):  # TimeoutError is one
+            return Failure(FAILED, str(error))
+        case _:
+            line = f"{type(error).__name__}: {error} (--debug shows where it came from)"
+            return Failure(FAILED, line)
+
+
+def _usage(error: typer.TyperException) -> str:
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return message
+    return f"{message.rstrip('.')} (see `{context.command_path} --help`)"

@@ -1,7 +1,11 @@
-"""`orkestra tenants`: who is served and where, and how much each has going on."""
+"""`orkestra tenants`: who is served and where, and how much each has going on.
+
+`orkestra search-attributes`: prepare a namespace for tenants.
+"""
 
 import asyncio
-from typing import Annotated, Any, cast
+from datetime import timedelta
+from typing import Annotated, Any, Final, cast
 
 import typer
 from rich.console import Console
@@ -9,14 +13,28 @@ from rich.table import Table
 from rich.text import Text
 from temporalio.client import Client
 
-from orkestra.cli.connecting import connection_manager
-from orkestra.cli.options import AsJson, ConfigFile, help_of, load_config, plain_app
-from orkestra.cli.output import plain, tell, write_json, write_line
+from orkestra.cli.options import (
+    AsJson,
+    ConfigFile,
+    Namespace,
+    connection_manager,
+    duration_option,
+    help_of,
+    load_config,
+    operator_client,
+    parse_name,
+    plain,
+    plain_app,
+    tell,
+    write_json,
+    write_line,
+)
 from orkestra.config import OrkestraConfig
 from orkestra.directory import StaticTenantDirectory, TenantRecord
 from orkestra.errors import UnknownTenantError
+from orkestra.temporal.admin import resume_schedules, suspend_schedules
 from orkestra.temporal.manager import TemporalConnectionManager
-from orkestra.temporal.suspension import resume_schedules, suspend_schedules
+from orkestra.temporal.search_attributes import ensure_search_attributes, tenant_search_attribute
 from orkestra.tenancy import ALL_TENANTS, check_tenant_id
 
 TenantId = Annotated[
@@ -217,3 +235,61 @@ def _shown(value: Any) -> str:
         pairs = cast("dict[str, Any]", value)
         return ", ".join(f"{name}: {held}" for name, held in pairs.items()) or "-"
     return str(value)
+
+
+_TIMEOUT: Final = timedelta(seconds=30)
+
+
+def search_attributes() -> None:
+    """Prepare a namespace for tenants.
+
+    Example:
+      orkestra search-attributes ensure --namespace staging
+    """
+
+
+def ensure(
+    context: typer.Context,
+    *,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            parser=parse_name, metavar="NAME", help="Its name.  [default: tenancy.search_attribute]"
+        ),
+    ] = None,
+    namespace: Namespace = None,
+    timeout: Annotated[
+        timedelta, duration_option("30s", help="How long all of it may take.")
+    ] = _TIMEOUT,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Register the search attribute that shows the tenant, and wait until it can be used.
+
+    Does nothing if it is there. Needs the operator's rights; where they are refused, as on
+    Temporal Cloud, it says which command to run instead.
+
+    Examples:
+      orkestra search-attributes ensure
+      orkestra search-attributes ensure --namespace staging --timeout 1m
+    """
+    settings = load_config(context, config)
+    name = tenant_search_attribute(name or settings.tenancy.search_attribute).name
+    namespace = settings.temporal.namespace if namespace is None else namespace
+    asyncio.run(_ensure(settings, name, namespace, timeout))
+    if as_json:
+        write_json({"namespace": namespace, "name": name, "type": "Keyword"})
+    else:
+        write_line(f"search attribute {name!r} can be used in namespace {namespace!r}")
+
+
+async def _ensure(settings: OrkestraConfig, name: str, namespace: str, timeout: timedelta) -> None:
+    async with operator_client(
+        settings.temporal, namespace=namespace, deadline=timeout, verify_namespace=True
+    ) as client:
+        await ensure_search_attributes(client, name=name, timeout=timeout)
+
+
+search_attributes_app: Final = plain_app()
+search_attributes_app.callback(help=help_of(search_attributes))(search_attributes)
+search_attributes_app.command(help=help_of(ensure))(ensure)

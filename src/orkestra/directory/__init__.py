@@ -1,14 +1,14 @@
 """The tenant directory: which tenants exist, whether they may start work, and where they belong."""
 
 from orkestra.directory.cache import CachedTenantDirectory
-from orkestra.directory.labels import TenantLabels
-from orkestra.directory.placement import Place, Placement, Placements
-from orkestra.directory.records import TenantRecord, TenantStatus
-from orkestra.directory.sources import (
+from orkestra.directory.placement import Place, Placement, Placements, TenantLabels
+from orkestra.directory.source import (
     CallableTenantDirectory,
     OpenTenantDirectory,
     StaticTenantDirectory,
     TenantDirectory,
+    TenantRecord,
+    TenantStatus,
 )
 
 __all__ = [

@@ -1,4 +1,7 @@
-"""Which namespace and queues are a tenant's, and which are another's: the rules, in one place."""
+"""Which namespace and queues are a tenant's, and which are another's: the rules, in one place.
+
+Which tenants may be a label of a metric: strings chosen from outside never are.
+"""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -7,8 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 from orkestra.directory.cache import CachedTenantDirectory
-from orkestra.directory.records import TenantRecord
-from orkestra.directory.sources import OpenTenantDirectory, TenantDirectory
+from orkestra.directory.source import OpenTenantDirectory, TenantDirectory, TenantRecord
 from orkestra.errors import (
     ConfigurationError,
     DirectoryUnavailableError,
@@ -304,3 +306,40 @@ class Placements:
 
 def _unknown(tenant: str) -> UnknownTenantError:
     return UnknownTenantError(f"the directory does not know tenant {tenant!r}: add it, or mend it")
+
+
+UNKNOWN: Final = "unknown"
+MAX_LABELLED: Final = 1_000
+"""Tenants that have a series of their own in one process; those that come later are unknown."""
+
+
+class TenantLabels:
+    """Gives the label of a tenant, where metrics are to have one.
+
+    Args:
+        placements: Knows the tenants; None means that there is no label.
+    """
+
+    def __init__(self, placements: Placements | None = None) -> None:
+        self._placements = placements
+        self._labelled: set[str] = set()
+
+    def of(self, tenant: str | None) -> dict[str, str]:
+        """The label, without asking the directory.
+
+        Args:
+            tenant: Whom something was counted for, if anybody.
+        """
+        if self._placements is None:
+            return {}
+        return {"tenant": tenant if tenant and self._is_known(tenant) else UNKNOWN}
+
+    def _is_known(self, tenant: str) -> bool:
+        if tenant in self._labelled:
+            return True
+        placements = self._placements
+        if placements is None or placements.is_open or placements.last(tenant) is None:
+            return False
+        if len(self._labelled) < MAX_LABELLED:
+            self._labelled.add(tenant)
+        return tenant in self._labelled

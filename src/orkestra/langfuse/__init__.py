@@ -3,8 +3,8 @@
 Importing it imports neither: that happens in threads, when they are first needed.
 """
 
-from orkestra.langfuse.losses import Loss
+from orkestra.langfuse.exporter import Loss
+from orkestra.langfuse.langfuse_sink import LangfuseSink
 from orkestra.langfuse.projects import LangfuseProjects
-from orkestra.langfuse.sink import LangfuseSink
 
 __all__ = ["LangfuseProjects", "LangfuseSink", "Loss"]

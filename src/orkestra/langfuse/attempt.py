@@ -7,12 +7,12 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Final
 
 from orkestra.config import LangfuseSettings
-from orkestra.langfuse.items import Ended, Taker
-from orkestra.langfuse.naming import Attributes
+from orkestra.langfuse.attributes import Attributes, Ended, Taker
 from orkestra.tracing import Outcome, Span, SpanRecord
 
 if TYPE_CHECKING:
-    from orkestra.langfuse.current import Current
+    from orkestra.langfuse.observe import Current
+
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Attempt:
             settings: Their project.
             labels: What every span of the trace carries; None where the trace is not sent.
         """
-        from orkestra.langfuse.current import Current  # noqa: PLC0415 - imports OpenTelemetry
+        from orkestra.langfuse.observe import Current  # noqa: PLC0415 - imports OpenTelemetry
 
         self._current = Current(self._span, taker, settings, labels)
 

@@ -12,9 +12,9 @@ from typing import Final
 
 from orkestra.config import LangfuseProject, LangfuseSettings
 from orkestra.errors import OrkestraError
-from orkestra.langfuse.items import Taker
-from orkestra.langfuse.losses import Loss, Losses
-from orkestra.langfuse.sink import LangfuseSink, flush_at_exit, limits_of
+from orkestra.langfuse.attributes import Taker
+from orkestra.langfuse.exporter import Loss, Losses
+from orkestra.langfuse.langfuse_sink import LangfuseSink, flush_at_exit, limits_of
 from orkestra.tracing import Caller, CaptureLimits, LiveSpan, Span, SpanCounts, SpanRecord
 
 _RETIRING: Final = timedelta(minutes=1)
@@ -279,4 +279,4 @@ class LangfuseProjects:
 
 def _import_langfuse() -> None:
     """Takes a second, which the first activity would otherwise wait for."""
-    import_module("orkestra.langfuse.observing")
+    import_module("orkestra.langfuse.observe")

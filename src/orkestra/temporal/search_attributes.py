@@ -25,7 +25,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from orkestra.config import TenancySettings
 from orkestra.errors import ConfigurationError, ForbiddenOperationError, SearchAttributeError
-from orkestra.temporal.unconfined import unconfined
+from orkestra.temporal.service_clients import unconfined
 
 DEFAULT_NAME: Final = TenancySettings().search_attribute
 """Name of the attribute where nothing else is configured: `tenantId`."""

@@ -1,23 +1,46 @@
-"""Workers from the configuration."""
+"""Workers from the configuration.
 
-from collections.abc import Callable, Collection, Sequence
+The worker's settings in the SDK's own objects.
+
+Finding every `@workflow.defn` and `@activity.defn` of a module or package.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.converter import DataConverter
-from temporalio.worker import Interceptor, Worker
+from temporalio.worker import (
+    Interceptor,
+    PollerBehavior,
+    PollerBehaviorAutoscaling,
+    PollerBehaviorSimpleMaximum,
+    ResourceBasedSlotConfig,
+    Worker,
+    WorkerDeploymentConfig,
+    WorkerTuner,
+)
 
-from orkestra.config import OrkestraConfig
+from orkestra.config import (
+    DeploymentSettings,
+    OrkestraConfig,
+    PollerSettings,
+    TunerSettings,
+    WorkerSettings,
+)
 from orkestra.errors import ConfigurationError, DiscoveryError
 from orkestra.temporal.connection import ManagedServiceClient
-from orkestra.temporal.discovery import check_unique_names, discover
+from orkestra.temporal.core_metrics import metered_runtime
 from orkestra.temporal.manager import TemporalConnectionManager
 from orkestra.temporal.plugin import plugin_of, with_plugin
-from orkestra.temporal.telemetry import metered_runtime
+from orkestra.temporal.service_clients import unconfined_service
 from orkestra.temporal.threads import ActivityThreads
-from orkestra.temporal.unconfined import unconfined_service
-from orkestra.temporal.worker_options import activity_threads, sdk_options
 
 
 async def create_worker(
@@ -201,3 +224,198 @@ def _explain(workflows: Sequence[type], error: BaseException) -> str:
         mend = "move the workflow to its own module, or guard the script by __name__ == '__main__'"
     path = " -> ".join(chain) or ", ".join(sorted(modules))
     return f"{error}: {type(root).__name__}: {root} (imported by {path}): {mend}"
+
+
+_SAME: Final = (
+    "graceful_shutdown_timeout",
+    "max_concurrent_activities",
+    "max_concurrent_workflow_tasks",
+    "max_concurrent_local_activities",
+    "max_concurrent_nexus_tasks",
+    "max_cached_workflows",
+    "nonsticky_to_sticky_poll_ratio",
+    "sticky_queue_schedule_to_start_timeout",
+    "max_activities_per_second",
+    "max_task_queue_activities_per_second",
+    "max_heartbeat_throttle_interval",
+    "default_heartbeat_throttle_interval",
+)
+_POLLERS: Final = (
+    "workflow_task_poller_behavior",
+    "activity_task_poller_behavior",
+    "nexus_task_poller_behavior",
+)
+_SDK_POLLERS: Final = 5
+_SDK_CONCURRENT_ACTIVITIES: Final = 100
+
+
+def sdk_options(settings: WorkerSettings, given: dict[str, Any]) -> dict[str, Any]:
+    """What `temporalio.worker.Worker` is to get.
+
+    Args:
+        settings: The configuration.
+        given: Options of the SDK's that win over the configuration; a tuner also wins over the
+            configured numbers, and the other way round.
+    """
+    options: dict[str, Any] = {name: getattr(settings, name) for name in _SAME}
+    options |= {name: _pollers(getattr(settings, name)) for name in _POLLERS}
+    options["tuner"] = None if settings.tuner is None else _tuner(settings.tuner)
+    if settings.deployment_config is not None:
+        options["deployment_config"] = _deployment(settings.deployment_config)
+    slots = [name for name in options if name.startswith("max_concurrent_")]
+    if given.get("tuner") is not None:
+        options |= dict.fromkeys(slots)
+    elif any(given.get(name) is not None for name in slots):
+        options["tuner"] = None
+    return options | given
+
+
+def activity_threads(settings: WorkerSettings, options: dict[str, Any]) -> int:
+    """How many threads activities need that are not async: one for each that may run at once.
+
+    Args:
+        settings: The configuration, which may name the number.
+        options: The options of the worker, as `sdk_options()` gave them.
+    """
+    if settings.activity_threads is not None:
+        return settings.activity_threads
+    if options["tuner"] is not None and settings.tuner is not None:
+        return settings.tuner.maximum_activities
+    concurrent: int | None = options["max_concurrent_activities"]
+    return concurrent or _SDK_CONCURRENT_ACTIVITIES
+
+
+def _pollers(settings: PollerSettings) -> PollerBehavior:
+    if not settings.autoscaling:
+        return PollerBehaviorSimpleMaximum(maximum=settings.maximum or _SDK_POLLERS)
+    minimum, initial, maximum = settings.range
+    return PollerBehaviorAutoscaling(minimum=minimum, maximum=maximum, initial=initial)
+
+
+def _tuner(settings: TunerSettings) -> WorkerTuner:
+    return WorkerTuner.create_resource_based(
+        target_memory_usage=settings.target_memory_usage,
+        target_cpu_usage=settings.target_cpu_usage,
+        workflow_config=ResourceBasedSlotConfig(maximum_slots=settings.maximum_workflow_tasks),
+        activity_config=ResourceBasedSlotConfig(maximum_slots=settings.maximum_activities),
+    )
+
+
+def _deployment(settings: DeploymentSettings) -> WorkerDeploymentConfig:
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(
+            deployment_name=settings.deployment_name, build_id=settings.build_id
+        ),
+        use_worker_versioning=settings.use_worker_versioning,
+        default_versioning_behavior=VersioningBehavior[
+            settings.default_versioning_behavior.upper()
+        ],
+    )
+
+
+_WORKFLOW: Final = "__temporal_workflow_definition"
+_ACTIVITY: Final = "__temporal_activity_definition"
+
+
+@dataclass(frozen=True)
+class Discovered:
+    """What a module or package defines.
+
+    Attributes:
+        workflows: Workflow classes, in the order of their modules' names.
+        activities: Activity functions, likewise.
+    """
+
+    workflows: tuple[type, ...]
+    activities: tuple[Callable[..., Any], ...]
+
+
+def discover(path: str | ModuleType) -> Discovered:
+    """Import a module, and everything below it if it is a package, and collect definitions.
+
+    A definition counts where it is defined, not where it is imported, and `__main__` modules are
+    left alone.
+
+    Args:
+        path: Dotted name of the module or package, or the module itself.
+
+    Returns:
+        Its workflows and activities.
+
+    Raises:
+        DiscoveryError: It cannot be imported, defines neither, or two definitions share a name.
+    """
+    root = _import(path) if isinstance(path, str) else path
+    workflows: dict[str, type] = {}
+    activities: dict[str, Callable[..., Any]] = {}
+    for module in _modules(root):
+        for value in vars(module).values():
+            if getattr(value, "__module__", None) != module.__name__:
+                continue
+            if inspect.isclass(value) and _WORKFLOW in vars(value):
+                _add(workflows, getattr(value, _WORKFLOW).name, value, "workflows")
+            elif inspect.isfunction(value) and hasattr(value, _ACTIVITY):
+                _add(activities, getattr(value, _ACTIVITY).name, value, "activities")
+    if not workflows and not activities:
+        msg = (
+            f"module {root.__name__!r} defines no workflow and no activity: decorate with"
+            " @workflow.defn or @activity.defn"
+        )
+        raise DiscoveryError(msg)
+    return Discovered(tuple(workflows.values()), tuple(activities.values()))
+
+
+def check_unique_names(workflows: Sequence[type], activities: Sequence[Callable[..., Any]]) -> None:
+    """Refuse two workflows, or two activities, that share a name.
+
+    Raises:
+        DiscoveryError: They do; the message says where both stand.
+    """
+    for attribute, values, kind in (
+        (_WORKFLOW, workflows, "workflows"),
+        (_ACTIVITY, activities, "activities"),
+    ):
+        seen: dict[str, Any] = {}
+        for value in values:
+            definition = getattr(value, attribute, None)
+            if definition is None:
+                decorator = "workflow.defn" if kind == "workflows" else "activity.defn"
+                msg = f"{value!r} is not one of the {kind}: decorate it with @{decorator}"
+                raise DiscoveryError(msg)
+            _add(seen, definition.name, value, kind)
+
+
+def _add(found: dict[str, Any], name: str | None, value: object, kind: str) -> None:
+    key = name or "(dynamic)"
+    if found.setdefault(key, value) is not value:
+        msg = f"two {kind} are named {key!r}: {_place(found[key])} and {_place(value)}; rename one"
+        raise DiscoveryError(msg)
+
+
+def _place(value: Any) -> str:
+    return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', value)}"
+
+
+def _modules(root: ModuleType) -> Iterator[ModuleType]:
+    yield root
+    if hasattr(root, "__path__"):
+        names = (found.name for found in pkgutil.walk_packages(root.__path__, f"{root.__name__}."))
+        for name in sorted(names):
+            if not name.endswith(".__main__"):
+                yield _import(name)
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            msg = (
+                f"module {name!r} does not exist: give a dotted name that can be imported from here"
+            )
+        else:
+            msg = f"module {name!r} cannot be imported: {error.name!r} is not installed"
+        raise DiscoveryError(msg) from error
+    except (Exception, SystemExit) as error:
+        msg = f"module {name!r} cannot be imported: {type(error).__name__}: {error}"
+        raise DiscoveryError(msg) from error

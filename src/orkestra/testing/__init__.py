@@ -5,12 +5,11 @@ pytest finds its fixtures by itself: `environment`, `time_skipping`, `tenant`, `
 """
 
 from orkestra.otlp import ReceivedSpan, TraceTree, traces_of
-from orkestra.testing.activities import TenantActivityEnvironment
-from orkestra.testing.captured import CapturedSpan, CapturedTrace
-from orkestra.testing.environment import OrkestraEnvironment
-from orkestra.testing.histories import Histories, HistoryMode, assert_replays
+from orkestra.testing.environment import OrkestraEnvironment, TenantActivityEnvironment
 from orkestra.testing.isolation import assert_isolated
 from orkestra.testing.receiver import Behaviour, LangfuseReceiver
+from orkestra.testing.replay import Histories, HistoryMode, assert_replays
+from orkestra.testing.traces import CapturedSpan, CapturedTrace
 
 __all__ = [
     "Behaviour",

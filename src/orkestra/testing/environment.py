@@ -1,28 +1,38 @@
-"""A Temporal server, tenants' clients, workers and captured traces for one test."""
+"""A Temporal server, tenants' clients, workers and captured traces for one test.
+
+Fixtures for tests of workflows for tenants. Override `orkestra_config` to change settings.
+
+Activities called directly, as a tenant's.
+"""
 
 import asyncio
 import importlib.metadata
+import inspect
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
+import pytest
+import pytest_asyncio
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import Client, Interceptor, WorkflowHandle
-from temporalio.testing import WorkflowEnvironment
+from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 
 from orkestra.config import OrkestraConfig
+from orkestra.devserver import DevServer
 from orkestra.errors import MissingExtraError
 from orkestra.otlp import ReceivedSpan, traces_of
 from orkestra.temporal.manager import TemporalConnectionManager
 from orkestra.temporal.plugin import plugin_of
 from orkestra.temporal.worker import create_worker
-from orkestra.tenancy import AllTenants
-from orkestra.testing.captured import CapturedTrace
+from orkestra.tenancy import AllTenants, check_tenant_id, tenant_scope
 from orkestra.testing.receiver import LangfuseReceiver
+from orkestra.testing.replay import Histories, HistoryMode
+from orkestra.testing.traces import CapturedTrace
 
 _TEST_SERVER: Final = "temporal-test-server"
 _IDENTITY: Final = "orkestra-testing"  # no machine's name, because histories are recorded
@@ -218,3 +228,103 @@ def _test_server() -> Path:
         raise MissingExtraError("the server that skips time", "testing") from error
     found = next(file for file in files if file.name == _TEST_SERVER)
     return Path(str(found.locate())).resolve()
+
+
+@pytest.fixture(scope="session")
+def orkestra_config() -> OrkestraConfig:
+    """Settings to test with; where the server and Langfuse are is set by the environment."""
+    return OrkestraConfig()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def orkestra_server(
+    request: pytest.FixtureRequest, orkestra_config: OrkestraConfig
+) -> AsyncGenerator[str]:
+    """Address of a real Temporal server, started once a run."""
+    named = cast("str | None", request.config.getoption("--orkestra-server"))
+    if named is not None:
+        yield named
+        return
+    attribute = orkestra_config.tenancy.search_attribute
+    async with DevServer(search_attribute=attribute) as server:
+        yield server.address
+
+
+@pytest_asyncio.fixture
+async def environment(
+    orkestra_server: str, orkestra_config: OrkestraConfig
+) -> AsyncGenerator[OrkestraEnvironment]:
+    """Clients, workers and captured traces on the server that all tests share."""
+    async with OrkestraEnvironment.local(orkestra_server, config=orkestra_config) as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def time_skipping(orkestra_config: OrkestraConfig) -> AsyncGenerator[OrkestraEnvironment]:
+    """The same on a server of this test's own that skips time."""
+    async with OrkestraEnvironment.time_skipping(config=orkestra_config) as made:
+        yield made
+
+
+@pytest.fixture
+def tenant() -> str:
+    """A tenant that no other test has."""
+    return f"tenant-{uuid.uuid4().hex[:12]}"
+
+
+@pytest_asyncio.fixture
+async def tenant_client(environment: OrkestraEnvironment, tenant: str) -> Client:
+    """A client of the tenant."""
+    return await environment.client(tenant)
+
+
+@pytest.fixture
+def histories(request: pytest.FixtureRequest, orkestra_config: OrkestraConfig) -> Histories:
+    """The recorded histories beside the test module, in `histories/<module>`."""
+    mode = cast("HistoryMode", request.config.getoption("--orkestra-histories"))
+    directory = request.path.parent / "histories" / request.path.stem
+    return Histories(directory, mode=mode, config=orkestra_config)
+
+
+class TenantActivityEnvironment(ActivityEnvironment):
+    """The SDK's environment for one activity, in which `current_tenant()` is the tenant.
+
+    Example:
+        ```python
+        assert await TenantActivityEnvironment("acme").run(charge, order) == "paid"
+        ```
+    """
+
+    def __init__(self, tenant: str, *, client: Client | None = None) -> None:
+        """Run for the tenant.
+
+        Args:
+            tenant: A well-formed tenant ID.
+            client: What `activity.client()` returns: one that is bound to the tenant.
+
+        Raises:
+            InvalidTenantError: The tenant is malformed.
+        """
+        super().__init__(client)
+        self._tenant = check_tenant_id(tenant)
+
+    def run(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run an activity for the tenant.
+
+        Args:
+            fn: The activity.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            What it returns: for an async activity, something to await.
+        """
+        if inspect.iscoroutinefunction(fn):
+
+            async def entered(*args: Any, **kwargs: Any) -> Any:
+                with tenant_scope(self._tenant):
+                    return await fn(*args, **kwargs)
+
+            return super().run(entered, *args, **kwargs)
+        with tenant_scope(self._tenant):
+            return super().run(fn, *args, **kwargs)

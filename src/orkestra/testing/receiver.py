@@ -17,15 +17,16 @@ from typing import Any, Final, Self, cast
 
 from orkestra.config import LangfuseSettings
 from orkestra.otlp import (
+    OBSERVATIONS_PATH,
     TRACES_PATH,
     InvalidSpansError,
     ReceivedSpan,
     TraceTree,
     decode_request,
     is_authorized,
+    observations_page,
     traces_of,
 )
-from orkestra.otlp.observations import OBSERVATIONS_PATH, observations_page
 
 _PROJECTS_PATH: Final = "/api/public/projects"
 _PROJECT: Final = "received"

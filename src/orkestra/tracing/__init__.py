@@ -3,21 +3,33 @@
 Workflow code computes all of this inside the sandbox; `orkestra.langfuse` sends it.
 """
 
-from orkestra.tracing.attributes import (
+from orkestra.tracing.capture import Captured, CaptureLimits, Json, capture, capture_error
+from orkestra.tracing.context import (
     MetadataValue,
     TraceAttributes,
+    TraceContext,
     current_trace_attributes,
     fitting,
     inherited_attributes,
     trace_attributes,
 )
-from orkestra.tracing.capture import Captured, CaptureLimits, Json, capture, capture_error
-from orkestra.tracing.clock import LocalActivityTimes, WorkflowClock
-from orkestra.tracing.context import TraceContext
-from orkestra.tracing.ids import nanoseconds, trace_id_of, workflow_span_id
-from orkestra.tracing.records import Level, LiveSpan, Outcome, Span, SpanKind, SpanRecord
 from orkestra.tracing.sink import Caller, SpanCounts, TraceProject, TraceSink
-from orkestra.tracing.spans import AttemptFacts, RunFacts, RunSpans, activity_span, ui_link
+from orkestra.tracing.spans import (
+    AttemptFacts,
+    Level,
+    LiveSpan,
+    Outcome,
+    RunFacts,
+    RunSpans,
+    Span,
+    SpanKind,
+    SpanRecord,
+    activity_span,
+    nanoseconds,
+    trace_id_of,
+    ui_link,
+    workflow_span_id,
+)
 
 __all__ = [
     "AttemptFacts",
@@ -27,7 +39,6 @@ __all__ = [
     "Json",
     "Level",
     "LiveSpan",
-    "LocalActivityTimes",
     "MetadataValue",
     "Outcome",
     "RunFacts",
@@ -40,7 +51,6 @@ __all__ = [
     "TraceContext",
     "TraceProject",
     "TraceSink",
-    "WorkflowClock",
     "activity_span",
     "capture",
     "capture_error",

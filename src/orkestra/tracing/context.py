@@ -1,4 +1,6 @@
-"""What travels in the trace header: `["<trace>","<parent span>",{attributes}]` in plain JSON.
+"""What the caller of a workflow may say about its trace: user, session, tags and metadata.
+
+What travels in the trace header: `["<trace>","<parent span>",{attributes}]` in plain JSON.
 
 The ids are base64url without padding and the attributes are left out where there are none, because
 every byte stands in the history of every activity. Ids that the receiver computes itself are empty
@@ -7,17 +9,222 @@ texts. What cannot be read is ignored: a header from elsewhere must not fail any
 
 import base64
 import binascii
+import hashlib
 import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Final, Self, TypeGuard, cast
 
-from orkestra.tracing.attributes import (
-    TraceAttributes,
-    is_metadata,
-    is_reserved_metadata,
-    is_reserved_tag,
-    is_text,
+from orkestra.errors import InvalidTraceAttributeError
+
+MAX_ATTRIBUTE_LENGTH: Final = 200
+"""Langfuse drops longer values."""
+
+MAX_ATTRIBUTES_BYTES: Final = 8 * 1024
+"""How long all of them together may be: they stand in the history of every activity."""
+
+_RESERVED_TAG_PREFIX: Final = "tenant:"
+_RESERVED_METADATA: Final = frozenset(
+    {"namespace", "run_id", "task_queue", "tenant_id", "workflow_id", "workflow_type"}
 )
+
+_DIGEST_LENGTH: Final = 16
+
+MetadataValue = str | int | float | bool
+_NO_METADATA: Final[Mapping[str, MetadataValue]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceAttributes:
+    """Attributes of a trace, beside those that Orkestra sets itself.
+
+    Attributes:
+        user_id: For whom the work is done.
+        session_id: Groups traces, for instance those of one conversation.
+        tags: Labels to filter by.
+        metadata: More values to filter by.
+    """
+
+    user_id: str | None = None
+    session_id: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, MetadataValue] = field(default_factory=lambda: _NO_METADATA)
+
+    def __bool__(self) -> bool:
+        """Whether anything is set."""
+        return bool(self.user_id or self.session_id or self.tags or self.metadata)
+
+    def merged(self, inner: "TraceAttributes") -> "TraceAttributes":
+        """These attributes with those of an inner scope over them; tags and metadata add up."""
+        return TraceAttributes(
+            user_id=inner.user_id or self.user_id,
+            session_id=inner.session_id or self.session_id,
+            tags=tuple(dict.fromkeys((*self.tags, *inner.tags))),
+            metadata={**self.metadata, **inner.metadata},
+        )
+
+
+def fitting(value: str) -> str:
+    """The value if Langfuse keeps it, else its beginning and a hash of it all."""
+    if len(value) <= MAX_ATTRIBUTE_LENGTH:
+        return value
+    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
+    return f"{value[: MAX_ATTRIBUTE_LENGTH - _DIGEST_LENGTH - 1]}~{digest}"
+
+
+_current: ContextVar[TraceAttributes | None] = ContextVar("orkestra_trace_attributes", default=None)
+
+
+def current_trace_attributes() -> TraceAttributes:
+    """The attributes for workflows that the running code starts."""
+    return _current.get() or TraceAttributes()
+
+
+@contextmanager
+def trace_attributes(
+    *,
+    user_id: str | None = None,
+    session_id: str | None = None,
+    tags: Sequence[str] = (),
+    metadata: Mapping[str, MetadataValue] | None = None,
+) -> Generator[TraceAttributes]:
+    """Set attributes of the traces of all workflows started in the code below.
+
+    They hold for the whole trace: continuations, children and activities, and the observations made
+    inside activities. Scopes nest: an inner user or session wins, tags and metadata add up.
+
+    Args:
+        user_id: For whom the work is done, 1 to 200 characters; shown with the tenant's prefix.
+        session_id: Groups traces, 1 to 200 characters, shown with the tenant's prefix; without
+            one, the workflow's ID is the session.
+        tags: Labels of 1 to 200 characters; those beginning with `tenant:` are Orkestra's.
+        metadata: Text, numbers and bools of up to 200 characters as JSON; `tenant_id`,
+            `workflow_id` and the like are Orkestra's.
+
+    All of them together, those of outer scopes included, have 8 KiB as JSON at most.
+
+    Yields:
+        The attributes that now hold.
+
+    Raises:
+        InvalidTraceAttributeError: A value is too long, of another type, or reserved, or they are
+            too many.
+
+    Example:
+        ```python
+        with trace_attributes(user_id="ada", tags=["vip"]):
+            await start_workflow(client, Answer.run, question, task_queue="support", tenant="acme")
+        ```
+    """
+    _check_text("user_id", user_id)
+    _check_text("session_id", session_id)
+    inner = TraceAttributes(
+        user_id=user_id,
+        session_id=session_id,
+        tags=_checked_tags(tags),
+        metadata=_checked_metadata(metadata or {}),
+    )
+    merged = current_trace_attributes().merged(inner)
+    _check_size(merged)
+    token = _current.set(merged)
+    try:
+        yield merged
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def inherited_attributes(attributes: TraceAttributes) -> Generator[None]:
+    """Give the workflows that are started in the code below what their caller's trace has."""
+    token = _current.set(attributes.merged(current_trace_attributes()))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def _check_text(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not is_text(value):
+        shown = repr(value)[:MAX_ATTRIBUTE_LENGTH]
+        msg = f"{name} {shown} must be text of 1 to {MAX_ATTRIBUTE_LENGTH} characters"
+        raise InvalidTraceAttributeError(msg)
+
+
+def _check_size(attributes: TraceAttributes) -> None:
+    texts = attributes.user_id, attributes.session_id, attributes.tags, dict(attributes.metadata)
+    if (size := len(json.dumps(texts))) > MAX_ATTRIBUTES_BYTES:
+        msg = (
+            f"trace attributes of {size} bytes in all are more than {MAX_ATTRIBUTES_BYTES}:"
+            " set fewer tags and less metadata"
+        )
+        raise InvalidTraceAttributeError(msg)
+
+
+def _checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(tags, str):
+        msg = f"tags {tags[:MAX_ATTRIBUTE_LENGTH]!r} must be a sequence of texts, not one text"
+        raise InvalidTraceAttributeError(msg)
+    for tag in tags:
+        _check_text("tag", tag)
+        if is_reserved_tag(tag):
+            msg = f"tag {tag!r} is reserved: Orkestra sets the tenant's tag itself"
+            raise InvalidTraceAttributeError(msg)
+    return tuple(tags)
+
+
+def _checked_metadata(metadata: Mapping[str, MetadataValue]) -> dict[str, MetadataValue]:
+    for key, value in metadata.items():
+        _check_text("metadata key", key)
+        if is_reserved_metadata(key):
+            msg = f"metadata key {key!r} is reserved: Orkestra sets it itself"
+            raise InvalidTraceAttributeError(msg)
+        if not is_metadata(value):
+            shown = repr(value)[:MAX_ATTRIBUTE_LENGTH]
+            msg = (
+                f"metadata {key!r} = {shown} must be text, a finite number or a bool"
+                f" of up to {MAX_ATTRIBUTE_LENGTH} characters as JSON"
+            )
+            raise InvalidTraceAttributeError(msg)
+    return dict(metadata)
+
+
+def is_reserved_tag(tag: str) -> bool:
+    """Whether the tag says whose a trace is, which callers cannot set."""
+    return tag.strip().lower().startswith(_RESERVED_TAG_PREFIX)
+
+
+def is_reserved_metadata(key: str) -> bool:
+    """Whether metadata of the key says what a trace is, which callers cannot set."""
+    return key.strip().lower() in _RESERVED_METADATA
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether Langfuse keeps the value as an attribute of a trace."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ATTRIBUTE_LENGTH:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_metadata(value: object) -> TypeGuard[MetadataValue]:
+    """Whether Langfuse keeps the value as metadata of a trace."""
+    if not isinstance(value, MetadataValue):
+        return False
+    try:
+        written = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        written.encode()
+    except ValueError:
+        return False
+    return len(written) <= MAX_ATTRIBUTE_LENGTH
+
 
 _NO_ATTRIBUTES: Final = TraceAttributes()
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from orkestra.tracing.capture import CaptureLimits
-from orkestra.tracing.records import LiveSpan, Span, SpanRecord
+from orkestra.tracing.spans import LiveSpan, Span, SpanRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,14 @@ The SDK fails at once where the service is not there yet, and has no way to clos
 somebody still holds. Both are mended here.
 """
 
-from orkestra.temporal.connection.connection import Connection, require_idle
-from orkestra.temporal.connection.opening import open_connection, verify_namespace
-from orkestra.temporal.connection.service_client import ManagedServiceClient
-from orkestra.temporal.connection.single_flight import SingleFlight
-from orkestra.temporal.connection.statistics import (
+from orkestra.temporal.connection.connect import open_connection, verify_namespace
+from orkestra.temporal.connection.connection import Connection, ManagedServiceClient, require_idle
+from orkestra.temporal.connection.load import (
     ConnectionCounters,
     ConnectionState,
     ConnectionStatistics,
 )
+from orkestra.temporal.connection.single_flight import SingleFlight
 
 __all__ = [
     "Connection",

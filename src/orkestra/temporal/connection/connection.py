@@ -1,24 +1,545 @@
-"""`Connection`: who uses a connection, and closing it."""
+"""`Connection`: who uses a connection, and closing it.
+
+The service client that clients and workers get: every call of theirs goes over one `Wire`.
+
+What all clients of a connection share, and how it is taken away from all of them at once.
+
+The SDK closes a socket when the last reference to its client is gone, and a client, a handle, a
+call in flight and even the traceback of a failed call are such references. So nobody but the wire
+keeps one: calls borrow it, and closing cancels them.
+
+A call under way, and the SDK's client that it is on.
+
+Workers that were made and do not run: the SDK ends them only after they have run.
+
+Credentials that change while a connection is open.
+
+An API key is changed in place. TLS is settled when a socket is opened, so certificates need a new
+one: it is opened beside the old one, takes over what is new, and the old one closes with the last
+call that is on it. Until new credentials work, the old ones stay.
+"""
 
 import asyncio
+import contextvars
 import logging
+import os
+import time
+import traceback
 import weakref
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from dataclasses import replace
+from functools import partial
+from types import TracebackType
+from typing import Final, TypeVar, Unpack
 
-from temporalio.service import ServiceClient
+from google.protobuf.message import Message
+from temporalio.runtime import Runtime
+from temporalio.service import (
+    ConnectConfig,
+    RPCError,
+    RPCStatusCode,
+    ServiceClient,
+    _BridgeServiceClient,
+)
 from temporalio.worker import Worker
 
-from orkestra.errors import WorkersRunningError
-from orkestra.temporal.connection.idle_workers import end_idle_worker, never_started
-from orkestra.temporal.connection.load import Load
-from orkestra.temporal.connection.rotation import Rotation
-from orkestra.temporal.connection.service_client import ManagedServiceClient
-from orkestra.temporal.connection.statistics import ConnectionCounters, ConnectionState
-from orkestra.temporal.connection.wire import Wire
+from orkestra.config import TemporalSettings
+from orkestra.errors import (
+    ConnectionClosedError,
+    ConnectionOverloadedError,
+    OrkestraError,
+    WorkersRunningError,
+)
+from orkestra.temporal.connection.config import BadApiKeyError, BadCertificateError, connect_config
+from orkestra.temporal.connection.load import (
+    NO_ANSWER,
+    ConnectionCounters,
+    ConnectionState,
+    Load,
+    is_long_poll,
+    is_reading_poll,
+)
+from orkestra.temporal.service_clients import CallOptions, WorkerServiceClient
+
+
+class Line:
+    """One of the SDK's clients, and the calls that are under way on it.
+
+    Args:
+        sdk_client: The connected client, to which the line has the only reference.
+    """
+
+    __slots__ = ("_is_retired", "calls", "sdk_client")
+
+    def __init__(self, sdk_client: ServiceClient) -> None:
+        self.sdk_client = sdk_client
+        self.calls: set[Call] = set()
+        self._is_retired = False
+
+    def retire(self) -> None:
+        """Let go of the socket when the last call has ended; there will be no new ones."""
+        self._is_retired = True
+        if not self.calls:
+            self.release()
+
+    def forget(self, call: "Call") -> None:
+        """Take a call that has ended off the line."""
+        self.calls.discard(call)
+        if self._is_retired and not self.calls:
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the socket, as far as no call holds it."""
+        # The SDK's client is part of a cycle of references, and plugins may hold it: take the
+        # core's client.
+        self.sdk_client.worker_service_client._bridge_client = None  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - there is no other way to close it
+
+
+class Call:
+    """Marks a call in flight, as a block of the task that makes it."""
+
+    __slots__ = ("_cancelling", "_is_cut", "_line", "_load", "_task")
+
+    def __init__(self, line: "Line", load: Load | None) -> None:
+        self._line = line
+        self._load = load
+        self._is_cut = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a call is awaited by a task"  # noqa: S101 - asyncio has no other way
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._line.calls.add(self)
+        if self._load is not None:
+            self._load.add(self)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> bool:
+        """Whether the block ended by `cut()`, after undoing that cancellation.
+
+        A caller who cancelled the task as well still gets the CancelledError, as with
+        `asyncio.timeout()`.
+        """
+        self._forget()
+        if self._load is not None:
+            self._load.end(self, exc)
+        if exc is not None:
+            _let_go(exc)
+        if not self._is_cut:
+            return False
+        return self._task.uncancel() <= self._cancelling and exc_type is asyncio.CancelledError
+
+    def cut(self) -> None:
+        """Cancel the call, from whichever loop and thread."""
+        loop = self._task.get_loop()
+        if loop is asyncio.get_running_loop():
+            self._cancel()
+            return
+        try:
+            loop.call_soon_threadsafe(self._cancel)
+        except RuntimeError:  # its loop was closed without running it to its end
+            self._forget()
+
+    def _forget(self) -> None:
+        self._line.forget(self)
+
+    def _cancel(self) -> None:
+        if self in self._line.calls and not self._is_cut:
+            self._is_cut = True
+            self._task.cancel()
+
+
+def _let_go(error: BaseException) -> None:
+    """Clear the SDK's frames in the traceback, which refer to its client."""
+    traceback.clear_frames(error.__traceback__)
+    # It raises RPCError while it handles its core's error, in whose traceback are more of them.
+    if isinstance(error, RPCError) and error.__context__ is not None:
+        traceback.clear_frames(error.__context__.__traceback__)
+
+
+_Response = TypeVar("_Response", bound=Message)
 
 _logger: Final = logging.getLogger("orkestra.temporal.connection")
+_UNWINDING: Final = 1.0
+_TICK: Final = 0.001
+
+
+class Wire:
+    """The SDK's service client, lent to one call at a time.
+
+    Args:
+        sdk_client: The connected client, to which the wire has the only reference.
+        address: Where it is connected to, for messages.
+        load: Says when too many calls wait.
+    """
+
+    def __init__(self, sdk_client: ServiceClient, address: str, load: Load) -> None:
+        self.address = address
+        self.load = load
+        self._line: Line | None = Line(sdk_client)
+        self._retired: list[Line] = []
+        self._process = os.getpid()
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether no call can be made any more."""
+        return self._line is None
+
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls are under way."""
+        return len(self._calls())
+
+    @property
+    def sdk_client(self) -> ServiceClient:
+        """The SDK's client; whoever keeps it keeps the socket open.
+
+        Raises:
+            ConnectionClosedError: The wire is cut, or this process was forked from the one that
+                opened it: the SDK's threads did not come along, and a call would wait for ever.
+        """
+        return self._usable_line().sdk_client
+
+    def _give_away(self) -> Line:
+        line, self._line = self._usable_line(), None
+        return line
+
+    def _usable_line(self) -> Line:
+        if self._line is None:
+            raise self._closed_error()
+        if (process := os.getpid()) != self._process:
+            msg = (
+                f"the connection to {self.address!r} was opened by process {self._process} and does"
+                f" not survive the fork into {process}: open one in the child, with a Runtime of"
+                " its own, or start the child by spawn"
+            )
+            raise ConnectionClosedError(msg)
+        return self._line
+
+    async def call(
+        self,
+        rpc: str,
+        request: Message,
+        response_type: type[_Response],
+        **options: Unpack[CallOptions],
+    ) -> _Response:
+        """Make one call, which ends with the wire at the latest.
+
+        Raises:
+            ConnectionClosedError: The wire is cut, or was cut meanwhile.
+            ConnectionOverloadedError: Too many calls wait; this one was not sent.
+            temporalio.service.RPCError: The call failed.
+        """
+        line = self._usable_line()
+        is_ordinary = not is_long_poll(rpc, request)
+        if is_ordinary and self.load.is_too_much:
+            raise self._overloaded_error(rpc)
+        with Call(line, self.load if is_ordinary else None):
+            return await line.sdk_client._rpc_call(  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the one way through which the SDK sends
+                rpc, request, response_type, **options
+            )
+        # Out of the except branch, so that the error does not keep the cancellation's frames.
+        raise self._closed_error()
+
+    def take_over(self, other: "Wire") -> None:
+        """Send on another wire's client from now on; calls under way end where they are.
+
+        Args:
+            other: A wire without calls, which is cut by this.
+
+        Raises:
+            ConnectionClosedError: One of both is cut already.
+        """
+        line = self._usable_line()
+        self._line = other._give_away()  # noqa: SLF001 - another one of us
+        self._retired = [*(each for each in self._retired if each.calls), line]
+        line.retire()
+
+    async def cut(self) -> None:
+        """Refuse calls from now on, end those in flight, and let go of the socket."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.release()
+            self._retired.append(line)
+        for call in self._calls():
+            call.cut()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _UNWINDING
+        while (left := self._calls()) and loop.time() < deadline:  # noqa: ASYNC110 - calls may belong to other loops, and those may be dead
+            await asyncio.sleep(_TICK)
+        if left:
+            _logger.warning(
+                "The socket to %s stays open for now: %d call(s) belong to an event loop that does"
+                " not run",
+                self.address,
+                len(left),
+            )
+
+    def _calls(self) -> list[Call]:
+        lines = self._retired if self._line is None else [*self._retired, self._line]
+        return [call for line in lines for call in tuple(line.calls)]
+
+    def _overloaded_error(self, rpc: str) -> ConnectionOverloadedError:
+        self.load.refuse()
+        return ConnectionOverloadedError(
+            f"{rpc} was not sent: {self.load.waiting} calls wait for {self.address!r}, which"
+            " answers none: try again later, or raise temporal.max_waiting_calls"
+        )
+
+    def _closed_error(self) -> ConnectionClosedError:
+        return ConnectionClosedError(
+            f"the connection to {self.address!r} is closed: open another one and make clients on it"
+        )
+
+
+class ManagedServiceClient(ServiceClient):
+    """A service client whose connection can be closed under everybody who holds it.
+
+    Attributes:
+        connection: The connection, shared with other service clients.
+        rotation: Takes up changed credentials, where they can change.
+
+    Args:
+        connection: The connection that owns the wire.
+        wire: The wire to send on.
+    """
+
+    def __init__(self, connection: "Connection", wire: Wire) -> None:
+        super().__init__(wire.sdk_client.config)
+        self.connection = connection
+        self.rotation: Rotation | None = None
+        self._wire = wire
+
+    @property
+    def worker_service_client(self) -> _BridgeServiceClient:
+        """What the SDK's `Worker` polls with.
+
+        Raises:
+            ConnectionClosedError: The connection is closed.
+        """
+        wire = self._wire
+        return WorkerServiceClient(self, lambda: wire.sdk_client.worker_service_client)
+
+    def update_rpc_metadata(self, metadata: Mapping[str, str | bytes]) -> None:
+        """Change the metadata of every call on this connection, other clients' included.
+
+        Raises:
+            ConnectionClosedError: The connection is closed.
+        """
+        self._wire.sdk_client.update_rpc_metadata(metadata)
+
+    def update_api_key(self, api_key: str | None) -> None:
+        """Change the API key of every call on this connection, other clients' included.
+
+        Raises:
+            ConnectionClosedError: The connection is closed.
+        """
+        self._wire.sdk_client.update_api_key(api_key)
+
+    async def _rpc_call(
+        self,
+        rpc: str,
+        req: Message,
+        resp_type: type[_Response],
+        **options: Unpack[CallOptions],
+    ) -> _Response:
+        """See base class."""
+        call: Callable[[], Awaitable[_Response]] = partial(
+            self._wire.call, rpc, req, resp_type, **options
+        )
+        if options["timeout"] is None and is_reading_poll(rpc, req):
+            call = partial(self._poll, call)
+        rotation = self.rotation
+        if rotation is None:
+            return await call()
+        await rotation.before_call()
+        began = rotation.generation
+        try:
+            return await call()
+        except RPCError as error:
+            if not await rotation.has_mended(error.status, since=began):
+                raise
+        return await call()
+
+    async def _poll(self, call: Callable[[], Awaitable[_Response]]) -> _Response:
+        """Poll on when a connection is lost, as long as the service can be reached again.
+
+        The SDK counts its retries, and the time for them, from the beginning of a call. So it would
+        give up a poll that has lasted a while when its connection is lost for the first time.
+        """
+        while True:
+            try:
+                return await call()
+            except RPCError as error:
+                if error.status not in NO_ANSWER or not await self._is_reached():
+                    raise
+
+    async def _is_reached(self) -> bool:
+        try:
+            await self.check_health(retry=True)
+        except RPCError as error:
+            return error.status not in NO_ANSWER
+        return True
+
+
+_TIMEOUT: Final = 1.0
+
+
+def never_started(worker: Worker) -> bool:
+    """Whether the worker has not polled yet, and may still do so."""
+    return not worker.is_running and not worker.is_shutdown
+
+
+async def end_idle_worker(worker: Worker) -> None:
+    """End the core's part of a worker that never polled, which holds a socket.
+
+    Args:
+        worker: Any worker; one that has run is left as it is. It cannot run after this.
+    """
+    if worker._started:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - is_shutdown is also true of one that has failed to start
+        return
+    worker._shutdown_complete_event.set()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - or shutdown() waits for ever
+    core = worker._bridge_worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - there is no public way to end it
+    if core._ref is None:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportUnknownMemberType] - another was made in its place
+        return
+    core.initiate_shutdown()
+    polling = (
+        worker._workflow_worker,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        worker._activity_worker,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        worker._nexus_worker,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    )
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            await asyncio.gather(*(each.drain_poll_queue() for each in polling if each is not None))
+            await core.finalize_shutdown()
+    except (TimeoutError, RuntimeError, ValueError) as error:
+        _logger.warning(
+            "The worker of %r, which never ran, keeps its socket: %r", worker.task_queue, error
+        )
+
+
+_PATIENCE: Final = 1.0
+_REFUSED: Final = frozenset({RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.PERMISSION_DENIED})
+
+
+class Rotation:
+    """Looks for changed credentials: before a call when it is time, and while workers run.
+
+    There is no task or thread as long as nobody uses the connection.
+
+    Attributes:
+        generation: Grows with each change that was taken up.
+
+    Args:
+        connection: The connection to keep up to date.
+        settings: Where the credentials are, and how often to look.
+        runtime: Runtime of the connection.
+        config: What the connection was opened with.
+        reopen: Opens another connection with a changed configuration.
+        counters: Where rotations are counted.
+    """
+
+    def __init__(
+        self,
+        connection: "Connection",
+        settings: TemporalSettings,
+        runtime: Runtime | None,
+        *,
+        config: ConnectConfig,
+        reopen: "Callable[[ConnectConfig], Awaitable[Connection]]",
+        counters: ConnectionCounters,
+    ) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._runtime = runtime
+        self._config = config
+        self._reopen = reopen
+        self._counters = counters
+        self._interval = settings.credentials_refresh.total_seconds()
+        self._due = time.monotonic() + self._interval
+        self.generation = 0
+        self._look: asyncio.Task[None] | None = None
+        self._complaint = ""
+
+    async def before_call(self) -> None:
+        """Look for changes if it is time to; they may take a second, else the call goes ahead."""
+        if time.monotonic() >= self._due:
+            await asyncio.wait([self._looking()], timeout=_PATIENCE)
+
+    async def has_mended(self, status: RPCStatusCode, *, since: int) -> bool:
+        """Whether a call that failed is worth another try, because credentials have changed.
+
+        A call that was under way on the old connection shares its fate; sending it again is what
+        the SDK would have gone on doing there.
+
+        Args:
+            status: What it failed with; where that is a refusal, changes are looked for at once.
+            since: The `generation` when it began.
+        """
+        if status in _REFUSED and self.generation == since:
+            await asyncio.wait([self._looking()])
+        return self.generation != since and (status in _REFUSED or status in NO_ANSWER)
+
+    async def keep_looking(self) -> None:
+        """Look for changes again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(max(0.0, self._due - time.monotonic()))
+            if time.monotonic() >= self._due:
+                await asyncio.wait([self._looking()])
+
+    def _looking(self) -> asyncio.Task[None]:
+        """The look that this loop is taking, or a new one, in a context of nobody's."""
+        look = self._look
+        if look is None or look.done() or look.get_loop() is not asyncio.get_running_loop():
+            self._due = time.monotonic() + self._interval
+            look = asyncio.create_task(self._take_a_look(), context=contextvars.Context())
+            self._look = look
+        return look
+
+    async def _take_a_look(self) -> None:
+        try:
+            config = await connect_config(self._settings, self._runtime)
+            if config.tls != self._config.tls:
+                await self._move(config)
+                self._say("Certificates have changed: a new connection leads to Temporal at %s")
+            elif config.api_key != self._config.api_key:
+                self._connection.change_api_key(config.api_key)
+                self._say("The API key for Temporal at %s has changed")
+        except ConnectionClosedError:
+            return
+        except (BadCertificateError, BadApiKeyError, OrkestraError) as error:
+            self._complain(str(error))
+            return
+        self._complaint = ""
+        self._config = config
+
+    async def _move(self, config: ConnectConfig) -> None:
+        """Open another connection, with what users have changed on this one, and take it over."""
+        current = self._connection.service_client.config
+        if config.api_key == self._config.api_key:
+            config = replace(config, api_key=current.api_key)
+        fresh = await self._reopen(replace(config, rpc_metadata=current.rpc_metadata))
+        try:
+            self._connection.take_over(fresh)
+        finally:
+            await fresh.close()
+
+    def _say(self, what: str) -> None:
+        self.generation += 1
+        self._counters.rotations += 1
+        _logger.info(what, self._settings.address)
+
+    def _complain(self, why: str) -> None:
+        self._counters.failed_rotations += 1
+        if why != self._complaint:
+            self._complaint = why
+            _logger.warning("Changed credentials cannot be used, the old ones stay: %s", why)
 
 
 class Connection:

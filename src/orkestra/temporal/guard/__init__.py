@@ -4,9 +4,9 @@ Interceptors write the tenant into calls; the gate verifies requests, field by f
 them. Its table lists what is permitted, and everything else is refused.
 """
 
-from orkestra.temporal.guard.client import GuardedServiceClient
-from orkestra.temporal.guard.grants import NORMAL_PRIORITY, SHARED_QUEUES, Grants, SharedQueues
-from orkestra.temporal.guard.owners import OwnerMemory, Owners
+from orkestra.temporal.guard.guarded_client import GuardedServiceClient
+from orkestra.temporal.guard.ownership import OwnerMemory, Owners
+from orkestra.temporal.guard.rules import NORMAL_PRIORITY, SHARED_QUEUES, Grants, SharedQueues
 from orkestra.temporal.nexus_task import NexusTask
 
 __all__ = [

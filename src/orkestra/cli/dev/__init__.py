@@ -1,1 +1,0 @@
-"""`orkestra dev`: server, worker with reload and trace page for whoever writes workflows."""

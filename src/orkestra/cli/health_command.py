@@ -1,0 +1,189 @@
+"""`orkestra health`: whether the Temporal service can be worked with, and if not, why not.
+
+`orkestra doctor`: what keeps work from flowing, and how to mend it.
+"""
+
+import asyncio
+import time
+from datetime import timedelta
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from orkestra.cli.app import FAILED, is_bad_input
+from orkestra.cli.options import (
+    MARKS,
+    AsJson,
+    ConfigFile,
+    Namespace,
+    duration_option,
+    load_config,
+    log_core_to_python,
+    operator_client,
+    parse_name,
+    plain,
+    write_json,
+)
+from orkestra.config import OrkestraConfig
+from orkestra.doctor import Diagnosis, Finding, diagnose
+from orkestra.errors import ConfigurationError, ConnectionFailedError
+from orkestra.temporal.health import HealthReport, check_temporal_health
+
+_TIMEOUT: Final = timedelta(seconds=5)
+_AT_LEAST: Final = timedelta(milliseconds=100)
+
+
+def health(
+    context: typer.Context,
+    *,
+    task_queue: Annotated[
+        str | None,
+        typer.Option(
+            parser=parse_name,
+            metavar="NAME",
+            help="Also look for workers that poll this task queue.",
+        ),
+    ] = None,
+    namespace: Namespace = None,
+    timeout: Annotated[
+        timedelta, duration_option("5s", help="How long all of it may take.")
+    ] = _TIMEOUT,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> int:
+    """Say whether the Temporal service can be worked with, and if not, why not.
+
+    Looks at the connection, the server, the namespace, the tenant search attribute and, with
+    --task-queue, at the workers there. Exits with 0 if all is well and with 1 if something is not.
+
+    Examples:
+      orkestra health
+      orkestra health --task-queue orders --timeout 2s
+      orkestra health --json | jq .healthy
+    """
+    settings = load_config(context, config)
+    report = asyncio.run(_examine(settings, namespace, task_queue, timeout))
+    if as_json:
+        write_json(report.as_dict())
+    else:
+        _show_health(report)
+    return 0 if report else FAILED
+
+
+async def _examine(
+    settings: OrkestraConfig, namespace: str | None, task_queue: str | None, timeout: timedelta
+) -> HealthReport:
+    """Examine within the time-out, connecting included."""
+    namespace = settings.temporal.namespace if namespace is None else namespace
+    attribute = None if settings.tenancy.mode == "off" else settings.tenancy.search_attribute
+    started = time.monotonic()
+    try:
+        async with operator_client(
+            settings.temporal, namespace=namespace, deadline=timeout, verify_namespace=False
+        ) as client:
+            left = timeout - timedelta(seconds=time.monotonic() - started)
+            return await check_temporal_health(
+                client,
+                timeout=max(left, _AT_LEAST),
+                task_queue=task_queue,
+                search_attribute=attribute,
+            )
+    except ConnectionFailedError as error:
+        if is_bad_input(error):
+            raise
+        return HealthReport.of_failed_connection(error, namespace=namespace)
+
+
+def _show_health(report: HealthReport) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    verdict = "healthy" if report else "unhealthy"
+    where = plain(f" {report.address}, namespace {report.namespace!r}")
+    console.print(Text.assemble((verdict, MARKS[report.healthy][1]), where))
+    for check in report.checks:
+        mark, style = MARKS[check.ok]
+        finding = f"{check.name:<17} {plain(check.detail)}"
+        console.print(Text.assemble((f"{mark:<5}", style), finding))
+
+
+def doctor(
+    context: typer.Context,
+    *,
+    task_queue: Annotated[
+        list[str] | None,
+        typer.Option(
+            parser=parse_name,
+            metavar="NAME",
+            help="Also look for workers that poll this task queue; may be given again.",
+        ),
+    ] = None,
+    probe_fairness: Annotated[
+        bool,
+        typer.Option(
+            "--probe-fairness",
+            help="Also find out whether the server is fair, by starting 132 short activities.",
+        ),
+    ] = False,
+    timeout: Annotated[
+        timedelta, duration_option("5s", help="How long each step may take.")
+    ] = _TIMEOUT,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> int:
+    """Say what keeps work from flowing, and how to mend it.
+
+    Looks at the configuration, DNS, TCP, TLS, credentials, the server, namespaces, the tenant
+    search attribute, workers, clocks, fairness, whose IDs are whose, and Langfuse. Exits with 0
+    if nothing is wrong and with 1 if something is.
+
+    Examples:
+      orkestra doctor
+      orkestra doctor --task-queue orders --probe-fairness
+      orkestra doctor --json | jq '.findings[] | select(.ok == false)'
+    """
+    log_core_to_python()
+    try:
+        settings = load_config(context, config)
+    except ConfigurationError as error:
+        found = Diagnosis((Finding("configuration", ok=False, detail=str(error)),))
+    else:
+        found = asyncio.run(
+            _diagnosed(settings, task_queue or [], timeout, probe_fairness=probe_fairness)
+        )
+    if as_json:
+        write_json(found.as_dict())
+    else:
+        _show_diagnosis(found)
+    return 0 if found else FAILED
+
+
+async def _diagnosed(
+    settings: OrkestraConfig, task_queues: list[str], timeout: timedelta, *, probe_fairness: bool
+) -> Diagnosis:
+    configuration = Finding("configuration", ok=True, detail=_summary(settings))
+    rest = await diagnose(
+        settings, task_queues=task_queues, timeout=timeout, probe_fairness=probe_fairness
+    )
+    return Diagnosis((configuration, *rest.findings))
+
+
+def _summary(settings: OrkestraConfig) -> str:
+    temporal, tenancy = settings.temporal, settings.tenancy
+    tenants = f", {len(settings.tenants)} tenants" if settings.tenants else ""
+    return (
+        f"{temporal.address}, namespace {temporal.namespace!r}, tenancy {tenancy.mode},"
+        f" {tenancy.workflow_ids} IDs{tenants}"
+    )
+
+
+def _show_diagnosis(diagnosis: Diagnosis) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for finding in diagnosis.findings:
+        mark, style = MARKS[finding.ok]
+        mend = f"; {plain(finding.mend)}" if finding.mend else ""
+        line = f"{finding.name:<17} {plain(finding.detail)}"
+        console.print(Text.assemble((f"{mark:<5}", style), line, (mend, "bold")))
+    wrong = len(diagnosis.problems)
+    verdict = f"{wrong} to mend" if wrong else "nothing is wrong"
+    console.print(Text(verdict, MARKS[bool(diagnosis)][1]))

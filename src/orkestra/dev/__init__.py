@@ -1,0 +1,1 @@
+"""Commands for development only: `dev`, `demo`, `init` and the trace page."""

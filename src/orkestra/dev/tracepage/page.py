@@ -1,0 +1,454 @@
+"""`TracePage`: a server in a thread, in place of a Langfuse, for development.
+
+Who may ask: only pages and programs of this machine, by the address that the page has.
+
+The part of Langfuse's API that applications use: spans in, observations out.
+
+Tells the browsers that look which traces have changed.
+
+The page itself, and what it asks for.
+"""
+
+import asyncio
+import contextlib
+import json
+import socket
+import sqlite3
+import threading
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, Self
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orkestra.config import LangfuseSettings
+from orkestra.dev.tracepage.store import (
+    Retention,
+    TraceStore,
+    list_traces,
+    read_span,
+    read_trace,
+    received_spans,
+)
+from orkestra.errors import MissingExtraError
+from orkestra.otlp import (
+    OBSERVATIONS_PATH,
+    TRACES_PATH,
+    InvalidSpansError,
+    TraceTree,
+    decode_request,
+    is_authorized,
+    observations_page,
+    traces_of,
+)
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+except ImportError as error:
+    raise MissingExtraError("the local trace page", "cli") from error
+
+_HOST: Final = "127.0.0.1"
+_PATIENCE: Final = 2
+
+
+class TracePage:
+    """Takes spans as Langfuse does, keeps them in a file and shows them to a browser.
+
+    It can be reached from this machine only, and everybody on this machine can read it: it is for
+    development. Production is Langfuse.
+
+    Example:
+        ```python
+        with TracePage(Path("traces.db")) as page:
+            config = OrkestraConfig(langfuse=page.settings())
+            print(f"look at {page.url}")
+            ...
+        ```
+    """
+
+    def __init__(
+        self,
+        database: Path,
+        *,
+        port: int = 0,
+        public_key: str = "pk-lf-local",
+        secret_key: str = "sk-lf-local",  # noqa: S107 - everybody knows it
+        retention: Retention | None = None,
+    ) -> None:
+        """Choose where; nothing listens yet.
+
+        Args:
+            database: The file, made if there is none; its directory must exist.
+            port: Where to listen on 127.0.0.1; 0 takes a free port.
+            public_key: The key that applications use.
+            secret_key: The secret of the key.
+            retention: How much is kept.
+        """
+        self._database = database
+        self._port = port
+        self._keys = {"public_key": public_key, "secret_key": secret_key}
+        self._retention = retention
+        self._running: _Running | None = None
+
+    def __enter__(self) -> Self:
+        """Start to listen."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """Where the page is, and base URL for `langfuse.base_url`."""
+        return f"http://{_HOST}:{self._port}"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables that make an application send its traces here."""
+        return {
+            "LANGFUSE_BASE_URL": self.url,
+            "LANGFUSE_PUBLIC_KEY": self._keys["public_key"],
+            "LANGFUSE_SECRET_KEY": self._keys["secret_key"],
+        }
+
+    def settings(self, **others: Any) -> LangfuseSettings:
+        """Settings that send here.
+
+        Args:
+            others: More settings.
+        """
+        return LangfuseSettings.model_validate({**self._keys, "base_url": self.url, **others})
+
+    def trace(self, trace_id: str) -> Sequence[TraceTree]:
+        """What was received of a trace, as trees; a complete trace has one root."""
+        return traces_of(received_spans(self._database, trace_id)).get(trace_id, [])
+
+    def start(self) -> None:
+        """Open the database and listen.
+
+        Raises:
+            ConfigurationError: The file is no database of traces.
+            OSError: The port cannot be listened on.
+        """
+        listener = socket.create_server((_HOST, self._port))
+        self._port = listener.getsockname()[1]
+        try:
+            self._running = _Running(self._database, listener, self._keys, self._retention)
+        except BaseException:
+            listener.close()
+            raise
+
+    def close(self) -> None:
+        """Stop to listen, write what was taken and close the database; may be called again."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.end()
+
+
+class _Running:
+    """The server, the thread that it runs in and the store that it fills."""
+
+    def __init__(
+        self,
+        database: Path,
+        listener: socket.socket,
+        keys: Mapping[str, str],
+        retention: Retention | None,
+    ) -> None:
+        self._changes = Changes()
+        self._store = TraceStore(database, retention=retention, on_change=self._publish)
+        self._loop = asyncio.new_event_loop()
+        port = listener.getsockname()[1]
+        routes = [*Intake(self._store, **keys).routes, *Views(database, self._changes).routes]
+        hosts = [f"{name}:{port}" for name in (_HOST, "localhost")]
+        config = uvicorn.Config(
+            Gate(Starlette(routes=routes), hosts=hosts),
+            access_log=False,
+            lifespan="off",
+            log_config=None,
+            loop="asyncio",
+            server_header=False,
+            timeout_graceful_shutdown=_PATIENCE,
+            ws="none",
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._run, args=(listener,), name="orkestra-trace-page", daemon=True
+        )
+        self._thread.start()
+
+    def end(self) -> None:
+        self._server.should_exit = True
+        self._call(self._changes.close)
+        self._thread.join()
+        self._store.close()
+
+    def _run(self, listener: socket.socket) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._server.serve(sockets=[listener]))
+
+    def _publish(self, trace_ids: Sequence[str]) -> None:
+        self._call(self._changes.publish, trace_ids)
+
+    def _call(self, *what: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(*what)
+
+
+# The page needs nothing but its own files: what hostile traces may smuggle in must not run.
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": _POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class Gate:
+    """Refuses requests for other hosts, and puts the headers on every answer.
+
+    A page elsewhere can have its name resolved to 127.0.0.1 and then ask as if it were ours; the
+    browser still sends that name as the host.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
+        """Guard an application.
+
+        Args:
+            app: What answers.
+            hosts: The values of the Host header that it answers to.
+        """
+        self._app = app
+        self._hosts = frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        app = self._app
+        if Headers(scope=scope).get("host", "").lower() not in self._hosts:
+            app = JSONResponse({"message": "This host is not served here"}, status_code=421)
+        await app(scope, receive, send_with_headers)
+
+
+_LARGEST_BODY: Final = 64 * 1024 * 1024
+_PROJECT: Final = {"data": [{"id": "local", "name": "local"}]}
+
+
+class Intake:
+    """Answers as a Langfuse with one project does."""
+
+    def __init__(self, store: TraceStore, *, public_key: str, secret_key: str) -> None:
+        """Answer for a store.
+
+        Args:
+            store: Where spans go.
+            public_key: The project's public key.
+            secret_key: Its secret key.
+        """
+        self._store = store
+        self._keys = {"public_key": public_key, "secret_key": secret_key}
+
+    @property
+    def routes(self) -> list[Route]:
+        """What it answers to."""
+        return [
+            Route(TRACES_PATH, self._take, methods=["POST"]),
+            Route(OBSERVATIONS_PATH, self._observations, methods=["GET"]),
+            Route("/api/public/projects", self._projects, methods=["GET"]),
+        ]
+
+    async def _take(self, request: Request) -> Response:
+        if (refusal := self._refusal(request)) is not None:
+            return refusal
+        body = await _body(request)
+        if body is None:
+            return _message("Request body too large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        try:
+            _, spans = await asyncio.to_thread(
+                decode_request,
+                body,
+                content_type=request.headers.get("content-type", ""),
+                encoding=request.headers.get("content-encoding"),
+            )
+        except InvalidSpansError as error:
+            return _message(str(error), HTTPStatus.BAD_REQUEST)
+        try:
+            # Answered when they are kept: whoever gets no answer sends them again.
+            await asyncio.wrap_future(self._store.add(spans))
+        except (sqlite3.Error, RuntimeError) as error:
+            return _message(f"Cannot keep spans: {error}", HTTPStatus.SERVICE_UNAVAILABLE)
+        return JSONResponse({})
+
+    async def _observations(self, request: Request) -> Response:
+        if (refusal := self._refusal(request)) is not None:
+            return refusal
+        query = request.url.query
+        trace_id = request.query_params.get("traceId")
+        spans = await asyncio.to_thread(received_spans, self._store.path, trace_id)
+        status, content = observations_page(spans, query)
+        return JSONResponse(content, status_code=status)
+
+    async def _projects(self, request: Request) -> Response:
+        return self._refusal(request) or JSONResponse(_PROJECT)
+
+    def _refusal(self, request: Request) -> Response | None:
+        if is_authorized(request.headers.get("authorization"), **self._keys):
+            return None
+        return _message("Invalid credentials", HTTPStatus.UNAUTHORIZED)
+
+
+async def _body(request: Request) -> bytes | None:
+    """The body, or None where it is too large."""
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared) > _LARGEST_BODY:
+        return None
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > _LARGEST_BODY:
+            return None
+    return bytes(body)
+
+
+def _message(text: str, status: HTTPStatus) -> Response:
+    return JSONResponse({"message": text}, status_code=status)
+
+
+_HEARTBEAT: Final = 15.0
+_GATHERING: Final = 0.2
+_MOST_NAMED: Final = 500
+
+
+class Changes:
+    """Passes ids of traces on to all who listen. It belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[asyncio.Event, set[str]] = {}
+        self._is_closed = False
+
+    def publish(self, trace_ids: Sequence[str]) -> None:
+        """Tell everybody."""
+        for event, pending in self._listeners.items():
+            pending.update(trace_ids)
+            event.set()
+
+    def close(self) -> None:
+        """End what everybody listens to."""
+        self._is_closed = True
+        for event in self._listeners:
+            event.set()
+
+    async def stream(self) -> AsyncGenerator[str]:
+        """Server-sent events: the ids of changed traces, several times a second at most."""
+        event, pending = asyncio.Event(), set[str]()
+        self._listeners[event] = pending
+        try:
+            yield "retry: 1000\n\n"
+            while not self._is_closed:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(event.wait(), _HEARTBEAT)
+                if pending and not self._is_closed:
+                    await asyncio.sleep(_GATHERING)
+                named = sorted(pending)[:_MOST_NAMED]
+                pending.clear()
+                event.clear()
+                yield f"data: {json.dumps(named)}\n\n" if named else ": still here\n\n"
+        finally:
+            del self._listeners[event]
+
+
+_STATIC: Final = Path(__file__).with_name("static")
+_ASSETS: Final = {
+    "/page.css": "text/css",
+    "/page.js": "text/javascript",
+    "/icon.svg": "image/svg+xml",
+}
+_LIMIT: Final = 200
+
+
+class Views:
+    """Shows a database of traces."""
+
+    def __init__(self, database: Path, changes: Changes) -> None:
+        """Show a database.
+
+        Args:
+            database: Where the traces are.
+            changes: Tells which of them have changed.
+        """
+        self._database = database
+        self._changes = changes
+
+    @property
+    def routes(self) -> list[Route]:
+        """What it answers to; a trace has the path that it has in Langfuse."""
+        return [
+            Route("/", _page),
+            Route("/trace/{trace_id}", _page),
+            *(Route(path, _asset) for path in _ASSETS),
+            Route("/api/traces", self._traces),
+            Route("/api/traces/{trace_id}", self._trace),
+            Route("/api/traces/{trace_id}/spans/{span_id}", self._span),
+            Route("/api/changes", self._events),
+        ]
+
+    async def _traces(self, request: Request) -> Response:
+        given = request.query_params
+        limit = given.get("limit", "")
+        found = await asyncio.to_thread(
+            list_traces,
+            self._database,
+            tenant=given.get("tenant") or None,
+            search=given.get("search", ""),
+            errors=given.get("errors") == "1",
+            limit=int(limit) if limit.isdecimal() and limit.isascii() else _LIMIT,
+        )
+        return JSONResponse(found)
+
+    async def _trace(self, request: Request) -> Response:
+        trace_id = request.path_params["trace_id"]
+        return _found(await asyncio.to_thread(read_trace, self._database, trace_id))
+
+    async def _span(self, request: Request) -> Response:
+        trace_id, span_id = (request.path_params[name] for name in ("trace_id", "span_id"))
+        return _found(await asyncio.to_thread(read_span, self._database, trace_id, span_id))
+
+    async def _events(self, _: Request) -> Response:
+        return StreamingResponse(self._changes.stream(), media_type="text/event-stream")
+
+
+async def _page(_: Request) -> Response:
+    return FileResponse(_STATIC / "index.html", media_type="text/html; charset=utf-8")
+
+
+async def _asset(request: Request) -> Response:
+    path = request.url.path
+    return FileResponse(_STATIC / path.removeprefix("/"), media_type=_ASSETS[path])
+
+
+def _found(content: dict[str, Any] | None) -> Response:
+    if content is None:
+        return JSONResponse({"message": "No such trace"}, status_code=HTTPStatus.NOT_FOUND)
+    return JSONResponse(content)

@@ -1,0 +1,539 @@
+"""`TraceStore`: takes spans from any thread, and has them on disk when it says so.
+
+The database of traces: one thread writes it, in batches; any thread reads it.
+
+A span as a row of the database.
+
+What the page asks of the database.
+"""
+
+import json
+import math
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+from orkestra.errors import ConfigurationError
+from orkestra.otlp import ReceivedSpan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How much is kept; the traces that were silent for longest go first.
+
+    Attributes:
+        max_spans: Spans of all traces together.
+        max_bytes: Bytes of their names, inputs, outputs and attributes together.
+    """
+
+    max_spans: int = 200_000
+    max_bytes: int = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    rows: Sequence[tuple[Any, ...]]
+    done: Future[None] = field(default_factory=Future[None])
+
+
+class TraceStore:
+    """Writes spans to a database, in a thread of its own.
+
+    Whatever has come in while one transaction was written is the next one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        retention: Retention | None = None,
+        on_change: Callable[[Sequence[str]], None] = lambda _: None,
+    ) -> None:
+        """Open the database and start the thread.
+
+        Args:
+            path: The database, made if there is none; its directory must exist.
+            retention: How much is kept.
+            on_change: Called in the thread with the ids of the traces that changed.
+
+        Raises:
+            ConfigurationError: The file is no such database.
+        """
+        self.path = path
+        self._retention = retention or Retention()
+        self._on_change = on_change
+        self._connection = open_for_writing(path)
+        self._batches: deque[_Batch] = deque()
+        self._unchecked = self._retention.max_spans  # so that the first batch checks
+        self._is_closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="orkestra-trace-store", daemon=True)
+        self._thread.start()
+
+    def add(self, spans: Sequence[ReceivedSpan]) -> Future[None]:
+        """Write spans.
+
+        Returns:
+            Done when they will survive the end of this process, however it comes about.
+        """
+        batch = _Batch([row_of(span) for span in spans])
+        with self._changed:
+            if self._is_closed:
+                batch.done.set_exception(RuntimeError("the store of traces is closed"))
+            else:
+                self._batches.append(batch)
+                self._changed.notify()
+        return batch.done
+
+    def close(self) -> None:
+        """Write what was added, and close the database; may be called again."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while batches := self._next():
+            rows = [row for batch in batches for row in batch.rows]
+            try:
+                touched = write_rows(self._connection, rows)
+                self._forget(len(rows))
+            except Exception as error:  # noqa: BLE001 - whoever sent them is told, and sends again
+                for batch in batches:
+                    batch.done.set_exception(error)
+            else:
+                for batch in batches:
+                    batch.done.set_result(None)
+                self._on_change(touched)
+        self._connection.close()
+
+    def _next(self) -> list[_Batch]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._batches or self._is_closed)
+            batches = list(self._batches)
+            self._batches.clear()
+            return batches
+
+    def _forget(self, added: int) -> None:
+        """Not after every batch: adding all sizes up takes its time."""
+        self._unchecked += added
+        if self._unchecked * 50 >= self._retention.max_spans:
+            self._unchecked = 0
+            limits = self._retention
+            forget_oldest(self._connection, max_spans=limits.max_spans, max_bytes=limits.max_bytes)
+
+
+COLUMNS: Final = (
+    "trace_id",
+    "span_id",
+    "parent_id",
+    "is_root",
+    "name",
+    "type",
+    "level",
+    "tenant",
+    "workflow_type",
+    "trace_name",
+    "session_id",
+    "user_id",
+    "environment",
+    "start_ns",
+    "end_ns",
+    "model",
+    "tokens_in",
+    "tokens_out",
+    "cost",
+    "attempt",
+    "size",
+    "message",
+    "input",
+    "output",
+    "attributes",
+    "events",
+)
+"""The columns of a span, the large ones last: what only counts need not read them."""
+
+_O: Final = "langfuse.observation."
+_SHOWN_APART: Final = frozenset({f"{_O}input", f"{_O}output", f"{_O}status_message"})
+_GENERATIONS: Final = frozenset({"generation", "embedding"})
+_ERROR: Final = 2
+_LAST: Final = 2**63 - 1
+
+
+def row_of(span: ReceivedSpan) -> tuple[Any, ...]:
+    """The span's values in the order of `COLUMNS`."""
+    given = span.attributes
+    model = given.get(f"{_O}model.name") or given.get("gen_ai.request.model")
+    tokens_in, tokens_out = _tokens(given)
+    shown = {key: _plain(value) for key, value in given.items() if key not in _SHOWN_APART}
+    attributes = json.dumps(shown, ensure_ascii=False)
+    message = span.status_message or span.status_text or None
+    texts = [_text(given.get(f"{_O}{name}")) for name in ("input", "output")]
+    size = sum(len(text or "") for text in (span.name, attributes, message, *texts))
+    return (
+        span.trace_id,
+        span.span_id,
+        span.parent_id,
+        span.parent_id is None or span.is_app_root,
+        span.name,
+        _type(span, model),
+        "ERROR" if span.status_code == _ERROR else span.level,
+        tenant_of(span),
+        _optional(span.metadata.get("workflow_type")),
+        _optional(given.get("langfuse.trace.name")),
+        _optional(span.session_id),
+        _optional(span.user_id),
+        _optional(given.get("langfuse.environment")),
+        min(span.start_ns, _LAST),
+        min(max(span.end_ns, span.start_ns), _LAST),
+        _optional(model),
+        tokens_in,
+        tokens_out,
+        _number(_mapping(given.get(f"{_O}cost_details")).get("total")),
+        _count(span.metadata.get("attempt")),
+        size,
+        message and str(message),
+        *texts,
+        attributes,
+        json.dumps(span.events, ensure_ascii=False),
+    )
+
+
+def tenant_of(span: ReceivedSpan) -> str | None:
+    """The tenant that a span names, in a tag or in metadata."""
+    for tag in span.tags:
+        if str(tag).startswith("tenant:"):
+            return str(tag).removeprefix("tenant:")
+    return _optional(span.trace_metadata.get("tenant_id", span.metadata.get("tenant_id")))
+
+
+def _type(span: ReceivedSpan, model: object) -> str:
+    kind = str(span.type or "span").lower()
+    return "generation" if model and kind not in _GENERATIONS else kind
+
+
+def _tokens(given: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """By Langfuse's attributes, else by OpenTelemetry's; parts such as `input_cached` add up."""
+    usage = _mapping(given.get(f"{_O}usage_details"))
+    if not usage:
+        names = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
+        into, out = (_count(given.get(name)) for name in names)
+        return into, out
+    into, out = (
+        _sum(_count(value) for key, value in usage.items() if key.startswith(side))
+        for side in ("input", "output")
+    )
+    return into, out
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return min(sum(known), _LAST) if known else None
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return {}
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _count(value: object) -> int | None:
+    number = _number(value)
+    return None if number is None else min(int(number), _LAST)
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value <= _LAST else None
+
+
+def _text(value: object) -> str | None:
+    """Inputs and outputs come as text, of JSON mostly."""
+    if isinstance(value, str):
+        return _readable(value) if "\\u" in value else value
+    return None if value is None else json.dumps(_plain(value), ensure_ascii=False)
+
+
+def _readable(text: str) -> str:
+    """JSON without its escapes, so that what people search for is found."""
+    try:
+        readable = json.dumps(json.loads(text), ensure_ascii=False)
+        readable.encode()
+    except (ValueError, RecursionError):
+        return text
+    return readable
+
+
+def _optional(value: object) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+def _plain(value: object) -> Any:
+    """The value as JSON can have it."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        mapping = cast("Mapping[str, object]", value)
+        return {key: _plain(item) for key, item in mapping.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in cast("Sequence[object]", value)]
+    return value
+
+
+_VERSION: Final = 1
+_KEY: Final = "PRIMARY KEY (trace_id, span_id, start_ns)"
+_SPANS: Final = f"CREATE TABLE spans ({', '.join(COLUMNS)}, {_KEY});"
+_OTHERS: Final = """
+CREATE TABLE traces (
+    id TEXT PRIMARY KEY, name, tenant, session_id, user_id, environment, start_ns, end_ns, spans,
+    errors, warnings, generations, tokens_in, tokens_out, cost, size, level, has_root, arrived
+) WITHOUT ROWID;
+CREATE INDEX traces_by_start ON traces (start_ns);
+CREATE INDEX traces_by_arrival ON traces (arrived);
+CREATE TABLE arrivals (last INTEGER NOT NULL);
+INSERT INTO arrivals VALUES (0);
+PRAGMA user_version = 1;
+"""
+# A span that is sent again, after a lost answer, replaces itself.
+_INSERT: Final = f"INSERT OR REPLACE INTO spans VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - constants
+_SUMMARISE: Final = """
+WITH own AS (SELECT * FROM spans WHERE trace_id = :id),
+root AS (SELECT name, level FROM own WHERE is_root ORDER BY start_ns LIMIT 1),
+first AS (SELECT name, workflow_type FROM own ORDER BY start_ns, end_ns DESC LIMIT 1)
+INSERT OR REPLACE INTO traces
+SELECT :id,
+    coalesce(max(trace_name), (SELECT name FROM root),
+        (SELECT coalesce('workflow:' || workflow_type, name) FROM first)),
+    max(tenant), max(session_id), max(user_id), max(environment), min(start_ns), max(end_ns),
+    count(*), sum(level = 'ERROR'), sum(level = 'WARNING'),
+    sum(type IN ('generation', 'embedding')), sum(tokens_in), sum(tokens_out), sum(cost), sum(size),
+    (SELECT level FROM root), EXISTS (SELECT 1 FROM root), :arrived
+FROM own
+"""
+_TOTAL: Final = "SELECT ifnull(sum(spans), 0), ifnull(sum(size), 0) FROM traces"
+_OLDEST: Final = "SELECT id, spans, size FROM traces ORDER BY arrived"
+
+
+def open_for_writing(path: Path) -> sqlite3.Connection:
+    """Open the database, and make it where there is none.
+
+    Args:
+        path: The file; its directory must exist.
+
+    Raises:
+        ConfigurationError: The file is no such database.
+    """
+    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.executescript(f"BEGIN;{_SPANS}{_OTHERS}COMMIT;")
+            version = _VERSION
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        msg = f"{str(path)!r} cannot be used as a database of traces ({error}): remove it"
+        raise ConfigurationError(msg) from error
+    if version != _VERSION:
+        connection.close()
+        msg = f"{str(path)!r} was made by another version of Orkestra: remove it"
+        raise ConfigurationError(msg)
+    return connection
+
+
+@contextmanager
+def reading(path: Path) -> Generator[sqlite3.Connection]:
+    """Read the database as it is now, whatever is written meanwhile."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+        connection.row_factory = sqlite3.Row
+        yield connection
+
+
+def write_rows(connection: sqlite3.Connection, rows: Iterable[tuple[object, ...]]) -> list[str]:
+    """Write spans and bring their traces up to date; all of it or, on an error, nothing.
+
+    Returns:
+        The ids of the traces.
+    """
+    rows = list(rows)
+    touched = list(dict.fromkeys(str(row[0]) for row in rows))
+    with _transaction(connection):
+        connection.executemany(_INSERT, rows)
+        [arrived] = connection.execute("UPDATE arrivals SET last = last + 1 RETURNING last")
+        for trace_id in touched:
+            connection.execute(_SUMMARISE, {"id": trace_id, "arrived": arrived[0]})
+    return touched
+
+
+def forget_oldest(connection: sqlite3.Connection, *, max_spans: int, max_bytes: int) -> int:
+    """Delete the traces that were silent for longest until the rest is within bounds.
+
+    Returns:
+        How many traces were deleted.
+    """
+    oldest: list[tuple[str]] = []
+    with _transaction(connection):
+        spans, size = connection.execute(_TOTAL).fetchone()
+        for trace_id, its_spans, its_size in connection.execute(_OLDEST):
+            if spans <= max_spans and size <= max_bytes:
+                break
+            oldest.append((trace_id,))
+            spans, size = spans - its_spans, size - its_size
+        connection.executemany("DELETE FROM spans WHERE trace_id = ?", oldest)
+        connection.executemany("DELETE FROM traces WHERE id = ?", oldest)
+    return len(oldest)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Generator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+MOST_TRACES: Final = 1000
+MOST_SPANS: Final = 5000
+_LONGEST_SEARCH: Final = 200
+_MOST_WORDS: Final = 8
+_MILLISECOND: Final = 1_000_000
+
+# Every word must be found somewhere in the trace.
+_MATCHING: Final = r"""
+FROM traces WHERE (:tenant IS NULL OR tenant = :tenant) AND (NOT :errors OR errors > 0)
+AND NOT EXISTS (
+    SELECT 1 FROM json_each(:words) AS word WHERE NOT (
+        id LIKE word.value ESCAPE '\' OR ifnull(name, '') LIKE word.value ESCAPE '\'
+        OR ifnull(tenant, '') LIKE word.value ESCAPE '\'
+        OR ifnull(session_id, '') LIKE word.value ESCAPE '\'
+        OR ifnull(user_id, '') LIKE word.value ESCAPE '\'
+        OR EXISTS (SELECT 1 FROM spans WHERE trace_id = traces.id AND (
+            name LIKE word.value ESCAPE '\' OR ifnull(message, '') LIKE word.value ESCAPE '\'
+            OR ifnull(input, '') LIKE word.value ESCAPE '\'
+            OR ifnull(output, '') LIKE word.value ESCAPE '\'))))
+"""
+_LIST: Final = f"SELECT * {_MATCHING} ORDER BY start_ns DESC, id LIMIT :limit"
+_TENANTS: Final = """
+SELECT tenant AS id, count(*) AS traces FROM traces WHERE tenant IS NOT NULL
+GROUP BY tenant ORDER BY tenant
+"""
+_TREE: Final = """
+SELECT span_id, parent_id, is_root, name, type, level, tenant, workflow_type, start_ns, end_ns,
+    model, tokens_in, tokens_out, cost, attempt, substr(message, 1, 300) AS message
+FROM spans WHERE trace_id = ? ORDER BY start_ns, end_ns DESC LIMIT ?
+"""
+_SPAN: Final = "SELECT * FROM spans WHERE trace_id = ? AND span_id = ? ORDER BY start_ns LIMIT 1"
+_RECEIVED: Final = """
+SELECT trace_id, span_id, parent_id, name, start_ns, end_ns, attributes, input, output, message
+FROM spans WHERE :trace_id IS NULL OR trace_id = :trace_id
+"""
+
+
+def list_traces(
+    path: Path, *, tenant: str | None, search: str, errors: bool, limit: int
+) -> dict[str, Any]:
+    """The newest traces.
+
+    Args:
+        path: The database.
+        tenant: Of this tenant only.
+        search: Words that must all be found in each trace.
+        errors: Only those with an error in them.
+        limit: How many at most.
+
+    Returns:
+        The traces, whether there are more, and every tenant with its number of traces.
+    """
+    limit = max(1, min(limit, MOST_TRACES))
+    wanted = {
+        "tenant": tenant,
+        "errors": errors,
+        "words": json.dumps([_pattern(w) for w in search[:_LONGEST_SEARCH].split()[:_MOST_WORDS]]),
+        "limit": limit + 1,
+    }
+    with reading(path) as connection:
+        found = [_trace(row) for row in connection.execute(_LIST, wanted)]
+        tenants = [dict(row) for row in connection.execute(_TENANTS)]
+    return {"traces": found[:limit], "more": len(found) > limit, "tenants": tenants}
+
+
+def read_trace(path: Path, trace_id: str) -> dict[str, Any] | None:
+    """One trace and its spans without their contents; None where there is none."""
+    with reading(path) as connection:
+        trace = connection.execute("SELECT * FROM traces WHERE id = ?", (trace_id,)).fetchone()
+        spans = connection.execute(_TREE, (trace_id, MOST_SPANS)).fetchall()
+    if trace is None:
+        return None
+    return {"trace": _trace(trace), "spans": [_times(row) for row in spans]}
+
+
+def read_span(path: Path, trace_id: str, span_id: str) -> dict[str, Any] | None:
+    """One span with its contents; None where there is none."""
+    with reading(path) as connection:
+        row = connection.execute(_SPAN, (trace_id, span_id)).fetchone()
+    if row is None:
+        return None
+    span = _times(row)
+    return {
+        **span,
+        "attributes": json.loads(span["attributes"]),
+        "events": json.loads(span["events"]),
+    }
+
+
+def received_spans(path: Path, trace_id: str | None) -> Sequence[ReceivedSpan]:
+    """The spans of a trace, or of all, as they were received."""
+    with reading(path) as connection:
+        return [_received(row) for row in connection.execute(_RECEIVED, {"trace_id": trace_id})]
+
+
+def _pattern(word: str) -> str:
+    for special in "\\%_":
+        word = word.replace(special, f"\\{special}")
+    return f"%{word}%"
+
+
+def _trace(row: sqlite3.Row) -> dict[str, Any]:
+    trace = _times(row)
+    del trace["arrived"], trace["size"]
+    return trace
+
+
+def _times(row: sqlite3.Row) -> dict[str, Any]:
+    """In milliseconds: nanoseconds since 1970 are more than JavaScript can count."""
+    values = dict(row)
+    for name in ("start", "end"):
+        values[name] = values.pop(f"{name}_ns") / _MILLISECOND
+    return values
+
+
+def _received(row: sqlite3.Row) -> ReceivedSpan:
+    prefix = "langfuse.observation."
+    contents = {"input": row["input"], "output": row["output"], "status_message": row["message"]}
+    present = {f"{prefix}{name}": value for name, value in contents.items() if value is not None}
+    return ReceivedSpan(
+        trace_id=row["trace_id"],
+        span_id=row["span_id"],
+        parent_id=row["parent_id"],
+        name=row["name"],
+        start_ns=row["start_ns"],
+        end_ns=row["end_ns"],
+        attributes={**json.loads(row["attributes"]), **present},
+    )

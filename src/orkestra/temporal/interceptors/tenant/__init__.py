@@ -1,8 +1,0 @@
-"""The tenant interceptor: carries a tenant over Temporal's calls and checks it on arrival."""
-
-from orkestra.temporal.interceptors.tenant.interceptor import (
-    TenantInterceptor,
-    TenantWorkerInterceptor,
-)
-
-__all__ = ["TenantInterceptor", "TenantWorkerInterceptor"]

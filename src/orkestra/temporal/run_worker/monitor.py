@@ -1,0 +1,495 @@
+"""Noticing within seconds that workers take no work, whatever they think of themselves.
+
+Whether the server serves a namespace.
+
+Whether the server sees a worker poll, whatever the worker sees itself.
+
+The server notes who polls, and when a poll began; a poll lasts a minute at most. That a worker is
+not among them says something only where the server answers, and where the worker has free slots.
+
+Whether a worker polls, read from the metrics of the core.
+
+The number of pollers alone says little: it stays as it was while the server is away, and is 0
+while every slot is busy; nor does the core count each poll that fails. So two things are trouble:
+polls that are begun again and again while none is answered, for seconds and not just once; and a
+kind of task with free slots and no poller.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from temporalio.api.enums.v1 import DescribeTaskQueueMode, NamespaceState, TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue, TaskQueueVersionSelection
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, DescribeTaskQueueRequest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
+
+from orkestra.errors import ConnectionClosedError
+from orkestra.temporal.core_metrics import MeteredRuntime, runtime_of
+from orkestra.temporal.health import check_temporal_health
+from orkestra.temporal.run_worker.supervisor import Stage, Status, Supervisor, WorkerStatus
+from orkestra.temporal.service_clients import unconfined_service
+
+_ANSWER_WITHIN: Final = timedelta(seconds=3)
+_ONE_IS_CHANCE: Final = 2
+
+
+class NamespaceLook:
+    """Looks at one namespace over one connection.
+
+    Args:
+        client: A client of the namespace.
+        search_attribute: The attribute that must be there; None asks for none.
+        every: How often to look for the attribute, which seldom goes away.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        search_attribute: str | None,
+        every: timedelta,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._attribute = search_attribute
+        self._every = every.total_seconds()
+        self._clock = clock
+        self._last: str | None = None
+        self._silences = 0
+        self._asked_at = clock()
+        self._missing: str | None = None
+
+    async def problem(self) -> str | None:
+        """Why the server does not serve the namespace; None where it does."""
+        self._last = await self._described()
+        return self._last
+
+    async def incomplete(self) -> str | None:
+        """What the namespace lacks; None where that is nothing, or cannot be told."""
+        if self._attribute is None or self._clock() - self._asked_at < self._every:
+            return self._missing
+        self._asked_at = self._clock()
+        report = await check_temporal_health(
+            self._client, timeout=_ANSWER_WITHIN, search_attribute=self._attribute
+        )
+        found = (each for each in report.problems if each.name == "search_attribute")
+        self._missing = next((each.detail for each in found), None)
+        return self._missing
+
+    async def _described(self) -> str | None:
+        name = self._client.namespace
+        try:
+            answer = await unconfined_service(self._client).workflow_service.describe_namespace(
+                DescribeNamespaceRequest(namespace=name), retry=False, timeout=_ANSWER_WITHIN
+            )
+        except RPCError as error:
+            return self._failure(name, error)
+        except ConnectionClosedError as error:
+            return str(error)
+        self._silences = 0
+        state = answer.namespace_info.state
+        if state == NamespaceState.NAMESPACE_STATE_REGISTERED:
+            return None
+        shown = NamespaceState.Name(state).removeprefix("NAMESPACE_STATE_").lower()
+        return f"namespace {name!r} is {shown}"
+
+    def _failure(self, name: str, error: RPCError) -> str | None:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return f"namespace {name!r} does not exist any more"
+        if error.status is RPCStatusCode.PERMISSION_DENIED:
+            return None  # to poll and to describe are rights apart
+        self._silences += 1
+        if self._silences < _ONE_IS_CHANCE:
+            return self._last
+        return f"the server does not answer: {error.status.name}"
+
+
+_LINE: Final = re.compile(r"(temporal_\w+)\{(.*)\} (\S+)")
+_LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_ESCAPE: Final = re.compile(r"\\(.)")
+
+_BEGUN: Final = "temporal_long_request"
+_FAILED: Final = "temporal_long_request_failure"
+_POLLERS: Final = "temporal_num_pollers"
+_FREE_SLOTS: Final = "temporal_worker_task_slots_available"
+_WORKFLOW_POLLS: Final = "PollWorkflowTaskQueue"
+_ACTIVITY_POLLS: Final = "PollActivityTaskQueue"
+_ANSWERED: Final = {
+    "temporal_workflow_task_queue_poll_succeed": _WORKFLOW_POLLS,
+    "temporal_workflow_task_queue_poll_empty": _WORKFLOW_POLLS,
+    "temporal_activity_task_received": _ACTIVITY_POLLS,
+    "temporal_activity_poll_no_task": _ACTIVITY_POLLS,
+}
+_NAMES: Final = (_BEGUN, _POLLERS, _FREE_SLOTS, *_ANSWERED)
+
+_CORE_POLLER_TYPES: Final = {
+    "workflow_task": "WorkflowWorker",
+    "sticky_workflow_task": "WorkflowWorker",
+    "activity_task": "ActivityWorker",
+    "nexus_task": "NexusWorker",
+}
+
+_PERSISTS: Final = 5.0
+_FORGOTTEN: Final = 20.0
+
+
+@dataclass
+class Readings:
+    """The figures of one worker at one time.
+
+    Attributes:
+        begun: By operation, how many polls were begun.
+        answered: By operation, how many were answered, with a task or without.
+        codes: By operation, what a poll failed with last, where the core tells it.
+        pollers: By kind of task, how many polls wait at the server.
+        free_slots: By kind of task, how many more could run.
+    """
+
+    begun: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    answered: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    codes: dict[str, str] = field(default_factory=dict[str, str])
+    pollers: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    free_slots: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def read(text: str) -> dict[tuple[str, str], Readings]:
+    """Find the figures of each worker in the core's metrics.
+
+    Args:
+        text: The metrics in the form of Prometheus.
+
+    Returns:
+        Readings by namespace and task queue.
+    """
+    found: dict[tuple[str, str], Readings] = defaultdict(Readings)
+    for name, labels, value in _samples(text):
+        readings = found[labels.get("namespace", ""), labels.get("task_queue", "")]
+        operation = labels.get("operation", "")
+        if name == _BEGUN:
+            readings.begun[operation] += value
+        elif name == _FAILED:
+            readings.codes[operation] = labels.get("status_code", "")
+        elif name in _ANSWERED:
+            readings.answered[_ANSWERED[name]] += value
+        elif name == _POLLERS and labels.get("poller_type") in _CORE_POLLER_TYPES:
+            readings.pollers[_CORE_POLLER_TYPES[labels["poller_type"]]] += value
+        elif name == _FREE_SLOTS:
+            readings.free_slots[labels.get("worker_type", "")] = value
+    return found
+
+
+class PollJudge:
+    """Says over time whether one worker polls.
+
+    Args:
+        clock: Seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: Readings | None = None
+        self._streaks: dict[str, _Streak] = {}
+        self._without_pollers: dict[str, float] = {}
+
+    def problem(self, now: Readings) -> str | None:
+        """Why the worker takes no work, as far as its figures tell; None where it does."""
+        last, self._last = self._last or now, now
+        return self._failing(last, now) or self._not_polling(now)
+
+    def _failing(self, last: Readings, now: Readings) -> str | None:
+        for operation in (_WORKFLOW_POLLS, _ACTIVITY_POLLS):
+            moment = self._clock()
+            streak = self._streaks.get(operation)
+            is_answered = now.answered[operation] > last.answered[operation]
+            if is_answered or (streak is not None and moment - streak.last > _FORGOTTEN):
+                self._streaks.pop(operation, None)
+                continue
+            if now.begun[operation] > last.begun[operation]:
+                streak = self._streaks.setdefault(operation, _Streak(moment, moment))
+                streak.last = moment
+            if streak is not None and streak.last - streak.first >= _PERSISTS:
+                code = now.codes.get(operation)
+                return f"{operation} keeps failing" + (f": {code}" if code else "")
+        return None
+
+    def _not_polling(self, now: Readings) -> str | None:
+        for kind, pollers in now.pollers.items():
+            if pollers or not now.free_slots.get(kind):
+                self._without_pollers.pop(kind, None)
+                continue
+            since = self._without_pollers.setdefault(kind, self._clock())
+            if self._clock() - since >= _PERSISTS:
+                return f"{kind} does not poll, although it has free slots"
+        return None
+
+
+@dataclass
+class _Streak:
+    """Polls begun without any that was answered: when first, and when last."""
+
+    first: float
+    last: float
+
+
+def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    for line in text.splitlines():
+        if line.startswith(_NAMES) and (match := _LINE.fullmatch(line)):
+            labels = {k: _ESCAPE.sub(_unescaped, v) for k, v in _LABEL.findall(match[2])}
+            yield match[1], labels, float(match[3])
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    return "\n" if escape[1] == "n" else escape[1]
+
+
+_logger: Final = logging.getLogger("orkestra.temporal.run_worker")
+
+EVERY: Final = timedelta(seconds=30)
+_NO_POLL_FOR: Final = timedelta(seconds=150)
+
+_NOT_OFFERED: Final = frozenset(
+    {
+        RPCStatusCode.PERMISSION_DENIED,
+        RPCStatusCode.UNAUTHENTICATED,
+        RPCStatusCode.UNIMPLEMENTED,
+        RPCStatusCode.INVALID_ARGUMENT,
+    }
+)
+
+_WORKFLOWS: Final = "WorkflowWorker"
+_ACTIVITIES: Final = "ActivityWorker"
+_TASK_QUEUE_TYPES: Final[Mapping[str, tuple[str, TaskQueueType.ValueType]]] = {
+    _WORKFLOWS: ("workflow tasks", TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW),
+    _ACTIVITIES: ("activities", TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY),
+}
+
+
+class PollerLook:
+    """Asks the server from time to time whether it sees one worker poll.
+
+    Args:
+        worker: The worker.
+        every: How often to ask.
+        patience: For how long no new poll may be seen.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        *,
+        every: timedelta = EVERY,
+        patience: timedelta = _NO_POLL_FOR,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        config = worker.config()
+        identity = config["identity"] if "identity" in config else None
+        self._service = unconfined_service(worker.client)
+        self._namespace = worker.client.namespace
+        self._task_queue = worker.task_queue
+        self._identity = identity or self._service.config.identity
+        self._kinds = _kinds_of(worker)
+        self._every = every.total_seconds()
+        self._patience = patience.total_seconds()
+        self._clock = clock
+        self._asked_at = clock()
+        self._newest: dict[str, int] = {}
+        self._since: dict[str, float] = {}
+        self._absences: dict[str, int] = {}
+        self._problem: str | None = None
+
+    async def problem(self, own: Readings | None) -> str | None:
+        """Why the server gives the worker nothing; None where it does, or cannot be asked.
+
+        Args:
+            own: The worker's own figures, where there are some.
+        """
+        if not self._kinds or self._clock() - self._asked_at < self._every:
+            return self._problem
+        self._asked_at = self._clock()
+        seen = await self._seen()
+        if seen is None:
+            self._forget()
+        else:
+            found = [self._judged(kind, seen.get(kind), own) for kind in self._kinds]
+            self._problem = next((each for each in found if each), None)
+        return self._problem
+
+    async def _seen(self) -> Mapping[str, int] | None:
+        """When the worker's last poll of each kind began, by the server's clock; None: unknown."""
+        # The enhanced mode, because the other sees only one of the queue's partitions.
+        request = DescribeTaskQueueRequest(
+            namespace=self._namespace,
+            task_queue=TaskQueue(name=self._task_queue),
+            api_mode=DescribeTaskQueueMode.DESCRIBE_TASK_QUEUE_MODE_ENHANCED,
+            versions=TaskQueueVersionSelection(unversioned=True, all_active=True),
+            task_queue_types=[_TASK_QUEUE_TYPES[kind][1] for kind in self._kinds],
+            report_pollers=True,
+        )
+        try:
+            answer = await self._service.workflow_service.describe_task_queue(
+                request, retry=False, timeout=_ANSWER_WITHIN
+            )
+        except RPCError as error:
+            if error.status in _NOT_OFFERED:
+                _logger.debug("The server does not say who polls: %s", error.message)
+                self._kinds = ()
+            return None
+        except ConnectionClosedError:
+            return None
+        return {
+            kind: max(times)
+            for kind in self._kinds
+            if (
+                times := [
+                    poller.last_access_time.ToNanoseconds()
+                    for version in answer.versions_info.values()
+                    for poller in version.types_info[_TASK_QUEUE_TYPES[kind][1]].pollers
+                    if poller.identity == self._identity
+                ]
+            )
+        }
+
+    def _judged(self, kind: str, newest: int | None, own: Readings | None) -> str | None:
+        now = self._clock()
+        is_free = kind == _WORKFLOWS if own is None else bool(own.free_slots.get(kind))
+        if not is_free or newest != self._newest.get(kind):
+            self._since[kind] = now
+        self._absences[kind] = 0 if newest or not is_free else self._absences.get(kind, 0) + 1
+        if newest is not None:
+            self._newest[kind] = newest
+        what = _TASK_QUEUE_TYPES[kind][0]
+        if self._absences[kind] >= _ONE_IS_CHANCE:
+            return f"the server has not seen {self._identity!r} poll for {what}"
+        silence = now - self._since.setdefault(kind, now)
+        if silence > self._patience:
+            ago = f"in {silence:.0f} s"
+            return f"the server has seen no poll of {self._identity!r} for {what} {ago}"
+        return None
+
+    def _forget(self) -> None:
+        """Begin anew: who cannot be asked has not said no."""
+        self._since.clear()
+        self._absences.clear()
+        self._problem = None
+
+
+def _kinds_of(worker: Worker) -> tuple[str, ...]:
+    """What the worker always polls for; nothing where that depends on versions."""
+    config = worker.config()
+    deployment = config["deployment_config"] if "deployment_config" in config else None
+    if deployment is not None and deployment.use_worker_versioning:
+        return ()
+    # A limit to their rate holds the polls for activities back.
+    limit = config["max_activities_per_second"] if "max_activities_per_second" in config else None
+    has_activities = "activities" in config and bool(config["activities"])  # pyright: ignore[reportUnknownArgumentType] - the SDK leaves them untyped
+    is_polled = {
+        _WORKFLOWS: "workflows" in config and bool(config["workflows"]),
+        _ACTIVITIES: has_activities and not limit,
+    }
+    return tuple(kind for kind, is_one in is_polled.items() if is_one)
+
+
+_PERIOD: Final = timedelta(seconds=2)
+
+
+class Watch:
+    """Looks every two seconds whether each namespace is served and each worker polls.
+
+    Args:
+        status: Where to say what is wrong.
+        supervisors: The workers.
+        search_attribute: What each namespace must have; None asks for nothing.
+        period: Pause between two looks.
+        every: Pause between two looks at what seldom changes.
+    """
+
+    def __init__(
+        self,
+        status: Status,
+        supervisors: Sequence[Supervisor],
+        *,
+        search_attribute: str | None = None,
+        period: timedelta = _PERIOD,
+        every: timedelta = EVERY,
+    ) -> None:
+        self._status = status
+        self._supervisors = supervisors
+        self._period = period.total_seconds()
+        self._judges = {each: PollJudge() for each in supervisors}
+        self._pollers = {each: PollerLook(each.worker, every=every) for each in supervisors}
+        self._namespaces = {
+            _place(each.client): NamespaceLook(
+                each.client, search_attribute=search_attribute, every=every
+            )
+            for each in supervisors
+        }
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            try:
+                await self._look()
+            except Exception:
+                _logger.exception("The state of the workers cannot be seen")
+            await asyncio.sleep(self._period)
+
+    async def _look(self) -> None:
+        looks = self._namespaces.values()
+        problems = await asyncio.gather(*(each.problem() for each in looks))
+        found = dict(zip(self._namespaces, problems, strict=True))
+        readings = await _readings(each.client for each in self._supervisors)
+        for each in self._supervisors:
+            each.status.unreachable = found[_place(each.client)]
+            own = readings.get((each.status.namespace, each.status.task_queue))
+            self._note(each.status, each.status.unreachable or await self._trouble(each, own))
+
+    async def _trouble(self, each: Supervisor, own: Readings | None) -> str | None:
+        """Why a worker takes no work although its namespace is served."""
+        judged = None if own is None else self._judges[each].problem(own)
+        lacking = await self._namespaces[_place(each.client)].incomplete()
+        if judged or lacking or each.status.fault is not None:
+            return judged or lacking
+        return await self._pollers[each].problem(own)
+
+    def _note(self, worker: WorkerStatus, trouble: str | None) -> None:
+        """Say what has changed."""
+        if self._status.stage is Stage.RUNNING and worker.fault is None:
+            if trouble is not None and trouble != worker.trouble:
+                _logger.error(
+                    "Worker of task queue %r takes no work: %s", worker.task_queue, trouble
+                )
+            elif worker.trouble is not None and trouble is None:
+                _logger.warning("Worker of task queue %r takes work again", worker.task_queue)
+        worker.trouble = trouble
+
+
+def _place(client: Client) -> tuple[int, str]:
+    """One namespace's name may stand for two of them, on two servers."""
+    return id(unconfined_service(client)), client.namespace
+
+
+async def _readings(clients: Iterable[Client]) -> dict[tuple[str, str], Readings]:
+    runtimes = {id(found): found for client in clients if (found := runtime_of(client))}
+    merged: dict[tuple[str, str], Readings] = {}
+    for runtime in runtimes.values():
+        merged |= read(await asyncio.to_thread(_text, runtime))
+    return merged
+
+
+def _text(runtime: MeteredRuntime) -> str:
+    try:
+        return runtime.metrics_text()
+    except OSError as error:
+        _logger.warning("%s", error)
+        return ""

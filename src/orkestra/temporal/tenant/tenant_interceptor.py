@@ -1,0 +1,140 @@
+"""The two ends of the tenant interceptor."""
+
+from collections.abc import Callable, Collection
+
+from temporalio import client, worker
+
+from orkestra.config import TenancySettings
+from orkestra.directory import Placements, TenantLabels
+from orkestra.temporal.tenant.activity_calls import (
+    BindClient,
+    TenantActivityInbound,
+    TenantNexusInbound,
+)
+from orkestra.temporal.tenant.admission import Arrivals
+from orkestra.temporal.tenant.client_calls import OnRefusal, TenantClientOutbound
+from orkestra.temporal.tenant.run_commands import Owners, TenantRunHook
+from orkestra.temporal.tenant.stamp import TenantPolicy
+from orkestra.temporal.tenant.workflow_calls import TenantWorkflowInbound
+from orkestra.tenancy import AllTenants
+
+
+class TenantInterceptor(client.Interceptor):
+    """Client side: stamps and scopes every call. The last interceptor of a client.
+
+    It is not a worker interceptor, although the SDK would take one for both: on a client it must
+    be the last, on a worker the first.
+    """
+
+    def __init__(
+        self,
+        settings: TenancySettings | None = None,
+        *,
+        tenant: str | AllTenants | None = None,
+        placements: Placements | None = None,
+        namespace: str | None = None,
+        labels: TenantLabels | None = None,
+        on_refusal: OnRefusal | None = None,
+    ) -> None:
+        """Act for one tenant, for all, or for the tenant of the running code.
+
+        Args:
+            settings: Names and mode; None means the defaults.
+            tenant: The tenant that the client is bound to; None means `current_tenant()`.
+            placements: Asked before each start; None lets every tenant start work, anywhere.
+            namespace: Namespace of the client; None compares it with nothing.
+            labels: What is counted under; None names no tenants.
+            on_refusal: Called with each call that is refused here, and why.
+        """
+        self._policy = TenantPolicy(settings or TenancySettings(), labels or TenantLabels())
+        self._on_refusal = on_refusal
+        self._tenant = tenant
+        self._placements = placements or Placements()
+        self._namespace = namespace
+
+    def intercept_client(self, next: client.OutboundInterceptor) -> client.OutboundInterceptor:
+        """See base class."""
+        return TenantClientOutbound(
+            next,
+            self._policy,
+            self._tenant,
+            placements=self._placements,
+            namespace=self._namespace,
+            on_refusal=self._on_refusal,
+        )
+
+
+class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
+    """Worker side: checks what arrives. The first interceptor of a worker.
+
+    Also a client interceptor that does nothing: a worker takes the interceptors of its client
+    before its own, so this one comes first on the worker by being first on the client.
+    """
+
+    def __init__(
+        self,
+        settings: TenancySettings | None = None,
+        *,
+        placements: Placements | None = None,
+        tenants: Collection[str] | None = None,
+        bind: BindClient | None = None,
+        labels: TenantLabels | None = None,
+    ) -> None:
+        """Check by the settings and the directory.
+
+        Args:
+            settings: Names and mode; None means the defaults.
+            placements: Asked what is let in, and where; None lets every tenant in, anywhere.
+            tenants: The tenants to serve, where no others may come; None means all.
+            bind: Makes the client that an activity's code may ask for; None leaves the worker's.
+            labels: What is counted under; None names no tenants.
+        """
+        self._bind_client = bind
+        self._policy = TenantPolicy(settings or TenancySettings(), labels or TenantLabels())
+        self._arrivals = Arrivals(placements or Placements(), tenants)
+        self._workflow_class = type(
+            "TenantWorkflowInbound", (TenantWorkflowInbound,), {"policy": self._policy}
+        )
+
+    def intercept_activity(
+        self, next: worker.ActivityInboundInterceptor
+    ) -> worker.ActivityInboundInterceptor:
+        """See base class."""
+        return TenantActivityInbound(next, self._policy, self._arrivals, self._bind_client)
+
+    def intercept_nexus_operation(
+        self, next: worker.NexusOperationInboundInterceptor
+    ) -> worker.NexusOperationInboundInterceptor:
+        """See base class."""
+        return TenantNexusInbound(next, self._policy, self._arrivals, self._bind_client)
+
+    def workflow_interceptor_class(
+        self, input: worker.WorkflowInterceptorClassInput
+    ) -> type[worker.WorkflowInboundInterceptor]:
+        """See base class."""
+        return self._workflow_class
+
+    def hook_factory(
+        self, owners: Owners | None
+    ) -> Callable[[worker.WorkflowInstanceDetails], TenantRunHook]:
+        """Make what makes the hooks that see runs, for the runner's wrapper.
+
+        Args:
+            owners: Looks up whose a workflow is, where IDs do not say it; None asks nobody.
+        """
+        arrivals = self._arrivals
+
+        def run_hook(details: worker.WorkflowInstanceDetails) -> TenantRunHook:
+            return TenantRunHook(
+                self._policy,
+                details,
+                placements=arrivals.placements,
+                tenants=arrivals.tenants,
+                owners=owners,
+            )
+
+        return run_hook
+
+    def replay_hook(self, details: worker.WorkflowInstanceDetails) -> TenantRunHook:
+        """The same for a replayer, which asks nothing."""
+        return TenantRunHook(self._policy, details)

@@ -1,6 +1,0 @@
-"""The local trace page: takes the spans that Langfuse would, keeps them and shows them."""
-
-from orkestra.tracepage.page import TracePage
-from orkestra.tracepage.store import Retention
-
-__all__ = ["Retention", "TracePage"]
