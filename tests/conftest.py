@@ -14,8 +14,8 @@ from hypothesis import settings
 from temporalio.client import Client
 
 from orkestra.devserver import DevServer
-from tests.names import Fresh
-from tests.sandboxes import Desk
+from tests.support.names import Fresh
+from tests.support.sandboxes import Desk
 
 SETTLING = 5.0
 

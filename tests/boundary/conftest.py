@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 import pytest
 from temporalio.client import Client
 
-from tests.guard_attack import Attack
-from tests.guard_desk import GuardDesk
-from tests.names import Fresh
+from tests.support.guard_attack import Attack
+from tests.support.guarded_clients import GuardDesk
+from tests.support.names import Fresh
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from orkestra import (
     tenant_scope,
 )
 from orkestra.errors import TenantError
-from tests.guard_attack import refused
+from tests.support.guard_attack import refused
 from tests.workflows.everything import Mailbox
 
 

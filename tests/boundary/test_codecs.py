@@ -19,8 +19,8 @@ from temporalio.worker import Worker
 
 from orkestra import TenantMismatchError
 from orkestra.config import TenancySettings
-from tests.guard_attack import refused
-from tests.guarding import payload
+from tests.support.guard_attack import refused
+from tests.support.requests import payload
 from tests.workflows.everything import ACTIVITIES, Child, Everything, Mailbox
 
 

@@ -9,9 +9,9 @@ from temporalio.service import RPCError
 from orkestra import ALL_TENANTS, InvalidTenantError, OrkestraPlugin, tenant_scope
 from orkestra.errors import InvalidIdError
 from orkestra.temporal.admin import warn_of_unowned
-from tests.guard_attack import refused
-from tests.guard_desk import eventually, whose
-from tests.town import Town
+from tests.support.guard_attack import refused
+from tests.support.guarded_clients import eventually, whose
+from tests.support.tenants import Town
 from tests.workflows.everything import Mailbox
 
 RESERVED = ("temporal-sys-scheduler", "temporal", "temporal.sys", "temporalio")

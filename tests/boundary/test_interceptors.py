@@ -27,10 +27,10 @@ from temporalio.worker import Worker
 
 from orkestra import ConfigurationError, OrkestraPlugin, current_tenant
 from orkestra.errors import TenantError
-from tests.guard_attack import Attack
-from tests.guard_desk import SOON, GuardDesk, completed_elsewhere
-from tests.guarding import payload
 from tests.matrix.stage import ForgingWorker
+from tests.support.guard_attack import Attack
+from tests.support.guarded_clients import SOON, GuardDesk, completed_elsewhere
+from tests.support.requests import payload
 from tests.workflows.everything import Mailbox
 from tests.workflows.nexus_caller import Caller, Desk
 

@@ -12,7 +12,7 @@ from temporalio.client import (
 from temporalio.service import RPCError
 
 from orkestra.errors import InvalidQueryError
-from tests.guard_desk import eventually
+from tests.support.guarded_clients import eventually
 
 QUERIES = (
     "WorkflowType='t' /* ' */ ) OR (tenantId='{beta}' /* ' */",

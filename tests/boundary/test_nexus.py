@@ -19,8 +19,8 @@ from temporalio.worker import Interceptor as WorkerInterceptor
 
 from orkestra import ForbiddenOperationError
 from orkestra.temporal.guard import NexusTask, SharedQueues
-from tests.guard_desk import GuardDesk
-from tests.names import Fresh
+from tests.support.guarded_clients import GuardDesk
+from tests.support.names import Fresh
 from tests.workflows.nexus_caller import Backing, Caller, Desk
 
 handled: ContextVar[NexusTask | None] = ContextVar("handled", default=None)

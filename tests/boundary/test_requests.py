@@ -21,9 +21,9 @@ from temporalio.service import RPCError
 
 from orkestra import TenantMismatchError
 from orkestra.temporal.guard import SharedQueues
-from tests.guard_attack import Attack, refused
-from tests.guard_desk import SOON, completed_elsewhere
-from tests.guarding import ALLOWED
+from tests.support.guard_attack import Attack, refused
+from tests.support.guarded_clients import SOON, completed_elsewhere
+from tests.support.requests import ALLOWED
 from tests.workflows.everything import Mailbox
 
 

@@ -33,8 +33,8 @@ from orkestra.temporal.guard import SharedQueues
 from orkestra.temporal.guard.table import RPCS
 from orkestra.temporal.plugin import plugin_of
 from orkestra.tenancy import act_for
-from tests.guard_desk import SOON, GuardDesk
-from tests.names import Fresh
+from tests.support.guarded_clients import SOON, GuardDesk
+from tests.support.names import Fresh
 from tests.workflows.everything import Mailbox
 from tests.workflows.nexus_caller import Caller, Desk
 

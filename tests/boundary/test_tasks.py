@@ -18,8 +18,8 @@ from orkestra import (
     TenantMismatchError,
     tenant_scope,
 )
-from tests.guard_attack import refused
-from tests.guard_desk import SOON
+from tests.support.guard_attack import refused
+from tests.support.guarded_clients import SOON
 from tests.workflows.everything import Mailbox
 
 

@@ -6,7 +6,7 @@ Keys are compared as they stand on the wire, compressed, so nothing here needs t
 import asyncio
 from collections.abc import Iterator
 
-from tests.listeners import Listener, field, frame
+from tests.support.listeners import Listener, field, frame
 
 _DATA, _HEADERS, _SETTINGS, _WINDOW_UPDATE = 0, 1, 4, 8
 _ACK = 1

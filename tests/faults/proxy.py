@@ -5,7 +5,7 @@ import random
 import ssl
 from contextlib import suppress
 
-from tests.listeners import Listener, pump
+from tests.support.listeners import Listener, pump
 
 CHUNK = 16 * 1024
 

@@ -24,7 +24,7 @@ from orkestra import (
 from orkestra.temporal.connection import open_connection
 from tests.faults.keyed import KeyGate
 from tests.faults.waiting import until
-from tests.names import Fresh
+from tests.support.names import Fresh
 from tests.workflows.gated import Gated, Steps
 
 SOON = timedelta(seconds=0.2)

@@ -21,7 +21,7 @@ from orkestra.devserver.server import free_port
 from orkestra.errors import ConnectionFailedError, ConnectionFailureReason
 from orkestra.temporal.connection import open_connection
 from tests.faults.certificates import pem, server_side, trusting
-from tests.listeners import (
+from tests.support.listeners import (
     Listener,
     answering,
     hanging_up,
@@ -30,7 +30,7 @@ from tests.listeners import (
     silent,
     web_server,
 )
-from tests.sockets import Sockets
+from tests.support.sockets import Sockets
 
 Reason = ConnectionFailureReason
 

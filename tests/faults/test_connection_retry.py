@@ -13,7 +13,7 @@ from orkestra.devserver import DevServer
 from orkestra.devserver.server import free_port
 from orkestra.errors import ConnectionClosedError, ConnectionFailedError
 from orkestra.temporal.connection import open_connection
-from tests.sockets import Sockets
+from tests.support.sockets import Sockets
 
 LOGGER = "orkestra.temporal.connection"
 LINE = re.compile(

@@ -13,8 +13,8 @@ from temporalio.service import RPCError
 
 from orkestra import OrkestraPlugin
 from orkestra.devserver import DevServer
-from tests.processes import child_that
-from tests.serving import serving
+from tests.support.processes import child_that
+from tests.support.worker_process import serving
 from tests.workflows.slow import Slow
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prlimit() is Linux's")

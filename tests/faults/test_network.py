@@ -25,8 +25,8 @@ from orkestra.devserver.server import free_port
 from orkestra.temporal.connection import ConnectionState
 from tests.faults.proxy import Proxy
 from tests.faults.waiting import until
-from tests.names import Fresh
-from tests.sockets import Sockets
+from tests.support.names import Fresh
+from tests.support.sockets import Sockets
 from tests.workflows.gated import Gated, Steps
 
 INTERVAL = timedelta(seconds=0.4)

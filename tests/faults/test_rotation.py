@@ -20,7 +20,7 @@ from orkestra import (
 from tests.faults.certificates import ClientFiles, server_side
 from tests.faults.proxy import Proxy
 from tests.faults.waiting import until
-from tests.sockets import Sockets
+from tests.support.sockets import Sockets
 from tests.workflows.gated import Gated, Steps
 
 SOON = timedelta(seconds=0.2)

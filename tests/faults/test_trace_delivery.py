@@ -19,7 +19,7 @@ import pytest
 from orkestra.config import LangfuseSettings
 from orkestra.langfuse import LangfuseSink, Loss
 from orkestra.otlp import decode_request
-from tests.tracing import SECONDS, record_of
+from tests.support.traced_worker import SECONDS, record_of
 
 Reply = tuple[int, dict[str, str]]
 ACCEPTED: Reply = (200, {})

@@ -16,9 +16,9 @@ from orkestra import OrkestraPlugin
 from orkestra.langfuse import Loss
 from orkestra.testing import Behaviour, LangfuseReceiver
 from orkestra.tracing import trace_attributes
-from tests.names import Fresh
-from tests.serving import serving
-from tests.tracing import SECONDS, Traced
+from tests.support.names import Fresh
+from tests.support.traced_worker import SECONDS, Traced
+from tests.support.worker_process import serving
 from tests.workflows.observed import Observe
 from tests.workflows.slow import Slow
 from tests.workflows.traced import Answer, Fail, Flaky, Ticket
@@ -193,7 +193,7 @@ ENDS_WITHOUT_FLUSH = """
 import sys
 from orkestra.config import LangfuseSettings
 from orkestra.langfuse import LangfuseSink
-from tests.tracing import record_of
+from tests.support.traced_worker import record_of
 
 settings = LangfuseSettings(
     public_key="pk-lf-test", secret_key="sk-lf-test", base_url=sys.argv[1],

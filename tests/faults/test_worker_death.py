@@ -10,8 +10,8 @@ from temporalio.service import RPCError
 
 from orkestra import OrkestraPlugin
 from orkestra.devserver import DevServer
-from tests.ledger import Ledger
-from tests.serving import measured, serving, until
+from tests.support.ledger import Ledger
+from tests.support.worker_process import measured, serving, until
 from tests.workflows.ledger import STEPS, WriteRows
 
 MODULE = "tests.workflows.ledger"

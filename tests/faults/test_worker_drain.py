@@ -8,7 +8,7 @@ from temporalio.client import Client
 
 from orkestra import OrkestraPlugin
 from orkestra.testing import Behaviour, LangfuseReceiver
-from tests.serving import serving, until
+from tests.support.worker_process import serving, until
 from tests.workflows.slow import Slow
 
 

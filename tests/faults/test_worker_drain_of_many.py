@@ -8,7 +8,7 @@ import pytest
 from temporalio.client import Client
 
 from orkestra import OrkestraPlugin
-from tests.serving import measured, serving
+from tests.support.worker_process import measured, serving
 from tests.workflows.ledger import Persistent
 
 MODULE = "tests.workflows.ledger"

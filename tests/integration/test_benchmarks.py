@@ -13,7 +13,7 @@ from benchmarks.variants import BARE
 from benchmarks.workloads.minimal import OneActivity
 from orkestra import OrkestraConfig, TemporalConnectionManager, TemporalSettings, current_tenant
 from orkestra.devserver import DevServer
-from tests.names import Fresh
+from tests.support.names import Fresh
 
 
 async def test_a_crowd_is_seen_by_the_worker_and_takes_turns(dev_server: DevServer, fresh: Fresh):

@@ -19,9 +19,9 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from orkestra import OrkestraPlugin
 from orkestra.devserver import DevServer
 from orkestra.devserver.server import free_port
-from tests.command import Command, one_line
-from tests.names import Fresh
-from tests.processes import child_that
+from tests.support.command import Command, one_line
+from tests.support.names import Fresh
+from tests.support.processes import child_that
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -13,8 +13,8 @@ from temporalio.exceptions import ApplicationError
 
 from orkestra import OrkestraConfig, TemporalConnectionManager, TemporalSettings, create_worker
 from orkestra.devserver import DevServer
-from tests.command import Command
-from tests.names import Fresh
+from tests.support.command import Command
+from tests.support.names import Fresh
 
 pytestmark = pytest.mark.timeout(240)  # each command is a process of its own
 

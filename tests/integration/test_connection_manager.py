@@ -28,10 +28,10 @@ from orkestra import (
 )
 from orkestra.config import TemporalSettings
 from orkestra.devserver.server import free_port
-from tests.gate import GatedServiceClient
-from tests.listeners import Listener, proxy_to, silent
-from tests.processes import comes_true
-from tests.sockets import Sockets
+from tests.support.fake_service import GatedServiceClient
+from tests.support.listeners import Listener, proxy_to, silent
+from tests.support.processes import comes_true
+from tests.support.sockets import Sockets
 
 
 def config_for(address: str, **temporal: Any) -> OrkestraConfig:

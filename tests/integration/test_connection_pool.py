@@ -16,8 +16,8 @@ from orkestra import (
 )
 from orkestra.temporal.connection import ConnectionState
 from tests.faults.waiting import until
-from tests.listeners import Listener, proxy_to
-from tests.sockets import Sockets
+from tests.support.listeners import Listener, proxy_to
+from tests.support.sockets import Sockets
 from tests.workflows.gated import Gated, Steps
 
 

@@ -12,8 +12,8 @@ from temporalio.client import Client
 from orkestra import ConnectionClosedError, OrkestraConfig, TemporalConnectionManager
 from orkestra.config import TemporalSettings
 from orkestra.temporal.connection import open_connection
-from tests.listeners import silent
-from tests.sockets import Sockets
+from tests.support.listeners import silent
+from tests.support.sockets import Sockets
 
 FORKING = Path(__file__).parents[1] / "programs" / "forking.py"
 

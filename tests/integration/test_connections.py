@@ -21,9 +21,9 @@ from orkestra.config import TemporalSettings
 from orkestra.devserver import DevServer
 from orkestra.errors import ConnectionClosedError, WorkersRunningError
 from orkestra.temporal.connection import Connection, open_connection
-from tests.gate import GatedServiceClient
-from tests.names import Fresh
-from tests.sockets import Sockets
+from tests.support.fake_service import GatedServiceClient
+from tests.support.names import Fresh
+from tests.support.sockets import Sockets
 
 
 @activity.defn

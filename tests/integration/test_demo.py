@@ -17,7 +17,7 @@ import pytest
 from temporalio.client import Client
 
 from orkestra.testing import LangfuseReceiver
-from tests.command import Command
+from tests.support.command import Command
 
 TICKETS: Final = Path(__file__).parents[2] / "examples/support_desk/tickets.jsonl"
 PATIENCE: Final = 150

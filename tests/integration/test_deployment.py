@@ -19,8 +19,8 @@ import yaml
 
 from orkestra.config import OrkestraConfig
 from orkestra.devserver import DevServer
-from tests.command import ORKESTRA, clean_environment
-from tests.names import Fresh
+from tests.support.command import ORKESTRA, clean_environment
+from tests.support.names import Fresh
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "deployment.md"
 FENCE: Final = re.compile(r"^```\w+\n# (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

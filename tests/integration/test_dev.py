@@ -18,7 +18,7 @@ import pytest
 from temporalio.client import Client, WorkflowHandle
 
 from orkestra.temporal.plugin import OrkestraPlugin
-from tests.command import Command, one_line
+from tests.support.command import Command, one_line
 
 PATIENCE: Final = 60.0
 ANY_PORT: Final = ("--port", "0", "--ui-port", "0", "--traces-port", "0")

@@ -26,8 +26,8 @@ from temporalio.worker import Worker
 from orkestra.devserver import BINARY_VARIABLE, DevServer, find_temporal_binary
 from orkestra.devserver.server import free_port
 from orkestra.errors import DevServerError
-from tests.names import Fresh
-from tests.processes import comes_true, has_ended
+from tests.support.names import Fresh
+from tests.support.processes import comes_true, has_ended
 
 AT_ONCE = timedelta()
 

@@ -25,9 +25,9 @@ from orkestra.doctor import Diagnosis, Finding, diagnose
 from orkestra.doctor.checks import examine_clocks
 from orkestra.doctor.diagnose import examine_fairness
 from orkestra.testing import LangfuseReceiver
-from tests.command import Command
-from tests.listeners import proxy_to
-from tests.names import Fresh
+from tests.support.command import Command
+from tests.support.listeners import proxy_to
+from tests.support.names import Fresh
 
 PATIENCE = timedelta(seconds=20)
 

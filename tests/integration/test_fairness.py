@@ -25,8 +25,8 @@ from temporalio.worker import (
 from orkestra import current_tenant
 from orkestra.devserver import DevServer
 from orkestra.directory import TenantRecord
-from tests.town import Town, eventually
-from tests.workflows.crowd import ABUSES, Crowd, note
+from tests.support.tenants import Town, eventually
+from tests.workflows.many_activities import ABUSES, Crowd, note
 
 BIG, SMALL = 500, 20
 

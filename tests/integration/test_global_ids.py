@@ -52,8 +52,8 @@ from orkestra import (
     TenancySettings,
     TenantRequiredError,
 )
-from tests.names import Fresh
-from tests.town import eventually
+from tests.support.names import Fresh
+from tests.support.tenants import eventually
 from tests.workflows.global_ids import WORKFLOWS, CancelsByGlobalId, TerminatesByChild, Waits
 from tests.workflows.placed import where
 

@@ -29,8 +29,8 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
 from orkestra import ALL_TENANTS, TenantRequiredError, tenant_scope
-from tests.guard_desk import SOON, GuardDesk, eventually, whose
-from tests.names import Fresh
+from tests.support.guarded_clients import SOON, GuardDesk, eventually, whose
+from tests.support.names import Fresh
 from tests.workflows.everything import Child, Mailbox
 
 FAR = timedelta(days=300)

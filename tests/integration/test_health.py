@@ -27,8 +27,8 @@ from orkestra.errors import (
 )
 from orkestra.temporal.connection import open_connection
 from orkestra.temporal.health import HealthCheck, HealthReport, check_temporal_health
-from tests.gate import gated, refuse, status
-from tests.names import Fresh
+from tests.support.fake_service import gated, refuse, status
+from tests.support.names import Fresh
 
 FORBIDDEN = refuse(ForbiddenOperationError("a tenant's client may not do this"))
 

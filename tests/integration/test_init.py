@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from orkestra.devserver import DevServer
-from tests.command import Command, clean_environment
+from tests.support.command import Command, clean_environment
 
 
 def files(directory: Path) -> set[str]:

@@ -20,7 +20,7 @@ from orkestra import (
 )
 from orkestra.temporal.core_metrics import metered_runtime
 from orkestra.testing import LangfuseReceiver
-from tests.serving import Serving, serving
+from tests.support.worker_process import Serving, serving
 from tests.workflows.slow import Slow
 
 SAMPLE = re.compile(r"[a-zA-Z_:][\w:]*(\{.*\})? [-+\d.eE]+|[a-zA-Z_:][\w:]*(\{.*\})? (NaN|[+-]Inf)")
@@ -99,7 +99,7 @@ async def test_dropped_signals_are_counted(dev_server, raw_client, fresh):
     async with serving(
         dev_server.address,
         queue,
-        module="tests.workflows.talkative",
+        module="tests.workflows.logging_everywhere",
         probes_address="127.0.0.1:0",
     ) as worker:
         await worker.becomes("/readyz", 200)

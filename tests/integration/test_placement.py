@@ -49,7 +49,7 @@ from orkestra.directory import (
     TenantStatus,
 )
 from orkestra.temporal.worker import create_workers
-from tests.town import ForgingWorker, Town, failure, until
+from tests.support.tenants import ForgingWorker, Town, failure, until
 from tests.workflows.nexus_caller import Backing, Caller, Desk
 from tests.workflows.placed import ACTIVITIES, WORKFLOWS, Sends, Where, where
 

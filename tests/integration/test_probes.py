@@ -15,7 +15,7 @@ from orkestra import (
     run_worker,
 )
 from orkestra.devserver import DevServer
-from tests.serving import HURRIED, serving
+from tests.support.worker_process import HURRIED, serving
 from tests.workflows.slow import Slow
 
 SOMEWHERE = "127.0.0.1:0"

@@ -9,7 +9,7 @@ from temporalio.client import Client
 
 from orkestra import ensure_search_attributes
 from orkestra.devserver import DevServer
-from tests.serving import serving
+from tests.support.worker_process import serving
 
 SOMEWHERE = "127.0.0.1:0"
 

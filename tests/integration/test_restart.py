@@ -21,7 +21,7 @@ from orkestra import (
     start_workflow,
 )
 from orkestra.devserver import DevServer
-from tests.serving import until
+from tests.support.worker_process import until
 from tests.workflows.slow import Slow, obeys
 
 

@@ -10,7 +10,7 @@ from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import Client, WorkflowHandle
 
 from orkestra import OrkestraPlugin
-from tests.serving import HURRIED, serving
+from tests.support.worker_process import HURRIED, serving
 from tests.workflows.slow import Slow
 
 

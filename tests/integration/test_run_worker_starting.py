@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from orkestra.devserver import DevServer
-from tests.serving import serving
+from tests.support.worker_process import serving
 
 
 async def test_a_missing_namespace_fails_the_worker_at_once_and_says_so(dev_server, fresh):

@@ -21,8 +21,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from orkestra.devserver import DevServer
 from orkestra.errors import ConfigurationError, ForbiddenOperationError, SearchAttributeError
 from orkestra.temporal.search_attributes import ensure_search_attributes, tenant_search_attribute
-from tests.gate import GatedServiceClient, gated, refuse, status
-from tests.names import Fresh
+from tests.support.fake_service import GatedServiceClient, gated, refuse, status
+from tests.support.names import Fresh
 
 KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
 TEXT = IndexedValueType.INDEXED_VALUE_TYPE_TEXT

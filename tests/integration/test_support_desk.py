@@ -12,7 +12,7 @@ from orkestra.devserver import DevServer
 from support_desk.desk import TASK_QUEUE, OpenTicket, answer, first_reaction, open_ticket
 from support_desk.models import Resolution, State, Ticket
 from support_desk.workflows import SupportTicket
-from tests.names import Fresh
+from tests.support.names import Fresh
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from temporalio.worker import Worker
 from orkestra import ALL_TENANTS, TenantMismatchError, TenantSuspendedError
 from orkestra.directory import CachedTenantDirectory, TenantRecord, TenantStatus
 from orkestra.temporal.admin import Unowned, find_unowned, resume_schedules, suspend_schedules
-from tests.town import Town, eventually, until
+from tests.support.tenants import Town, eventually, until
 from tests.workflows.suspended import TICK, WORKFLOWS, Again, Parent, Ticks
 
 

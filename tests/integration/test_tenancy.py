@@ -44,7 +44,7 @@ from orkestra import (
     start_workflow,
     tenant_scope,
 )
-from tests.names import Fresh
+from tests.support.names import Fresh
 from tests.workflows.everything import (
     ACTIVITIES,
     WORKFLOWS,

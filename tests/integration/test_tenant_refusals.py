@@ -9,7 +9,7 @@ from temporalio.worker import Replayer
 
 from orkestra import OrkestraPlugin
 from orkestra.directory import TenantRecord
-from tests.town import Town, failure
+from tests.support.tenants import Town, failure
 from tests.workflows.placed import WORKFLOWS, Sends, Where
 
 

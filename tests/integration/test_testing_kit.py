@@ -20,7 +20,7 @@ from orkestra.testing import (
     assert_isolated,
     assert_replays,
 )
-from tests.command import clean_environment
+from tests.support.command import clean_environment
 
 MEMORY: list[str] = []
 

@@ -40,16 +40,16 @@ from orkestra.temporal.backfill import backfill as sending
 from orkestra.temporal.backfill import backfill_trace, backfill_traces, read_trace
 from orkestra.testing import Behaviour, LangfuseReceiver
 from orkestra.tracing import CaptureLimits
-from tests.names import Fresh
-from tests.rebuilding import backfill, differences, is_earlier_attempt, key, names, worker
-from tests.rebuilding_scenarios import (
+from tests.support.backfill import backfill, differences, is_earlier_attempt, key, names, worker
+from tests.support.backfill_scenarios import (
     ONLY_FROM_HISTORY,
     fail,
     has_done,
     is_pending,
     terminate,
 )
-from tests.tracing import Traced
+from tests.support.names import Fresh
+from tests.support.traced_worker import Traced
 from tests.workflows import rebuilt, traced
 from tests.workflows.nexus_caller import Backing, Caller, Desk
 

@@ -11,10 +11,10 @@ from temporalio.client import Client, WorkflowFailureError
 
 from orkestra.devserver import DevServer
 from orkestra.testing import LangfuseReceiver
-from tests.command import Command, one_line
-from tests.names import Fresh
-from tests.rebuilding import worker
-from tests.tracing import Traced
+from tests.support.backfill import worker
+from tests.support.command import Command, one_line
+from tests.support.names import Fresh
+from tests.support.traced_worker import Traced
 from tests.workflows import traced
 
 

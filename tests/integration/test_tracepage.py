@@ -8,8 +8,8 @@ from typing import Any, Final
 import pytest
 
 from orkestra.dev.tracepage import TracePage
-from tests.browser import CHROMIUM, Browser, browsing
-from tests.spans_made import Spans
+from tests.support.browser import CHROMIUM, Browser, browsing
+from tests.support.otlp import Spans
 
 HOSTILE: Final = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
 

@@ -15,10 +15,10 @@ from orkestra import tenant_scope
 from orkestra.temporal.tracing import TRACE_HEADER
 from orkestra.testing import LangfuseReceiver, TraceTree
 from orkestra.tracing import trace_attributes, trace_id_of, workflow_span_id
-from tests.names import Fresh
-from tests.town import eventually
-from tests.tracing import SOON, Traced, has_begun
-from tests.tracing_history import scheduled_headers
+from tests.support.names import Fresh
+from tests.support.tenants import eventually
+from tests.support.trace_headers import scheduled_headers
+from tests.support.traced_worker import SOON, Traced, has_begun
 from tests.workflows.traced import Answer, Fail, FailTask, Flaky, SignalOther, Ticket
 
 TICKET = Ticket(7, "hello")

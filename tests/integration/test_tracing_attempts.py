@@ -10,9 +10,9 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.worker import Worker
 
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
-from tests.names import Fresh
-from tests.town import eventually
-from tests.tracing import SECONDS, SOON, Traced, has_begun
+from tests.support.names import Fresh
+from tests.support.tenants import eventually
+from tests.support.traced_worker import SECONDS, SOON, Traced, has_begun
 from tests.workflows.attempts import Attempts, attempt, attempt_in_a_thread
 
 

@@ -17,8 +17,8 @@ from orkestra import OrkestraConfig, OrkestraPlugin
 from orkestra.devserver import DevServer
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from orkestra.tracing import trace_attributes
-from tests.names import Fresh
-from tests.tracing import SECONDS, Traced
+from tests.support.names import Fresh
+from tests.support.traced_worker import SECONDS, Traced
 from tests.workflows.observed import IN_PROCESSES, Observe
 from tests.workflows.traced import Flaky
 

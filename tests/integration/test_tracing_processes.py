@@ -15,9 +15,9 @@ from temporalio.client import Client
 from orkestra.devserver import DevServer
 from orkestra.temporal.backfill import backfill_trace
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
-from tests.names import Fresh
-from tests.serving import Serving, serving
-from tests.tracing_scenes import Played, Stage, faults, played, until
+from tests.support.names import Fresh
+from tests.support.scenarios import Played, Stage, faults, played, until
+from tests.support.worker_process import Serving, serving
 from tests.workflows import scenes
 
 SECOND = timedelta(seconds=1)

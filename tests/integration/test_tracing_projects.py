@@ -29,8 +29,8 @@ from orkestra.langfuse import LangfuseProjects, Loss
 from orkestra.langfuse.attributes import Ended
 from orkestra.testing import Behaviour, LangfuseReceiver, ReceivedSpan
 from orkestra.tracing import Outcome, SpanRecord, trace_attributes
-from tests.names import Fresh
-from tests.tracing import SECONDS, Traced, record_of
+from tests.support.names import Fresh
+from tests.support.traced_worker import SECONDS, Traced, record_of
 from tests.workflows.observed import Observe
 from tests.workflows.traced import Fail, Flaky
 
@@ -418,7 +418,7 @@ EXITING = """
 import asyncio, sys
 from orkestra import LangfuseProject, LangfuseSettings
 from orkestra.langfuse import LangfuseProjects
-from tests.tracing import record_of
+from tests.support.traced_worker import record_of
 
 def project_of(tenant):
     return LangfuseProject(public_key=tenant, secret_key="sk", base_url=sys.argv[1])

@@ -16,8 +16,8 @@ from orkestra.langfuse import LangfuseSink
 from orkestra.temporal.tracing import TracingInterceptor
 from orkestra.testing import LangfuseReceiver
 from orkestra.tracing import LiveSpan, Span, SpanRecord
-from tests.names import Fresh
-from tests.tracing import SECONDS, Traced
+from tests.support.names import Fresh
+from tests.support.traced_worker import SECONDS, Traced
 from tests.workflows.traced import ACTIVITIES, WORKFLOWS, Answer, Flaky, Ticket
 
 RUNNER = SandboxedWorkflowRunner(

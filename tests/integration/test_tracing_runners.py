@@ -12,8 +12,8 @@ from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from orkestra.testing import LangfuseReceiver
-from tests.names import Fresh
-from tests.tracing_scenes import Played, Stage, faults, played, raced, until
+from tests.support.names import Fresh
+from tests.support.scenarios import Played, Stage, faults, played, raced, until
 from tests.workflows import scenes
 
 

@@ -13,8 +13,8 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from orkestra.temporal.backfill import read_trace
 from orkestra.temporal.tracing import TracingInterceptor
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
-from tests.names import Fresh
-from tests.tracing_scenes import (
+from tests.support.names import Fresh
+from tests.support.scenarios import (
     DEADLINE,
     SCENES,
     WITH_LOCAL_ACTIVITIES,

@@ -13,14 +13,14 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from orkestra.errors import InvalidQueryError
 from orkestra.temporal.guard.query import MAX_DEPTH, MAX_QUERY_LENGTH, is_own_row
-from tests.visibility_queries import (
+from tests.support.visibility_queries import (
     Attribute,
     conditions,
     hostile_queries,
     hostile_values,
     quoted,
 )
-from tests.visibility_rows import (
+from tests.support.visibility_rows import (
     ACME,
     ACTIVITIES,
     BETA,

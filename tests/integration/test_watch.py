@@ -16,7 +16,7 @@ from temporalio.worker import Worker
 from orkestra.devserver import DevServer
 from orkestra.temporal.run_worker.monitor import PollerLook, Readings, Watch
 from orkestra.temporal.run_worker.supervisor import Stage, Status, Supervisor
-from tests.serving import until
+from tests.support.worker_process import until
 
 SOON = timedelta(seconds=0.1)
 FREE = Readings(free_slots={"ActivityWorker": 5.0, "WorkflowWorker": 5.0})

@@ -14,7 +14,7 @@ from orkestra import OrkestraPlugin
 from orkestra.devserver import DevServer
 from tests.interop.peer import Peer, install, running_peer
 from tests.interop.workflows import SeenByPython, seen_by_python
-from tests.names import Fresh
+from tests.support.names import Fresh
 from tests.workflows.everything import Mailbox
 
 # The fixtures have time-outs of their own: the first run installs packages.

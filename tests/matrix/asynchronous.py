@@ -18,7 +18,7 @@ from tests.matrix.side import (
     refused_for_two,
     refused_without_tenant,
 )
-from tests.workflows.errands import TOKENS, completed_elsewhere
+from tests.workflows.activities import TOKENS, completed_elsewhere
 from tests.workflows.matrix import Does, Order
 
 Act = Callable[[AsyncActivityHandle], Awaitable[Any]]

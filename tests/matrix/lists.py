@@ -18,7 +18,7 @@ from temporalio.client import (
 from orkestra.errors import InvalidQueryError
 from tests.matrix.model import NO_CODE, Check, Row
 from tests.matrix.side import Side, eventually, refused_for_two, refused_without_tenant
-from tests.workflows.errands import whose_activity
+from tests.workflows.activities import whose_activity
 from tests.workflows.matrix import Whose
 
 Make = Callable[[Side, Client, str], Awaitable[Any]]

@@ -22,8 +22,8 @@ from temporalio.worker import (
 
 from orkestra import OrkestraPlugin
 from tests.matrix.side import Side, header
-from tests.names import Fresh
-from tests.workflows import errands, everything, matrix
+from tests.support.names import Fresh
+from tests.workflows import activities, everything, matrix
 
 HOOKS: Final = (
     "continue_as_new",
@@ -119,7 +119,7 @@ async def set_up(raw: Client) -> AsyncIterator[Stage]:
                 Client(raw.service_client, plugins=[plugin]),
                 task_queue=fresh.task_queue(kind),
                 workflows=[*matrix.WORKFLOWS, *everything.WORKFLOWS],
-                activities=errands.ACTIVITIES,
+                activities=activities.ACTIVITIES,
                 nexus_service_handlers=[matrix.DeskHandler()],
                 nexus_task_executor=threads,
                 interceptors=[ForgingWorker()],
@@ -130,7 +130,7 @@ async def set_up(raw: Client) -> AsyncIterator[Stage]:
             raw,
             task_queue=fresh.task_queue("foreign"),
             workflows=[matrix.Does, matrix.Whose],
-            activities=[errands.whose_activity],
+            activities=[activities.whose_activity],
             interceptors=[ForgingWorker()],
             workflow_runner=UnsandboxedWorkflowRunner(),
         )

@@ -25,7 +25,7 @@ from tests.matrix.side import (
     refused_for_two,
     refused_without_tenant,
 )
-from tests.workflows.errands import waits_for_cancellation, whose_activity
+from tests.workflows.activities import waits_for_cancellation, whose_activity
 
 Call = Callable[[Side, Client, str], Awaitable[Any]]
 """Takes the side, a client and the activity's ID."""

@@ -14,7 +14,7 @@ from orkestra import (
     create_worker,
     start_workflow,
 )
-from tests.workflows.talkative import Talkative
+from tests.workflows.logging_everywhere import Talkative
 
 SECRET = "sk-secret-of-langfuse"
 
@@ -28,7 +28,7 @@ async def main(address: str, queue: str, style: Any) -> None:
     configure_logging(style=style, config=config)
     async with TemporalConnectionManager(config) as manager:
         worker = await create_worker(
-            task_queue=queue, workflows_path="tests.workflows.talkative", manager=manager
+            task_queue=queue, workflows_path="tests.workflows.logging_everywhere", manager=manager
         )
         client = await manager.get_client(tenant="acme")
         async with worker:

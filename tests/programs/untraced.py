@@ -15,7 +15,7 @@ from orkestra import (
     start_workflow,
 )
 from orkestra.temporal.tracing import TRACE_HEADER
-from tests.tracing_history import scheduled_headers
+from tests.support.trace_headers import scheduled_headers
 from tests.workflows.traced import Flaky
 
 

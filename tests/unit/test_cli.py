@@ -21,7 +21,7 @@ from orkestra.errors import (
     InvalidTenantError,
     SearchAttributeError,
 )
-from tests.command import Command, clean_environment, one_line
+from tests.support.command import Command, clean_environment, one_line
 
 COMMANDS = ("demo", "server", "worker", "health", "search-attributes")
 WORKFLOW = """

@@ -19,7 +19,7 @@ from orkestra.devserver import BINARY_VARIABLE, DevServer, find_temporal_binary
 from orkestra.devserver.process import GuardedProcess
 from orkestra.devserver.server import free_port, require_free, server_command, server_environment
 from orkestra.errors import DevServerError, MissingExtraError
-from tests.processes import comes_true, has_ended
+from tests.support.processes import comes_true, has_ended
 
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
 

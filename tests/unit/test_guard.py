@@ -23,7 +23,7 @@ from orkestra.temporal.guard.check import messages_in
 from orkestra.temporal.guard.rules import Allowed, Denied
 from orkestra.temporal.guard.table import RPCS, SERVICES, SHAPES
 from orkestra.tenancy import ALL_TENANTS, AllTenants, tenant_scope
-from tests.guarding import (
+from tests.support.requests import (
     ALLOWED,
     NAMESPACE,
     TENANT,

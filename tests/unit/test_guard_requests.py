@@ -22,7 +22,7 @@ from orkestra.config import TenancySettings
 from orkestra.errors import ForbiddenOperationError, InvalidIdError, InvalidQueryError
 from orkestra.temporal.guard import NexusTask, SharedQueues
 from orkestra.temporal.guard.table import SHAPES
-from tests.guarding import (
+from tests.support.requests import (
     ALLOWED,
     NAMESPACE,
     TENANT,

@@ -11,7 +11,7 @@ import pytest
 
 from orkestra.errors import ConfigurationError
 from orkestra.temporal.run_worker.probes import Answer, ProbeServer
-from tests.serving import get
+from tests.support.worker_process import get
 
 
 def broken() -> Answer:

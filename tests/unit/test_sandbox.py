@@ -21,7 +21,7 @@ from temporalio.worker.workflow_sandbox._runner import _Instance
 
 from orkestra.config import SandboxSettings
 from orkestra.temporal.sandbox import FrugalSandbox, _KeptCode, is_known, keep_code, sandbox_runner
-from tests.sandbox_flows import (
+from tests.support.sandbox_flows import (
     FLOWS,
     REFUSED,
     refusing,
@@ -29,7 +29,7 @@ from tests.sandbox_flows import (
     that_reloads,
     that_the_process_loads_lazily,
 )
-from tests.sandboxes import START, Desk, instance_of, outcome, result_of, runner_of
+from tests.support.sandboxes import START, Desk, instance_of, outcome, result_of, runner_of
 
 
 @pytest.mark.parametrize("make", FLOWS, ids=lambda make: make.__name__.replace("_", " "))
@@ -285,7 +285,7 @@ class Flow:
         return [__name__, __debug__]
 
 if __name__ == "__main__":
-    from tests.sandboxes import outcome, runner_of
+    from tests.support.sandboxes import outcome, runner_of
     print(asyncio.run(outcome(Flow, runner_of(Flow))))
 """
 

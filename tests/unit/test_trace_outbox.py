@@ -13,7 +13,7 @@ from temporalio.bridge.proto.workflow_completion import WorkflowActivationComple
 from orkestra.temporal.tracing import outbox as module
 from orkestra.temporal.tracing.outbox import OPEN, Outbox, RunOutbox
 from orkestra.tracing import CaptureLimits, RunFacts, RunSpans, SpanRecord
-from tests.tracing import record_of
+from tests.support.traced_worker import record_of
 
 REFUSED = [
     RemoveFromCache.FATAL,

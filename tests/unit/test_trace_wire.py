@@ -10,7 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from orkestra.config import LangfuseSettings
 from orkestra.langfuse.encode import Envelope, encoded, value_of
-from tests.tracing import record_of
+from tests.support.traced_worker import record_of
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
 LONG = st.integers(100, 70_000).map(lambda length: "x" * length)

@@ -19,7 +19,7 @@ from orkestra.dev.tracepage import Retention, TracePage
 from orkestra.errors import ConfigurationError
 from orkestra.langfuse.api import present_observations
 from orkestra.otlp import InvalidSpansError, decode_request
-from tests.spans_made import BEGINNING, Spans, post
+from tests.support.otlp import BEGINNING, Spans, post
 
 PATIENCE: Final = timedelta(seconds=30)
 

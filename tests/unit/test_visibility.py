@@ -16,14 +16,14 @@ from orkestra.temporal.guard.query import (
     scope_query,
     tokenize,
 )
-from tests.visibility_queries import (
+from tests.support.visibility_queries import (
     Attribute,
     conditions,
     hostile_queries,
     hostile_values,
     queries,
 )
-from tests.visibility_reader import UnreadableError, read
+from tests.support.visibility_reader import UnreadableError, read
 
 SCOPE = "(`tenantId` = 'acme' AND `WorkflowId` STARTS_WITH 'acme:')"
 SCOPE_TREE = read(SCOPE).condition

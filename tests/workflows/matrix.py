@@ -15,7 +15,7 @@ from orkestra import current_tenant
 
 # A worker without a cache imports this module anew for each task.
 with workflow.unsafe.imports_passed_through():
-    from tests.workflows.errands import (
+    from tests.workflows.activities import (
         Desk,
         ask,
         asks_its_client,

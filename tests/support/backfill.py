@@ -10,7 +10,7 @@ from temporalio.worker import Worker
 
 from orkestra.temporal.backfill import BackfillReport, backfill_trace
 from orkestra.testing import ReceivedSpan, traces_of
-from tests.tracing import Traced
+from tests.support.traced_worker import Traced
 from tests.workflows import rebuilt, traced
 
 

@@ -14,7 +14,7 @@ from orkestra import OrkestraPlugin
 from orkestra.config import OrkestraConfig, TenancySettings
 from orkestra.temporal.guard import SHARED_QUEUES, Grants, GuardedServiceClient
 from orkestra.tenancy import AllTenants, current_tenant
-from tests.names import Fresh
+from tests.support.names import Fresh
 from tests.workflows.everything import Child, Mailbox
 
 SOON = timedelta(seconds=20)

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATIENCE = 45.0
 
 HURRIED = {"SERVE_LANGFUSE": '{"flush_timeout": "1s"}'}

@@ -15,8 +15,8 @@ from temporalio.client import (
 from orkestra import (
     ForbiddenOperationError,
 )
-from tests.guard_desk import GuardDesk
-from tests.guarding import payload
+from tests.support.guarded_clients import GuardDesk
+from tests.support.requests import payload
 
 
 @dataclass

@@ -31,7 +31,7 @@ from temporalio.worker import Worker
 from orkestra import OrkestraConfig, OrkestraPlugin, TemporalSettings
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from orkestra.tracing import trace_attributes, trace_id_of
-from tests.names import Fresh
+from tests.support.names import Fresh
 from tests.workflows import scenes, traced
 
 DEADLINE = 40.0

@@ -33,7 +33,7 @@ from orkestra.directory import (
     TenantRecord,
     TenantStatus,
 )
-from tests.names import Fresh
+from tests.support.names import Fresh
 from tests.workflows.placed import ACTIVITIES, WORKFLOWS
 
 RECENTLY = timedelta(milliseconds=1)

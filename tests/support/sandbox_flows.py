@@ -6,7 +6,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 
-from tests.sandboxes import Desk
+from tests.support.sandboxes import Desk
 
 SPEC = """
 import importlib.util, sys

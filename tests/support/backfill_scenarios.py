@@ -12,7 +12,7 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowFailureError
 from temporalio.common import RetryPolicy
 
-from tests.tracing import Traced
+from tests.support.traced_worker import Traced
 from tests.workflows import rebuilt, traced
 
 LOOK: Final = 0.05

@@ -12,7 +12,7 @@ from temporalio.worker import Worker
 from orkestra import OrkestraConfig, OrkestraPlugin
 from orkestra.testing import LangfuseReceiver, ReceivedSpan, TraceTree
 from orkestra.tracing import Outcome, Span, SpanKind, SpanRecord, TraceAttributes
-from tests.names import Fresh
+from tests.support.names import Fresh
 from tests.workflows import observed, traced
 
 SECONDS = timedelta(seconds=30)
