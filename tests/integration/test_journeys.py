@@ -1,0 +1,70 @@
+"""The trip of a reader: how many files and functions of Orkestra run for each operation.
+
+A change that makes one of them longer says why in its commit. `python tests/programs/journeys.py`
+prints which files and functions those are.
+"""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parents[1] / "programs" / "journeys.py"
+PACKAGE = Path(__file__).parents[2] / "src" / "orkestra"
+
+# Files and functions, at most.
+BUDGETS = {
+    "start": (17, 91),
+    "start to span": (36, 312),
+    "signal": (24, 118),
+    "list": (8, 57),
+    "create_worker": (32, 144),
+    "stop": (16, 80),
+}
+
+Journeys = dict[str, dict[str, list[str]]]
+
+
+@pytest.fixture(scope="module")
+async def journeys() -> Journeys:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(PROGRAM), stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    walked = json.loads(output)
+    assert walked["exit_code"] == 0
+    phases: Journeys = walked["phases"]
+    return phases
+
+
+@pytest.mark.parametrize("operation", BUDGETS)
+def test_an_operation_runs_in_no_more_files_and_functions_than_its_budget(
+    journeys: Journeys, operation: str
+) -> None:
+    files, functions = BUDGETS[operation]
+    walked = journeys[operation]
+    assert len(walked) <= files, sorted(walked)
+    assert sum(map(len, walked.values())) <= functions, walked
+
+
+def test_the_package_has_few_large_modules_and_no_huge_one() -> None:
+    lines = {
+        str(file.relative_to(PACKAGE)): len(file.read_text().splitlines())
+        for file in PACKAGE.rglob("*.py")
+        if "template" not in file.parts
+    }
+    assert len(lines) <= 116
+    assert max(lines.values()) < 900, max(lines, key=lambda name: lines[name])
+    assert sum(lines.values()) <= 30_700
+
+
+def test_no_two_modules_of_the_package_have_the_same_name() -> None:
+    names = [
+        file.name
+        for file in PACKAGE.rglob("*.py")
+        if "template" not in file.parts and not file.name.startswith("__")
+    ]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
