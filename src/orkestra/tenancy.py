@@ -1,27 +1,36 @@
-"""Which tenant the running code acts for.
+"""The tenant of the running code, its IDs, and the one spelling of it on the wire.
 
-Standard library only: workflow code imports this module inside the sandbox. One ContextVar holds
-the tenant; the interceptors set it in workflows, handlers and activities, `tenant_scope()` sets it
-in client code.
+Workflow code imports this module inside the sandbox, so it needs the standard library only. One
+ContextVar holds the tenant: the interceptors set it in workflows, handlers and activities,
+`tenant_scope()` sets it in client code.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final, TypeGuard, final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, TypeGuard, final
 
-from orkestra.errors import InvalidIdError, InvalidTenantError, TenantMismatchError
+from orkestra.errors import (
+    InvalidIdError,
+    InvalidTenantError,
+    TenantMismatchError,
+    TenantRequiredError,
+)
+
+if TYPE_CHECKING:
+    from temporalio.api.common.v1 import Payload
 
 MAX_TENANT_LENGTH: Final = 63
-"""A tenant ID is also a fairness key, which the server limits to 64 bytes."""
-
-_TENANT_PATTERN: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{MAX_TENANT_LENGTH - 1}}}")
+"""A tenant ID is also a fairness key, which the server limits to 64 bytes (T25)."""
 
 MAX_ID_BYTES: Final = 900
 """The server allows 1000 bytes for an ID; the tenant and the server's suffixes need the rest."""
 
+_TENANT_PATTERN: Final = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{MAX_TENANT_LENGTH - 1}}}")
 _RESERVED_PREFIX: Final = "temporal"
 _UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Cs"})
 _SEPARATOR: Final = ":"
@@ -42,40 +51,6 @@ class AllTenants:
 
 ALL_TENANTS: Final = AllTenants()
 """Pass this object as `tenant` to make a client that acts across tenants; no string does it."""
-
-_GRAMMAR: Final = (
-    f"use 1 to {MAX_TENANT_LENGTH} of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
-    f" and not with {_RESERVED_PREFIX!r}"
-)
-
-
-def is_tenant_id(value: object) -> TypeGuard[str]:
-    """Whether the value is a well-formed tenant ID."""
-    return (
-        isinstance(value, str)
-        and _TENANT_PATTERN.fullmatch(value) is not None
-        and not value.startswith(_RESERVED_PREFIX)
-    )
-
-
-def check_tenant_id(value: object) -> str:
-    """Return the value if it is a well-formed tenant ID.
-
-    Args:
-        value: 1 to 63 lower-case ASCII characters `[a-z0-9][a-z0-9._-]*`, not beginning with
-            `temporal` (the server's own workflow IDs do).
-
-    Returns:
-        The same value, as a plain `str`: a subclass could compare itself equal to any tenant.
-
-    Raises:
-        InvalidTenantError: It is anything else.
-    """
-    plain = str.__str__(value) if isinstance(value, str) else value
-    if not is_tenant_id(plain):
-        msg = f"tenant {value!r} is malformed: {_GRAMMAR}"
-        raise InvalidTenantError(msg)
-    return plain
 
 
 def current_tenant() -> str | None:
@@ -110,7 +85,7 @@ def tenant_scope(tenant: str) -> Generator[str]:
     """
     tenant = check_tenant_id(tenant)
     outer = _current.get()
-    if outer is not None and outer != tenant:
+    if outer is not None and outer != tenant:  # B8
         msg = f"cannot enter tenant {tenant!r}: this code already acts for {outer!r}"
         raise TenantMismatchError(msg)
     token = _current.set(tenant)
@@ -118,6 +93,77 @@ def tenant_scope(tenant: str) -> Generator[str]:
         yield tenant
     finally:
         _current.reset(token)
+
+
+def act_for(tenant: str | None) -> None:
+    """Set the tenant of the running task for as long as its context lives.
+
+    For the interceptors, whose handlers each run in a task of their own. There is nothing to
+    reset, and an evicted workflow's coroutines are closed outside the context they ran in.
+
+    Args:
+        tenant: A checked tenant ID, or None.
+    """
+    _current.set(tenant)
+
+
+def acting_tenant(call: str, bound: str | AllTenants | None, *, is_required: bool) -> str | None:
+    """Resolve the tenant that a client's call acts for; None where it acts for none.
+
+    Args:
+        call: Name of the call, for the error.
+        bound: The tenant that the client is bound to.
+        is_required: Whether the call needs a tenant; an operator's never does.
+
+    Raises:
+        TenantMismatchError: The client is bound to one tenant and the code acts for another.
+        TenantRequiredError: There is no tenant, and the call needs one.
+    """
+    running = _current.get()
+    if isinstance(bound, str):
+        if running is not None and running != bound:
+            msg = f"{call}: the client is bound to {bound!r}, this code acts for {running!r}"
+            raise TenantMismatchError(msg)
+        return bound
+    if running is None and bound is None and is_required:
+        msg = (
+            f"{call} needs a tenant: use a client made with tenant=..., or tenant_scope(...);"
+            " operators use tenant=ALL_TENANTS"
+        )
+        raise TenantRequiredError(msg)
+    return running
+
+
+def is_tenant_id(value: object) -> TypeGuard[str]:
+    """Whether the value is a well-formed tenant ID."""
+    return (
+        isinstance(value, str)
+        and _TENANT_PATTERN.fullmatch(value) is not None
+        and not value.startswith(_RESERVED_PREFIX)
+    )
+
+
+def check_tenant_id(value: object) -> str:
+    """Return the value if it is a well-formed tenant ID.
+
+    Args:
+        value: 1 to 63 lower-case ASCII characters `[a-z0-9][a-z0-9._-]*`, not beginning with
+            `temporal` (the server's own workflow IDs do: B4).
+
+    Returns:
+        The same value, as a plain `str`: a subclass could compare itself equal to any tenant.
+
+    Raises:
+        InvalidTenantError: It is anything else.
+    """
+    plain = str.__str__(value) if isinstance(value, str) else value
+    if not is_tenant_id(plain):
+        msg = (
+            f"tenant {value!r} is malformed: use 1 to {MAX_TENANT_LENGTH} of a-z, 0-9, '.', '_'"
+            f" and '-', starting with a letter or digit and not with {_RESERVED_PREFIX!r}"
+        )
+        raise InvalidTenantError(msg)
+    return plain
 
 
 def owner_of(scoped_id: str) -> str | None:
@@ -148,7 +194,7 @@ def check_id(value: str) -> str:
 
     Args:
         value: 1 to 900 UTF-8 bytes without control, format or surrogate characters; the server
-            itself would take newlines and terminal escapes.
+            itself would take newlines and terminal escapes (B24).
 
     Returns:
         The same value.
@@ -167,13 +213,30 @@ def check_id(value: str) -> str:
     return value
 
 
-def act_for(tenant: str | None) -> None:
-    """Set the tenant of the running task for as long as its context lives.
+PLAIN_JSON: Final = b"json/plain"
+"""Encoding of a tenant's payload, which the default converter of every SDK reads."""
 
-    For the interceptors, whose handlers each run in a task of their own. There is nothing to
-    reset, and an evicted workflow's coroutines are closed outside the context they ran in.
+_MAX_JSON_BYTES: Final = 6 * MAX_TENANT_LENGTH + 2
+"""Length of a tenant ID in JSON, with every character of it escaped."""
 
-    Args:
-        tenant: A checked tenant ID, or None.
-    """
-    _current.set(tenant)
+
+def tenant_as_json(tenant: str) -> bytes:
+    """The tenant as the data of a header's, memo's or search attribute's payload."""
+    return b'"%b"' % tenant.encode()
+
+
+def tenant_in_payload(payload: "Payload") -> str | None:
+    """The tenant that a header's or memo's payload names, or None where it cannot be read."""
+    data = payload.data
+    is_plain = len(data) <= _MAX_JSON_BYTES and payload.metadata.get("encoding") == PLAIN_JSON
+    return _tenant_in_json(data) if is_plain else None
+
+
+@lru_cache(maxsize=1024)
+def _tenant_in_json(data: bytes) -> str | None:
+    """Parse once what every task of a run and every run of a tenant carries."""
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return None
+    return value if is_tenant_id(value) else None

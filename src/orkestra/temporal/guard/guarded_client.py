@@ -1,7 +1,5 @@
 """The service client that stands between a client and the connection.
 
-For whom a call acts: the tenant that its client is bound to, or that of the running code.
-
 What tenants may see of how a connection is configured.
 
 Counts what the guard refuses, and what it lets through without a tenant.
@@ -23,13 +21,18 @@ from orkestra.errors import (
     ForbiddenOperationError,
     TenantError,
     TenantMismatchError,
-    TenantRequiredError,
 )
 from orkestra.temporal.guard.check import admit, label_of, plain_metadata, refuse, row_of
 from orkestra.temporal.guard.ownership import GlobalIds, OwnerMemory, Owners
 from orkestra.temporal.guard.rules import SHARED_QUEUES, Allowed, Bounds, Denied, Grants
 from orkestra.temporal.service_clients import CallOptions, WorkerServiceClient
-from orkestra.tenancy import ALL_TENANTS, AllTenants, check_tenant_id, current_tenant
+from orkestra.tenancy import (
+    ALL_TENANTS,
+    AllTenants,
+    acting_tenant,
+    check_tenant_id,
+    current_tenant,
+)
 
 _Response = TypeVar("_Response", bound=Message)
 _REMEMBERED_TENANTS: Final = 256
@@ -249,10 +252,15 @@ class GuardedServiceClient(ServiceClient):
         return response
 
     def _acting_tenant(self, rpc: str, row: Allowed | Denied) -> str | None:
+        """Find whose bounds hold: empty for calls that need no tenant, None where none hold."""
         is_required = self._settings.mode == "required"
-        tenant = acting_tenant(rpc, row, bound=self._tenant, is_required=is_required)
-        if tenant is None and self._tenant is None and needs_tenant(row):
-            count_untenanted(self._inner.config, rpc)
+        needs_tenant = isinstance(row, Denied) or row.needs_tenant
+        tenant = acting_tenant(rpc, self._tenant, is_required=is_required and needs_tenant)
+        if tenant is None and self._tenant is None:
+            if is_required:
+                return ""
+            if needs_tenant:
+                count_untenanted(self._inner.config, rpc)
         return tenant
 
     def count_refused(self, call: str, error: TenantError) -> None:
@@ -287,51 +295,6 @@ def plain_tenant(tenant: str | AllTenants | None) -> str | AllTenants | None:
         InvalidTenantError: The tenant is malformed.
     """
     return check_tenant_id(tenant) if tenant is not None and tenant is not ALL_TENANTS else tenant
-
-
-def needs_tenant(row: Allowed | Denied) -> bool:
-    """Whether an RPC is one that acts for a tenant."""
-    return isinstance(row, Denied) or row.needs_tenant
-
-
-def acting_tenant(
-    rpc: str,
-    row: Allowed | Denied,
-    *,
-    bound: str | AllTenants | None,
-    is_required: bool,
-) -> str | None:
-    """Whose bounds hold: empty for calls that need no tenant, None where none hold.
-
-    Args:
-        rpc: Name of the RPC, for the error.
-        row: Its row in the table.
-        bound: The tenant that the client is bound to.
-        is_required: Whether a call that needs a tenant is refused without.
-
-    Raises:
-        TenantMismatchError: The client is bound, and the running code acts for another tenant.
-        TenantRequiredError: There is no tenant.
-    """
-    running = current_tenant()
-    if isinstance(bound, AllTenants):
-        return running
-    if bound is not None:
-        if running is not None and running != bound:
-            msg = f"{rpc}: the client is bound to {bound!r}, this code acts for {running!r}"
-            raise TenantMismatchError(msg)
-        return bound
-    if running is not None:
-        return running
-    if not is_required:
-        return None
-    if not needs_tenant(row):
-        return ""
-    msg = (
-        f"{rpc} needs a tenant: use a client made with tenant=..., or tenant_scope(...);"
-        " operators use tenant=ALL_TENANTS"
-    )
-    raise TenantRequiredError(msg)
 
 
 def refuse_to_tenants(what: str, *, bound: str | AllTenants | None) -> None:

@@ -9,7 +9,6 @@ Another tenant's execution looks like one that does not exist. What cannot be hi
 is taken: starting a workflow under it fails, as it must.
 """
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
@@ -40,7 +39,7 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.service import RPCError, RPCStatusCode, WorkflowService
 
 from orkestra.errors import ForbiddenOperationError
-from orkestra.tenancy import is_tenant_id
+from orkestra.tenancy import tenant_in_payload
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -232,13 +231,7 @@ class Owners:
 
     def _read(self, fields: Mapping[str, Payload]) -> str | None:
         payload = fields.get(self._header)
-        if payload is None or payload.metadata.get("encoding") != b"json/plain":
-            return None
-        try:
-            tenant = json.loads(payload.data)
-        except ValueError:
-            return None
-        return tenant if is_tenant_id(tenant) else None
+        return None if payload is None else tenant_in_payload(payload)
 
 
 def _activity_key(activity_id: str) -> str:

@@ -38,7 +38,7 @@ from orkestra.directory.placement import SYSTEM_QUEUES
 from orkestra.errors import TenantMismatchError
 from orkestra.temporal.guard.query import IdField, is_own_row, scope_query
 from orkestra.temporal.nexus_task import NexusTask, current_nexus_task
-from orkestra.tenancy import check_id, scope_id
+from orkestra.tenancy import PLAIN_JSON, check_id, scope_id, tenant_as_json
 
 NORMAL_PRIORITY: Final = 3
 """The server's default priority key; smaller numbers go first."""
@@ -131,10 +131,10 @@ class Bounds:
         self.attribute = settings.search_attribute
         self.is_fair = settings.fairness
         self.grants = grants
-        text = f'"{tenant}"'.encode()
+        text = tenant_as_json(tenant)
         self.texts = (text, b"[%b]" % text)
-        self.payload = Payload(metadata={"encoding": b"json/plain"}, data=text)
-        self.keyword = Payload(metadata={"encoding": b"json/plain", "type": b"Keyword"}, data=text)
+        self.payload = Payload(metadata={"encoding": PLAIN_JSON}, data=text)
+        self.keyword = Payload(metadata={"encoding": PLAIN_JSON, "type": b"Keyword"}, data=text)
 
 
 class OutOfBoundsError(Exception):
@@ -246,7 +246,7 @@ def tenant_memo(fields: MutableMapping[str, Payload], bounds: Bounds) -> None:
 
 def _uncover(found: Payload, bounds: Bounds) -> None:
     """Write the tenant anew where a codec has hidden it: workers and other SDKs must read it."""
-    if found.metadata.get("encoding") != b"json/plain":
+    if found.metadata.get("encoding") != PLAIN_JSON:
         found.CopyFrom(bounds.payload)
 
 
@@ -262,7 +262,7 @@ def tenant_attribute(fields: MutableMapping[str, Payload], bounds: Bounds) -> No
             f"[{bounds.attribute!r}]",
         )
     metadata = dict(found.metadata)
-    is_text = metadata.get("encoding") == b"json/plain" and metadata.get("type") in _TEXT_TYPES
+    is_text = metadata.get("encoding") == PLAIN_JSON and metadata.get("type") in _TEXT_TYPES
     if not is_text or found.data not in bounds.texts:
         raise OutOfBoundsError(
             f"it is not the Keyword {bounds.tenant!r}", f"[{bounds.attribute!r}]"

@@ -40,11 +40,9 @@ from orkestra.directory import Placement, Placements
 from orkestra.errors import (
     ForbiddenOperationError,
     TenantError,
-    TenantMismatchError,
-    TenantRequiredError,
 )
 from orkestra.temporal.tenant.stamp import Headers, TenantPolicy
-from orkestra.tenancy import AllTenants, check_id, current_tenant, owner_of
+from orkestra.tenancy import AllTenants, acting_tenant, check_id, owner_of
 
 
 @dataclass(frozen=True)
@@ -321,17 +319,10 @@ class TenantClientOutbound(OutboundInterceptor):
             TenantRequiredError: There is none and there must be one.
             TenantMismatchError: The client is bound to one tenant and the code acts for another.
         """
-        running = current_tenant()
-        if isinstance(self._tenant, AllTenants):
-            named = None if server_id is None or self._policy.has_global_ids else server_id
-            return running or (None if named is None else owner_of(named))
-        if self._tenant is not None and running not in (None, self._tenant):
-            msg = f"{call}: the client is bound to {self._tenant!r}, this code acts for {running!r}"
-            raise TenantMismatchError(msg)
-        tenant = self._tenant or running
-        if tenant is None and self._policy.is_required:
-            msg = f"{call} needs a tenant: use a client made with tenant=..., or tenant_scope(...)"
-            raise TenantRequiredError(msg)
+        tenant = acting_tenant(call, self._tenant, is_required=self._policy.is_required)
+        if tenant is None and isinstance(self._tenant, AllTenants):
+            named = None if self._policy.has_global_ids else server_id
+            return None if named is None else owner_of(named)
         return tenant
 
     @contextmanager

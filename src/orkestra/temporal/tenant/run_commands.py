@@ -52,7 +52,7 @@ from orkestra.temporal.tenant.admission import (
     recorded_verdict,
 )
 from orkestra.temporal.tenant.stamp import TenantPolicy
-from orkestra.tenancy import act_for, owner_of, scope_id
+from orkestra.tenancy import act_for, owner_of, scope_id, tenant_as_json
 
 _NOBODYS: Final = "temporal-no-such-workflow:"
 """Before an ID, names a workflow that cannot exist: no tenant's ID begins so."""
@@ -369,7 +369,8 @@ class Issued:
 
 def spellings(tenant: str) -> tuple[bytes, bytes]:
     """The tenant as a search attribute's payload may have it: alone, or as a list of one."""
-    return f'"{tenant}"'.encode(), f'["{tenant}"]'.encode()
+    text = tenant_as_json(tenant)
+    return text, b"[%b]" % text
 
 
 def _left(problem: str) -> TenantMismatchError:

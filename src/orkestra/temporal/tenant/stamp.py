@@ -5,11 +5,10 @@ turn `TenantMismatchError` into what their side of the call needs.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import Any, Final
+from functools import cached_property
+from typing import Any
 
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
@@ -24,10 +23,7 @@ from temporalio.common import (
 from orkestra.config import TenancySettings
 from orkestra.directory import TenantLabels
 from orkestra.errors import TenantMismatchError
-from orkestra.tenancy import MAX_TENANT_LENGTH, is_tenant_id, owner_of, scope_id
-
-_LONGEST: Final = 6 * MAX_TENANT_LENGTH + 2
-"""Bytes of a tenant ID in JSON, every character of it escaped."""
+from orkestra.tenancy import PLAIN_JSON, owner_of, scope_id, tenant_as_json, tenant_in_payload
 
 Headers = Mapping[str, Payload]
 """Temporal headers as the SDK has them."""
@@ -70,7 +66,7 @@ class TenantPolicy:
         present = self.read_header(headers)
         if present is not None and present != tenant:
             raise _contradiction(f"header {self.header!r}", present, tenant)
-        payload = Payload(metadata={"encoding": b"json/plain"}, data=f'"{tenant}"'.encode())
+        payload = Payload(metadata={"encoding": PLAIN_JSON}, data=tenant_as_json(tenant))
         return {**headers, self.header: payload}
 
     def read_header(self, headers: Headers) -> str | None:
@@ -201,23 +197,11 @@ class TenantPolicy:
 
 
 def _read(payload: Payload, where: str) -> str:
-    data = payload.data
-    is_plain = len(data) <= _LONGEST and payload.metadata.get("encoding") == b"json/plain"
-    value = _parse(data) if is_plain else None
-    if value is None:
+    tenant = tenant_in_payload(payload)
+    if tenant is None:
         msg = f"the tenant in {where} cannot be read: it must be a tenant ID in plain JSON"
         raise TenantMismatchError(msg)
-    return value
-
-
-@lru_cache(maxsize=1024)
-def _parse(data: bytes) -> str | None:
-    """The tenant ID in a JSON text; every task of a run reads the same one."""
-    try:
-        value = json.loads(data)
-    except ValueError:
-        return None
-    return value if is_tenant_id(value) else None
+    return tenant
 
 
 def _contradiction(where: str, found: object, tenant: str) -> TenantMismatchError:
