@@ -1,4 +1,7 @@
-"""A TypeScript worker and client in a process of its own, and the packages that it needs."""
+"""A TypeScript worker and client in a process of its own, and the packages that it needs.
+
+`python -m tests.interop.peer` installs the packages, and fails where that cannot be done.
+"""
 
 import asyncio
 import hashlib
@@ -17,6 +20,7 @@ from markdown_it import MarkdownIt
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "interop.md"
+CACHE = HERE.parents[1] / ".cache" / "interop"
 OLDEST_NODE = (20, 3)
 INSTALL_SECONDS = 400
 # The start bundles the workflows, which takes seconds by itself.
@@ -26,16 +30,17 @@ ANSWER_SECONDS = 20
 _FILE = re.compile(r"// ([\w-]+\.ts)\n")
 
 
-def install(cache: Path) -> Path:
+def install() -> Path:
     """The packages of `package.json`, installed once; skips where that cannot be done.
 
     Whoever installs at the same time does so in another folder, and the first to finish wins.
     """
     _require_node()
     manifest = HERE / "package.json"
-    installed = cache / hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
+    installed = CACHE / hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
     if not installed.exists():
-        with tempfile.TemporaryDirectory(dir=cache) as directory:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as directory:
             made = Path(directory) / "made"
             made.mkdir()
             shutil.copy(manifest, made)
@@ -141,3 +146,7 @@ async def running_peer(
         yield peer
     finally:
         await peer.end()
+
+
+if __name__ == "__main__":
+    install()

@@ -24,8 +24,8 @@ SECONDS = 30
 
 
 @pytest.fixture(scope="session")
-def packages(pytestconfig: pytest.Config) -> Path:
-    return install(pytestconfig.cache.mkdir("interop"))
+def packages() -> Path:
+    return install()
 
 
 @pytest.fixture(scope="module")

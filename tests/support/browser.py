@@ -55,6 +55,8 @@ class Browser:
                 "--disable-dev-shm-usage",
                 "--disable-background-networking",
                 "--disable-component-update",
+                "--disable-sync",
+                "--disable-quic",
                 "--hide-scrollbars",
                 f"--user-data-dir={profile}",
                 "about:blank",
