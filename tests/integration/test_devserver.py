@@ -85,10 +85,10 @@ async def owner(kind: str) -> AsyncIterator[tuple[psutil.Process, list[psutil.Pr
     )
     assert program.stdout is not None
     server, forked = map(int, (await program.stdout.readline()).split())
-    guard = psutil.Process(server).parent()
-    assert guard is not None
+    reaper = psutil.Process(server).parent()
+    assert reaper is not None
     try:
-        yield psutil.Process(program.pid), [psutil.Process(server), guard]
+        yield psutil.Process(program.pid), [psutil.Process(server), reaper]
     finally:
         if forked > 0:
             psutil.Process(forked).kill()
@@ -364,8 +364,8 @@ async def test_killing_the_program_ends_its_server(kind: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system cannot tell a child of it")
 async def test_killing_the_guard_ends_the_server() -> None:
-    async with owner("alone") as (_, (server, guard)):
-        guard.kill()
+    async with owner("alone") as (_, (server, reaper)):
+        reaper.kill()
         assert await comes_true(lambda: has_ended(server))
 
 

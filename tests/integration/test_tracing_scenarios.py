@@ -110,8 +110,8 @@ async def assert_histories_tell_the_same(
     sent = {(s.trace_id, s.span_id): (s.parent_id, s.name, s.start_ns) for s in spans}
     for name, scene in all_of_it.items():
         told = [
-            episode.span
-            for episode in await read_trace(stage.client, scene.handle.id, whole_chain=True)
+            partial.span
+            for partial in await read_trace(stage.client, scene.handle.id, whole_chain=True)
         ]
         unsent = Counter(
             span.name

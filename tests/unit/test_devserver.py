@@ -1,4 +1,4 @@
-"""The parts of the embedded server that need no server: options, ports, the program, the guard."""
+"""The parts of the embedded server that need no server: options, ports, the program, the reaper."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ import pytest
 from temporalio.runtime import Runtime
 
 from orkestra.devserver import BINARY_VARIABLE, DevServer, find_temporal_binary
-from orkestra.devserver.process import GuardedProcess
+from orkestra.devserver.process import ReapedProcess
 from orkestra.devserver.server import free_port, require_free, server_command, server_environment
 from orkestra.errors import DevServerError, MissingExtraError
 from tests.support.processes import comes_true, has_ended
@@ -38,8 +38,8 @@ def program(path: Path, script: str) -> Path:
     return path
 
 
-def shell(script: str, *, grace: float = 5, echo: bool = False) -> GuardedProcess:
-    return GuardedProcess(
+def shell(script: str, *, grace: float = 5, echo: bool = False) -> ReapedProcess:
+    return ReapedProcess(
         ["/bin/sh", "-c", script],
         environment=os.environ,
         grace=timedelta(seconds=grace),
@@ -47,7 +47,7 @@ def shell(script: str, *, grace: float = 5, echo: bool = False) -> GuardedProces
     )
 
 
-async def until_up(process: GuardedProcess) -> psutil.Process:
+async def until_up(process: ReapedProcess) -> psutil.Process:
     async with asyncio.timeout(60):
         while not process.is_up:
             assert process.poll()
@@ -56,7 +56,7 @@ async def until_up(process: GuardedProcess) -> psutil.Process:
     return psutil.Process(process.pid)
 
 
-async def until_ended(process: GuardedProcess) -> None:
+async def until_ended(process: ReapedProcess) -> None:
     async with asyncio.timeout(60):
         await process.wait()
 
@@ -432,7 +432,7 @@ async def test_killing_the_guard_ends_the_command() -> None:
     assert await comes_true(lambda: has_ended(server))
 
 
-async def test_a_guard_that_is_stopped_is_killed_with_its_command() -> None:
+async def test_a_reaper_that_is_stopped_is_killed_with_its_command() -> None:
     process = shell(STUBBORN, grace=60)
     server = await until_up(process)
     server.parent().suspend()

@@ -28,10 +28,10 @@ from temporalio.exceptions import ApplicationErrorCategory
 from orkestra.cli.trace import branches_of, draw, load_converter, load_object
 from orkestra.config import TenancySettings
 from orkestra.errors import ConfigurationError, LangfuseUnavailableError
-from orkestra.temporal.backfill import BackfillReport, Episode
-from orkestra.temporal.backfill.backfill import Backfiller, Manner
-from orkestra.temporal.backfill.history import Values, timeline_of
-from orkestra.temporal.backfill.rebuild import TenantReader, failed, stopped
+from orkestra.temporal.backfill import BackfillReport, PartialSpan
+from orkestra.temporal.backfill.backfill import BackfillOptions, Uploader
+from orkestra.temporal.backfill.history import PayloadDecoder, timeline_of
+from orkestra.temporal.backfill.rebuild import TenantResolver, failure_outcome, terminal_outcome
 from orkestra.tracing import (
     Captured,
     CaptureLimits,
@@ -45,11 +45,11 @@ from orkestra.tracing import (
 
 TRACE = "a" * 32
 SECOND = 1_000_000_000
-GENTLE = Manner(dry_run=False, force=False, older_than=timedelta())
+GENTLE = BackfillOptions(dry_run=False, force=False, older_than=timedelta())
 EMPTY = BackfillReport(workflow_id="order", run_id="run")
 
 
-def episode(
+def partial(
     number: int,
     *,
     parent: int | None = None,
@@ -59,7 +59,7 @@ def episode(
     took_ns: int | None = SECOND,
     outcome: Outcome | None = None,
     **metadata: Any,
-) -> Episode:
+) -> PartialSpan:
     span = Span(
         trace_id=TRACE,
         span_id=f"{number:016x}",
@@ -73,28 +73,34 @@ def episode(
         metadata=metadata,
     )
     if took_ns is None:
-        return Episode(span=span)
-    return Episode(span=span, outcome=outcome or Outcome(), end_ns=start_ns + took_ns)
+        return PartialSpan(span=span)
+    return PartialSpan(span=span, outcome=outcome or Outcome(), end_ns=start_ns + took_ns)
 
 
-def drawn(*episodes: Episode, width: int = 60) -> list[str]:
+def drawn(*spans: PartialSpan, width: int = 60) -> list[str]:
     out = StringIO()
-    draw(Console(file=out, width=width, highlight=False), branches_of(episodes))
+    draw(Console(file=out, width=width, highlight=False), branches_of(spans))
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
 def test_a_tree_has_a_line_for_each_span_with_its_times_and_fate():
     workflow = {"kind": SpanKind.WORKFLOW, "name": "workflow:Order"}
     assert drawn(
-        episode(1, took_ns=3723 * SECOND, workflow_id="acme:o", **workflow),
-        episode(2, parent=1, start_ns=SECOND, attempt=3, outcome=stopped("cancelled", "why")),
-        episode(3, parent=1, start_ns=90 * SECOND, took_ns=SECOND // 100, is_local=True),
-        episode(
+        partial(1, took_ns=3723 * SECOND, workflow_id="acme:o", **workflow),
+        partial(
+            2, parent=1, start_ns=SECOND, attempt=3, outcome=terminal_outcome("cancelled", "why")
+        ),
+        partial(3, parent=1, start_ns=90 * SECOND, took_ns=SECOND // 100, is_local=True),
+        partial(
             4, parent=3, start_ns=2 * SECOND, kind=SpanKind.SIGNAL, name="signal:go", took_ns=0
         ),
-        episode(5, parent=1, start_ns=99 * SECOND, took_ns=None),
-        episode(
-            6, parent=1, start_ns=100 * SECOND, attempt=0, outcome=stopped("timed_out", "late")
+        partial(5, parent=1, start_ns=99 * SECOND, took_ns=None),
+        partial(
+            6,
+            parent=1,
+            start_ns=100 * SECOND,
+            attempt=0,
+            outcome=terminal_outcome("timed_out", "late"),
         ),
     ) == [
         f"trace {TRACE}       began      took",
@@ -112,15 +118,17 @@ def test_a_tree_has_a_line_for_each_span_with_its_times_and_fate():
 
 def test_what_came_from_outside_is_drawn_without_control_characters_and_cut_to_the_width():
     nasty = "red \x1b[31m" + "漢" * 80
-    lines = drawn(episode(1, name=f"activity:{nasty}", outcome=failed(ValueError(nasty))), width=50)
+    lines = drawn(
+        partial(1, name=f"activity:{nasty}", outcome=failure_outcome(ValueError(nasty))), width=50
+    )
     assert not any("\x1b" in line for line in lines)
     assert r"\x1b[31m" in lines[2]
     assert all(Text(line).cell_len <= 50 for line in lines)
 
 
 def test_deep_trees_do_not_outgrow_a_narrow_terminal():
-    chain = [episode(number, parent=number - 1) for number in range(2, 40)]
-    lines = drawn(episode(1), *chain, width=42)
+    chain = [partial(number, parent=number - 1) for number in range(2, 40)]
+    lines = drawn(partial(1), *chain, width=42)
     assert all(Text(line).cell_len <= 42 for line in lines)
 
 
@@ -151,16 +159,16 @@ class Project:
 
 async def test_what_is_there_open_recent_or_not_sampled_is_counted_and_not_sent():
     project = Project(present=[f"{1:016x}"])
-    now = episode(4)
+    now = partial(4)
     recent = replace(now, end_ns=2**62)
-    report = await Backfiller(GENTLE).add(
+    report = await Uploader(GENTLE).add(
         EMPTY,
         [
-            episode(1),
-            episode(2),
-            episode(3, took_ns=None),
+            partial(1),
+            partial(2),
+            partial(3, took_ns=None),
             recent,
-            episode(5, name="unsampled"),
+            partial(5, name="unsampled"),
         ],
         project,
         {},
@@ -171,34 +179,34 @@ async def test_what_is_there_open_recent_or_not_sampled_is_counted_and_not_sent(
 
 
 async def test_two_that_meet_at_a_span_send_it_once():
-    project, backfiller = Project(), Backfiller(GENTLE)
+    project, uploader = Project(), Uploader(GENTLE)
     await asyncio.gather(
-        *(backfiller.add(EMPTY, [episode(1)], project, {}) for _ in range(3)),
+        *(uploader.add(EMPTY, [partial(1)], project, {}) for _ in range(3)),
     )
     assert project.emitted == [f"{1:016x}"]
 
 
 async def test_a_trace_is_asked_for_once_a_report_and_not_at_all_by_force():
-    project, answers = Project(), {}
+    project, existing = Project(), {}
     for number in (1, 2):
-        await Backfiller(GENTLE).add(EMPTY, [episode(number)], project, answers)
+        await Uploader(GENTLE).add(EMPTY, [partial(number)], project, existing)
     assert project.asked == 1
     forced = replace(GENTLE, force=True, older_than=timedelta(days=36500))
-    await Backfiller(forced).add(EMPTY, [episode(3)], project, {})
+    await Uploader(forced).add(EMPTY, [partial(3)], project, {})
     assert project.asked == 1
     assert len(project.emitted) == 3
 
 
 async def test_a_dry_run_sends_nothing_and_says_so():
     project = Project()
-    report = await Backfiller(replace(GENTLE, dry_run=True)).add(EMPTY, [episode(1)], project, {})
+    report = await Uploader(replace(GENTLE, dry_run=True)).add(EMPTY, [partial(1)], project, {})
     assert project.emitted == []
     assert (report.sent, len(report.missing), report.as_dict()["sent"]) == (0, 1, 0)
 
 
 async def test_what_is_not_taken_is_an_error():
     with pytest.raises(LangfuseUnavailableError, match="did not take"):
-        await Backfiller(GENTLE).add(EMPTY, [episode(1)], Project(takes=False), {})
+        await Uploader(GENTLE).add(EMPTY, [partial(1)], Project(takes=False), {})
 
 
 class Broken(PayloadCodec):
@@ -211,7 +219,7 @@ class Broken(PayloadCodec):
 
 async def test_values_that_cannot_be_read_are_told_by_their_size():
     context = WorkflowSerializationContext("default", "order")
-    good = Values(DataConverter.default, context)
+    good = PayloadDecoder(DataConverter.default, context)
     payloads = Payloads(
         payloads=[
             Payload(metadata={"encoding": b"json/plain"}, data=b'{"a": 1}'),
@@ -220,7 +228,7 @@ async def test_values_that_cannot_be_read_are_told_by_their_size():
     )
     assert await good.arguments(payloads) == [{"a": 1}, "<5 bytes of binary/odd>"]
     assert await good.result(None) is None
-    broken = Values(replace(DataConverter.default, payload_codec=Broken()), context)
+    broken = PayloadDecoder(replace(DataConverter.default, payload_codec=Broken()), context)
     assert await broken.result(Payloads(payloads=payloads.payloads[:1])) == (
         "<8 bytes of json/plain>"
     )
@@ -241,7 +249,7 @@ class OfWorkflow(Broken, WithSerializationContext):
 
 async def test_values_are_read_in_the_context_of_their_workflow():
     converter = replace(DataConverter.default, payload_codec=OfWorkflow())
-    values = Values(converter, WorkflowSerializationContext("default", "order"))
+    values = PayloadDecoder(converter, WorkflowSerializationContext("default", "order"))
     assert await values.arguments(Payloads(payloads=[Payload(), Payload()])) == ["order", "order"]
 
 
@@ -265,7 +273,7 @@ def header(tenant: str) -> dict[str, Payload]:
     ],
 )
 def test_a_signal_from_elsewhere_was_dropped(mode, tenant, headers, is_dropped):
-    reader = TenantReader(TenancySettings(mode=mode))
+    reader = TenantResolver(TenancySettings(mode=mode))
     assert reader.is_dropped(headers, tenant) is is_dropped
 
 
@@ -276,14 +284,14 @@ async def test_a_failure_keeps_its_type_message_and_causes_and_is_not_changed():
         cause=Failure(message="deeper"),
     )
     before = failure.SerializeToString()
-    values = Values(DataConverter.default, WorkflowSerializationContext("default", "order"))
-    outcome = failed(await values.failure(failure))
+    values = PayloadDecoder(DataConverter.default, WorkflowSerializationContext("default", "order"))
+    outcome = failure_outcome(await values.failure(failure))
     assert failure.SerializeToString() == before
     assert outcome.level is Level.ERROR
     assert isinstance(outcome.message, Captured)
     assert str(outcome.message.value).startswith("Broken: it broke; caused by ")
     failure.application_failure_info.category = ApplicationErrorCategory.BENIGN.value
-    assert failed(await values.failure(failure)).level is Level.WARNING
+    assert failure_outcome(await values.failure(failure)).level is Level.WARNING
 
 
 @pytest.mark.parametrize("place", ["no_such_module:x", "json:no_such_name", "json", ":x", ""])
@@ -301,10 +309,10 @@ def test_a_data_converter_must_be_one():
 
 
 def test_what_its_run_did_not_wait_for_is_told_from_what_is_going_on():
-    left = replace(episode(2, parent=1, took_ns=None), is_abandoned=True)
-    lines = drawn(episode(1), left, episode(3, parent=1, took_ns=None))
+    left = replace(partial(2, parent=1, took_ns=None), is_abandoned=True)
+    lines = drawn(partial(1), left, partial(3, parent=1, took_ns=None))
     assert [line.split()[-1] for line in lines[-2:]] == ["abandoned", "running"]
-    [root] = branches_of([episode(1), left])
+    [root] = branches_of([partial(1), left])
     assert [child["status"] for child in root.as_dict()["children"]] == ["abandoned"]
 
 

@@ -41,7 +41,7 @@ from orkestra.cli.options import (
 from orkestra.errors import ConfigurationError
 from orkestra.temporal.backfill import (
     BackfillReport,
-    Episode,
+    PartialSpan,
     backfill_trace,
     backfill_traces,
     count_traces,
@@ -326,7 +326,7 @@ def show(
       orkestra trace show acme:order-42 --all-tenants --chain --json
     """
 
-    async def read(converter: DataConverter) -> list[Episode]:
+    async def read(converter: DataConverter) -> list[PartialSpan]:
         async with actor.client(data_converter=converter) as client:
             return await read_trace(
                 client, workflow_id, run_id=run_id, children=children, whole_chain=chain
@@ -334,7 +334,7 @@ def show(
 
     roots = branches_of(asyncio.run(read(load_converter(converter))))
     if as_json:
-        traces = [{"trace_id": r.episode.span.trace_id, "root": r.as_dict()} for r in roots]
+        traces = [{"trace_id": r.partial.span.trace_id, "root": r.as_dict()} for r in roots]
         write_json({"traces": traces})
     else:
         draw(Console(highlight=False), roots)
@@ -376,81 +376,83 @@ _AT_LEAST: Final = 20
 
 @dataclass(frozen=True)
 class Branch:
-    """An episode and what hangs under it.
+    """Span with its children.
 
     Attributes:
-        episode: The episode.
+        partial: The span as far as history has it.
         children: What hangs under it, in the order in which it began.
     """
 
-    episode: Episode
+    partial: PartialSpan
     children: "list[Branch]" = field(default_factory=list["Branch"])
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON can say it, without arguments and results."""
-        span, outcome = self.episode.span, self.episode.outcome
-        end_ns = self.episode.end_ns
+        span, outcome = self.partial.span, self.partial.outcome
+        end_ns = self.partial.end_ns
         return {
             "name": span.name,
             "span_id": span.span_id,
             "started": _moment(span.start_ns).isoformat(),
             "milliseconds": None if end_ns is None else (end_ns - span.start_ns) / _MILLISECOND,
-            "status": status_of(self.episode),
+            "status": status_of(self.partial),
             "level": (outcome.level if outcome else Level.DEFAULT).value,
-            "message": message_of(self.episode),
+            "message": message_of(self.partial),
             "metadata": {**span.metadata, **(outcome.metadata if outcome else {})},
             "children": [child.as_dict() for child in self.children],
         }
 
 
-def branches_of(episodes: Sequence[Episode]) -> list[Branch]:
-    """The episodes as trees; what hangs under something that is not there is a root."""
-    branches = {each.span.span_id: Branch(each) for each in episodes}
+def branches_of(spans: Sequence[PartialSpan]) -> list[Branch]:
+    """The spans as trees; what hangs under something that is not there is a root."""
+    branches = {each.span.span_id: Branch(each) for each in spans}
     roots: list[Branch] = []
-    for branch in sorted(branches.values(), key=lambda each: each.episode.span.start_ns):
-        parent = branches.get(branch.episode.span.parent_id or "")
+    for branch in sorted(branches.values(), key=lambda each: each.partial.span.start_ns):
+        parent = branches.get(branch.partial.span.parent_id or "")
         (roots if parent is None else parent.children).append(branch)
     return roots
 
 
-def status_of(episode: Episode) -> str:
+def status_of(partial: PartialSpan) -> str:
     """How it ended, in one word."""
-    if episode.outcome is None:
-        return "abandoned" if episode.is_abandoned else "running"
-    return str(episode.outcome.metadata.get("status", "completed"))
+    if partial.outcome is None:
+        return "abandoned" if partial.is_abandoned else "running"
+    return str(partial.outcome.metadata.get("status", "completed"))
 
 
-def message_of(episode: Episode) -> str | None:
+def message_of(partial: PartialSpan) -> str | None:
     """What went wrong."""
-    message = episode.outcome.message if episode.outcome else None
+    message = partial.outcome.message if partial.outcome else None
     return None if message is None else str(message.value)
 
 
 def draw(console: Console, roots: Sequence[Branch]) -> None:
     """Print trees, a line for each span and one for what went wrong in it."""
     for root in roots:
-        span = root.episode.span
+        span = root.partial.span
         began = _moment(span.start_ns).isoformat(sep=" ", timespec="milliseconds")
         _print(console, Text(f"trace {span.trace_id}", "bold"), "began", "took")
         console.print(
             Text(began.replace("+00:00", " UTC"), "dim"), overflow="ellipsis", no_wrap=True
         )
         for branch, before, beside in _lines(root):
-            _draw_one(console, branch.episode, before, beside, span.start_ns)
+            _draw_one(console, branch.partial, before, beside, span.start_ns)
 
 
-def _draw_one(console: Console, episode: Episode, before: str, beside: str, origin_ns: int) -> None:
-    span, outcome = episode.span, episode.outcome
-    style = _STYLES[outcome.level] if outcome else "dim" if episode.is_abandoned else "cyan"
-    name = Text.assemble((before, "dim"), (plain(span.name), style), (_note(episode), "dim"))
-    if episode.end_ns is None:
-        took = status_of(episode)
+def _draw_one(
+    console: Console, partial: PartialSpan, before: str, beside: str, origin_ns: int
+) -> None:
+    span, outcome = partial.span, partial.outcome
+    style = _STYLES[outcome.level] if outcome else "dim" if partial.is_abandoned else "cyan"
+    name = Text.assemble((before, "dim"), (plain(span.name), style), (_note(partial), "dim"))
+    if partial.end_ns is None:
+        took = status_of(partial)
     else:
         # Of a signal the history does not say how long its handler took.
         is_signal = span.kind is SpanKind.SIGNAL
-        took = "-" if is_signal else _duration(episode.end_ns - span.start_ns)
+        took = "-" if is_signal else _duration(partial.end_ns - span.start_ns)
     _print(console, name, f"+{_duration(span.start_ns - origin_ns)}", took)
-    if (message := message_of(episode)) is not None:
+    if (message := message_of(partial)) is not None:
         line = Text.assemble((beside, "dim"), (plain(message), style))
         line.truncate(console.width, overflow="ellipsis")
         console.print(line, no_wrap=True)
@@ -463,20 +465,20 @@ def _print(console: Console, name: Text, began: str, took: str) -> None:
     console.print(name + times, no_wrap=True, overflow="crop")
 
 
-def _note(episode: Episode) -> str:
+def _note(partial: PartialSpan) -> str:
     """What is worth saying beside a name."""
-    metadata = episode.span.metadata
+    metadata = partial.span.metadata
     notes: list[str] = []
-    if episode.span.kind is SpanKind.WORKFLOW:
+    if partial.span.kind is SpanKind.WORKFLOW:
         notes.append(str(metadata.get("workflow_id", "")))
     attempt = metadata.get("attempt", 1)
-    if attempt == 0 and episode.outcome is not None:
+    if attempt == 0 and partial.outcome is not None:
         notes.append("never began")
     elif attempt not in (0, 1):
         notes.append(f"attempt {attempt}")
     if metadata.get("is_local"):
         notes.append("local")
-    if (status := status_of(episode)) not in _SEEN:
+    if (status := status_of(partial)) not in _SEEN:
         notes.append(status.replace("_", " "))
     return plain("".join(f"  {note}" for note in notes))
 

@@ -36,7 +36,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from orkestra.config import LangfuseSettings, OrkestraConfig, TemporalSettings, TenancySettings
 from orkestra.dev.demo import APP, Options
 from orkestra.devserver import DevServer
-from orkestra.devserver.process import GuardedProcess
+from orkestra.devserver.process import ReapedProcess
 from orkestra.errors import OrkestraError, TenantError
 from orkestra.temporal.client import create_temporal_client, start_workflow
 from orkestra.temporal.health import check_temporal_health
@@ -84,7 +84,7 @@ class WorkerProcess:
         self.arguments: Final = ("worker", APP, "--task-queue", task_queue)
         self._log = folder / _LOG
         python = (sys.executable, "-m", "orkestra.cli", *self.arguments)
-        self._process = GuardedProcess(
+        self._process = ReapedProcess(
             ["/bin/sh", "-c", _SCRIPT, str(folder), *python],
             environment=environment,
             grace=_GRACE,

@@ -1,4 +1,4 @@
-"""A command under its guard, seen from the program that started it."""
+"""A command under its reaper, seen from the program that started it."""
 
 import asyncio
 import contextlib
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from io import FileIO
 
 
-_GUARD: Final = Path(__file__).with_name("reaper.py")
+_REAPER: Final = Path(__file__).with_name("reaper.py")
 _TICK: Final = 0.02
-_PATIENCE: Final = 2.0  # with a guard that does not do what it is told
+_PATIENCE: Final = 2.0  # with a reaper that does not do what it is told
 
 
-class GuardedProcess:
+class ReapedProcess:
     """A command that ends when this program does, however that comes about.
 
     Starting it takes a few milliseconds and has no point at which it can be cancelled, so there is
     no moment at which a process exists that nobody holds. It belongs to no event loop.
 
     Attributes:
-        pid: Number of the command's process, once its guard has reported it.
+        pid: Number of the command's process, once its reaper has reported it.
         is_up: Whether it has written anything to its standard output.
-        exit_code: Its exit code, negative for a signal; None while it runs, and where its guard
+        exit_code: Its exit code, negative for a signal; None while it runs, and where its reaper
             was killed.
         output: The end of what it wrote, at most 32 KB; empty until it has ended.
     """
@@ -51,8 +51,8 @@ class GuardedProcess:
             echo: Copy its standard error to that of this program.
         """
         arguments = [str(os.getpid()), str(grace.total_seconds()), "echo" if echo else "quiet"]
-        self._guard = subprocess.Popen(  # noqa: S603 - the program that the caller chose
-            [sys.executable, "-I", "-S", "-B", str(_GUARD), *arguments, *command],
+        self._reaper = subprocess.Popen(  # noqa: S603 - the program that the caller chose
+            [sys.executable, "-I", "-S", "-B", str(_REAPER), *arguments, *command],
             bufsize=0,
             env=environment,
             start_new_session=True,  # Ctrl-C is for the program, which then ends its server
@@ -60,8 +60,8 @@ class GuardedProcess:
             stdout=subprocess.PIPE,
             stderr=None if echo else subprocess.STDOUT,
         )
-        self._commands = cast("FileIO", self._guard.stdin)
-        self._reports = cast("FileIO", self._guard.stdout)
+        self._commands = cast("FileIO", self._reaper.stdin)
+        self._reports = cast("FileIO", self._reaper.stdout)
         os.set_blocking(self._reports.fileno(), False)
         self._grace = grace.total_seconds()
         self._unread = b""
@@ -71,10 +71,10 @@ class GuardedProcess:
         self.output = ""
 
     def poll(self) -> bool:
-        """Take in what the guard has reported; False once the command has ended."""
+        """Take in what the reaper has reported; False once the command has ended."""
         if self._reports.closed:
             return False
-        is_running = self._guard.poll() is None
+        is_running = self._reaper.poll() is None
         self._read()
         if not is_running:
             self._finish()
@@ -99,10 +99,10 @@ class GuardedProcess:
             return
         self._send(b"K")
         try:
-            self._guard.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:  # the guard is stopped, or its standard error blocks
-            self._guard.kill()
-            self._guard.wait()
+            self._reaper.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:  # the reaper is stopped, or its standard error blocks
+            self._reaper.kill()
+            self._reaper.wait()
         self.poll()
 
     async def _end(self, command: bytes, patience: float) -> None:
@@ -120,7 +120,7 @@ class GuardedProcess:
         self.output = self._unread.decode(errors="replace").strip()
         self._commands.close()
         self._reports.close()
-        if self.exit_code is None and self.pid is not None:  # somebody killed the guard
+        if self.exit_code is None and self.pid is not None:  # somebody killed the reaper
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
@@ -145,6 +145,6 @@ class GuardedProcess:
                 self.is_up = True
             case [b"end", code]:
                 self.exit_code = int(code)
-            case _:  # a guard that failed itself
+            case _:  # a reaper that failed itself
                 return False
         return True

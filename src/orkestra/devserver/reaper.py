@@ -1,15 +1,15 @@
 """The process between a program and its embedded server: the server never outlives either.
 
 Run as a script, by `orkestra.devserver.process`, in a Python of its own:
-`guard.py PARENT GRACE ECHO COMMAND...`. Standard library only, and little of it: it has no site
+`reaper.py PARENT GRACE ECHO COMMAND...`. Standard library only, and little of it: it has no site
 packages, starts in 30 ms and takes 10 MB.
 
 Why a process. A program killed with -9 runs no code, so somebody else has to end its server. Linux
 can signal a child when its parent dies (PR_SET_PDEATHSIG), but that counts from the end of the
-*thread* that made the child, which may be any executor's, and macOS has no such thing. The guard's
+*thread* that made the child, which may be any executor's, and macOS has no such thing. The reaper's
 standard input is a pipe that the system closes with the program. A process forked from the program
-may hold that pipe open, so the guard looks at its parent, too. If the guard itself is killed,
-PR_SET_PDEATHSIG ends the server where it exists: the guard has one thread.
+may hold that pipe open, so the reaper looks at its parent, too. If the reaper itself is killed,
+PR_SET_PDEATHSIG ends the server where it exists: the reaper has one thread.
 
 It reads the server's output all the time, so a program that hangs or is stopped does not block its
 server, and keeps the end of it.
@@ -37,7 +37,7 @@ _CHUNK: Final = 64 * 1024
 _PR_SET_PDEATHSIG: Final = 1
 
 
-class Guard:
+class Reaper:
     """Starts the command, keeps its output and ends it."""
 
     def __init__(self, *, parent: int, grace: float, echo: bool) -> None:
@@ -146,14 +146,14 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 def _start(command: list[str], output: int, log: int) -> int:
-    guard = os.getpid()
-    die_with_guard = _death_signal()
+    reaper = os.getpid()
+    die_with_reaper = _death_signal()
     server = os.fork()
     if server:
         return server
     try:
-        die_with_guard()
-        if os.getppid() == guard:
+        die_with_reaper()
+        if os.getppid() == reaper:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(output, 1)
             os.dup2(log, 2)
@@ -185,4 +185,4 @@ def _report(report: bytes) -> None:
 
 if __name__ == "__main__":
     _parent, _grace_seconds, _echoes, *_command = sys.argv[1:]
-    Guard(parent=int(_parent), grace=float(_grace_seconds), echo=_echoes == "echo").run(_command)
+    Reaper(parent=int(_parent), grace=float(_grace_seconds), echo=_echoes == "echo").run(_command)

@@ -33,7 +33,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from orkestra.config import TenancySettings
-from orkestra.devserver.process import GuardedProcess
+from orkestra.devserver.process import ReapedProcess
 from orkestra.errors import DevServerError, MissingExtraError
 
 LogLevel = Literal["debug", "info", "warn", "error", "never"]
@@ -171,7 +171,7 @@ class DevServer:
         self._echo = echo
         self._startup_timeout = startup_timeout
         self._stop_grace = stop_grace
-        self._process: GuardedProcess | None = None
+        self._process: ReapedProcess | None = None
 
     @property
     def address(self) -> str:
@@ -280,7 +280,7 @@ class DevServer:
             return port, free_port(besides=port)
         return port, self._ui_port
 
-    def _spawn(self, binary: Path, port: int, ui_port: int | None) -> GuardedProcess:
+    def _spawn(self, binary: Path, port: int, ui_port: int | None) -> ReapedProcess:
         command = server_command(
             binary,
             port=port,
@@ -292,11 +292,11 @@ class DevServer:
             fairness=self._fairness,
             log_level=self._log_level,
         )
-        return GuardedProcess(
+        return ReapedProcess(
             command, environment=server_environment(), grace=self._stop_grace, echo=self._echo
         )
 
-    async def _serves(self, process: GuardedProcess, port: int, ui_port: int | None) -> bool:
+    async def _serves(self, process: ReapedProcess, port: int, ui_port: int | None) -> bool:
         trouble: Exception | None = None
         try:
             async with asyncio.timeout(self._startup_timeout.total_seconds()):

@@ -7,11 +7,11 @@ from orkestra.temporal.backfill.backfill import (
     count_traces,
     read_trace,
 )
-from orkestra.temporal.backfill.rebuild import Episode
+from orkestra.temporal.backfill.rebuild import PartialSpan
 
 __all__ = [
     "BackfillReport",
-    "Episode",
+    "PartialSpan",
     "backfill_trace",
     "backfill_traces",
     "count_traces",

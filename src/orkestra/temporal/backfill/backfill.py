@@ -25,8 +25,14 @@ from orkestra.errors import (
     TenantMismatchError,
     UnknownTenantError,
 )
-from orkestra.temporal.backfill.history import Execution, RunHistory, read_runs
-from orkestra.temporal.backfill.rebuild import Episode, Telling, TenantReader, episodes_of, facts_of
+from orkestra.temporal.backfill.history import Execution, RunHistory, fetch_runs
+from orkestra.temporal.backfill.rebuild import (
+    PartialSpan,
+    RunHistoryContext,
+    TenantResolver,
+    run_info,
+    spans_from_history,
+)
 from orkestra.temporal.plugin import plugin_of
 from orkestra.tracing import CaptureLimits, Span, SpanRecord, TraceProject
 
@@ -91,12 +97,12 @@ _BATCH: Final = 500
 _MICROSECOND: Final = timedelta(microseconds=1)
 _NANOSECONDS: Final = 1000
 
-Answers = dict[tuple[str | None, str], frozenset[str]]
+ExistingIds = dict[tuple[str | None, str], frozenset[str]]
 """What the tenant's project has of the trace, for each that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manner:
+class BackfillOptions:
     """How to backfill.
 
     Attributes:
@@ -110,23 +116,23 @@ class Manner:
     older_than: timedelta
 
 
-class Backfiller:
+class Uploader:
     """Sends each span once at most, however often it is asked to.
 
     What Langfuse has just taken it cannot tell yet, so what was sent is remembered here.
     """
 
-    def __init__(self, manner: Manner) -> None:
-        """Send in this manner."""
-        self._manner = manner
+    def __init__(self, options: BackfillOptions) -> None:
+        """Send in this options."""
+        self._options = options
         self._taken: set[tuple[str, str]] = set()
 
     async def add(
         self,
         report: BackfillReport,
-        episodes: Sequence[Episode],
+        episodes: Sequence[PartialSpan],
         project: TraceProject,
-        answers: Answers,
+        existing: ExistingIds,
     ) -> BackfillReport:
         """Send what is missing of a run.
 
@@ -134,7 +140,7 @@ class Backfiller:
             report: What was done before.
             episodes: The run.
             project: Where its spans go.
-            answers: What the project has said for this report; what it says now is added.
+            existing: What the project has said for this report; what it says now is added.
 
         Returns:
             The report with this run.
@@ -142,11 +148,11 @@ class Backfiller:
         ended = [each.record for each in episodes if each.record is not None]
         settled = [record for record in ended if self._is_settled(record)]
         sampled = [record for record in settled if project.is_sampled(record.span)]
-        if not self._manner.force:
-            for asked in {_place(record) for record in sampled} - set(answers):
-                answers[asked] = await project.present(asked[1], _PATIENCE)
-        missing = [record for record in sampled if self._take(record, answers)]
-        if not self._manner.dry_run:
+        if not self._options.force:
+            for asked in {_place(record) for record in sampled} - set(existing):
+                existing[asked] = await project.present(asked[1], _PATIENCE)
+        missing = [record for record in sampled if self._take(record, existing)]
+        if not self._options.dry_run:
             await _send(project, missing)
         return replace(
             report,
@@ -155,19 +161,19 @@ class Backfiller:
             recent=report.recent + len(ended) - len(settled),
             unended=report.unended + len(episodes) - len(ended),
             unsampled=report.unsampled + len(settled) - len(sampled),
-            dry_run=self._manner.dry_run,
+            dry_run=self._options.dry_run,
         )
 
     def _is_settled(self, record: SpanRecord) -> bool:
-        if self._manner.force:
+        if self._options.force:
             return True
         age_ns = time.time_ns() - record.end_ns
-        return age_ns >= self._manner.older_than // _MICROSECOND * _NANOSECONDS
+        return age_ns >= self._options.older_than // _MICROSECOND * _NANOSECONDS
 
-    def _take(self, record: SpanRecord, answers: Answers) -> bool:
+    def _take(self, record: SpanRecord, existing: ExistingIds) -> bool:
         """Whether the span is missing; asked for the second time, it is not."""
         key = record.span.trace_id, record.span.span_id
-        if key in self._taken or record.span.span_id in answers.get(_place(record), ()):
+        if key in self._taken or record.span.span_id in existing.get(_place(record), ()):
             return False
         self._taken.add(key)
         return True
@@ -239,9 +245,9 @@ async def backfill_trace(
         print([span.name for span in report.missing])
         ```
     """
-    manner = Manner(dry_run=dry_run, force=force, older_than=older_than)
-    visits = _Visits(client, manner, children=children, whole_chain=whole_chain)
-    return await visits.to(Execution(workflow_id, run_id))
+    options = BackfillOptions(dry_run=dry_run, force=force, older_than=older_than)
+    walker = _Walker(client, options, children=children, whole_chain=whole_chain)
+    return await walker.backfill(Execution(workflow_id, run_id))
 
 
 async def backfill_traces(
@@ -274,14 +280,14 @@ async def backfill_traces(
         LangfuseUnavailableError: As in `backfill_trace()`; the rest is not visited.
         ConfigurationError: As in `backfill_trace()`.
     """
-    manner = Manner(dry_run=dry_run, force=force, older_than=older_than)
-    visits = _Visits(client, manner, children=children, whole_chain=False)
+    options = BackfillOptions(dry_run=dry_run, force=force, older_than=older_than)
+    walker = _Walker(client, options, children=children, whole_chain=False)
     found = _listed(client, query)
     tasks: set[asyncio.Task[BackfillReport | None]] = set()
     try:
         while True:
             while len(tasks) < concurrency and (execution := await anext(found, None)):
-                tasks.add(asyncio.create_task(visits.to_listed(execution)))
+                tasks.add(asyncio.create_task(walker.backfill_listed(execution)))
             if not tasks:
                 return
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -327,55 +333,57 @@ def _refusing(query: str) -> Generator[None]:
         raise InvalidQueryError(msg) from error
 
 
-class _Visits:
+class _Walker:
     """Reads executions and hands each run on."""
 
     def __init__(
-        self, client: Client, manner: Manner, *, children: bool, whole_chain: bool
+        self, client: Client, options: BackfillOptions, *, children: bool, whole_chain: bool
     ) -> None:
         self._client = client
         self._plugin = plugin_of(client)
-        self._backfiller = Backfiller(manner)
+        self._uploader = Uploader(options)
         self._children = children
         self._whole_chain = whole_chain
 
-    async def to_listed(self, execution: Execution) -> BackfillReport | None:
+    async def backfill_listed(self, execution: Execution) -> BackfillReport | None:
         """Visit an execution that may have gone, or prove to be of nobody who is known here."""
         try:
-            return await self.to(execution)
+            return await self.backfill(execution)
         except (ExecutionNotFoundError, TenantMismatchError, UnknownTenantError):
             return None
 
-    async def to(self, execution: Execution) -> BackfillReport:
+    async def backfill(self, execution: Execution) -> BackfillReport:
         """Visit an execution and what belongs to it."""
         report: BackfillReport | None = None
-        answers: Answers = {}
-        async for run in read_runs(
+        existing: ExistingIds = {}
+        async for run in fetch_runs(
             self._client, execution, children=self._children, whole_chain=self._whole_chain
         ):
             report = report or BackfillReport(workflow_id=run.workflow_id, run_id=run.run_id)
-            report = await self._to_run(run, report, answers)
+            report = await self._backfill_run(run, report, existing)
         # There is at least the run that was asked for.
         return cast("BackfillReport", report)
 
-    async def _to_run(
-        self, run: RunHistory, report: BackfillReport, answers: Answers
+    async def _backfill_run(
+        self, run: RunHistory, report: BackfillReport, existing: ExistingIds
     ) -> BackfillReport:
-        tenants = TenantReader(self._plugin.tenancy)
+        tenants = TenantResolver(self._plugin.tenancy)
         tenant = tenants.of_run(run)
         project = await self._plugin.project_of(tenant)
         if project is None:
             return report
         options = self._plugin.tracing_options
-        telling = Telling(
+        context = RunHistoryContext(
             run,
-            facts_of(run, tenants, ui_url=options.ui_url),
+            run_info(run, tenants, ui_url=options.ui_url),
             tenants,
             self._client.data_converter,
             project.limits,
             options,
         )
-        return await self._backfiller.add(report, await episodes_of(telling), project, answers)
+        return await self._uploader.add(
+            report, await spans_from_history(context), project, existing
+        )
 
 
 async def read_trace(
@@ -386,7 +394,7 @@ async def read_trace(
     children: bool = True,
     whole_chain: bool = False,
     limits: CaptureLimits | None = None,
-) -> list[Episode]:
+) -> list[PartialSpan]:
     """Tell what happened in a workflow, as spans.
 
     Args:
@@ -406,19 +414,19 @@ async def read_trace(
         ConfigurationError: The client has no `OrkestraPlugin`.
     """
     plugin = plugin_of(client)
-    tenants = TenantReader(plugin.tenancy)
+    tenants = TenantResolver(plugin.tenancy)
     limits = limits or CaptureLimits(input=False, output=False)
-    found: list[Episode] = []
-    async for run in read_runs(
+    found: list[PartialSpan] = []
+    async for run in fetch_runs(
         client, Execution(workflow_id, run_id), children=children, whole_chain=whole_chain
     ):
-        telling = Telling(
+        context = RunHistoryContext(
             run,
-            facts_of(run, tenants, ui_url=plugin.tracing_options.ui_url),
+            run_info(run, tenants, ui_url=plugin.tracing_options.ui_url),
             tenants,
             client.data_converter,
             limits,
             plugin.tracing_options,
         )
-        found += await episodes_of(telling)
+        found += await spans_from_history(context)
     return found

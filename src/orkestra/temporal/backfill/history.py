@@ -143,7 +143,7 @@ def time_of(time: Timestamp) -> int:
     return nanoseconds(time.ToDatetime(tzinfo=UTC))
 
 
-async def read_run(client: Client, execution: Execution) -> RunHistory:
+async def fetch_run(client: Client, execution: Execution) -> RunHistory:
     """Read the history of one run.
 
     Args:
@@ -163,7 +163,7 @@ async def read_run(client: Client, execution: Execution) -> RunHistory:
     return RunHistory(client.namespace, events)
 
 
-async def read_runs(
+async def fetch_runs(
     client: Client, execution: Execution, *, children: bool, whole_chain: bool
 ) -> AsyncIterator[RunHistory]:
     """Read the history of a run and of what belongs to it, each once, parents first.
@@ -179,7 +179,7 @@ async def read_runs(
     Raises:
         ExecutionNotFoundError: The server does not know the run to begin with.
     """
-    asked = await read_run(client, execution)
+    asked = await fetch_run(client, execution)
     waiting = deque([Execution(asked.workflow_id, asked.run_id)])
     if whole_chain and asked.first_run_id != asked.run_id:
         waiting.appendleft(Execution(asked.workflow_id, asked.first_run_id))
@@ -201,7 +201,7 @@ async def read_runs(
 
 async def _read_if_kept(client: Client, execution: Execution) -> RunHistory | None:
     try:
-        return await read_run(client, execution)
+        return await fetch_run(client, execution)
     except ExecutionNotFoundError:
         return None
 
@@ -214,7 +214,7 @@ def _not_found(client: Client, execution: Execution) -> ExecutionNotFoundError:
     )
 
 
-class Values:
+class PayloadDecoder:
     """Decodes payloads in one context; what cannot be decoded is told by its size and encoding."""
 
     def __init__(self, converter: DataConverter, context: SerializationContext) -> None:

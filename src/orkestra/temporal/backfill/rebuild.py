@@ -43,9 +43,9 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, is
 from orkestra.config import TenancySettings
 from orkestra.errors import TENANT_MISMATCH, TENANT_REQUIRED, TenantMismatchError
 from orkestra.temporal.backfill.history import (
+    PayloadDecoder,
     RunHistory,
     Timeline,
-    Values,
     attributes_of,
     time_of,
     timeline_of,
@@ -72,7 +72,7 @@ from orkestra.tracing import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Episode:
+class PartialSpan:
     """A span as far as the history has it.
 
     Attributes:
@@ -100,7 +100,7 @@ _REFUSALS: Final = frozenset({TENANT_MISMATCH, TENANT_REQUIRED})
 
 
 @dataclass(frozen=True)
-class TenantReader:
+class TenantResolver:
     """Reads tenants as workers do.
 
     Attributes:
@@ -148,7 +148,7 @@ def is_refused(run: RunHistory) -> bool:
     return failure.application_failure_info.type in _REFUSALS
 
 
-def facts_of(run: RunHistory, tenants: TenantReader, *, ui_url: str | None) -> RunFacts:
+def run_info(run: RunHistory, tenants: TenantResolver, *, ui_url: str | None) -> RunFacts:
     """What all spans of a run share.
 
     Args:
@@ -177,7 +177,7 @@ def facts_of(run: RunHistory, tenants: TenantReader, *, ui_url: str | None) -> R
 
 
 @dataclass(frozen=True)
-class Telling:
+class RunHistoryContext:
     """A run that is being told.
 
     Attributes:
@@ -191,7 +191,7 @@ class Telling:
 
     run: RunHistory
     facts: RunFacts
-    tenants: TenantReader
+    tenants: TenantResolver
     converter: DataConverter
     limits: CaptureLimits
     options: TracingOptions
@@ -212,14 +212,14 @@ class Telling:
         return self.run.reset_point
 
     @cached_property
-    def values(self) -> Values:
-        """Values of the workflow's own."""
+    def values(self) -> PayloadDecoder:
+        """PayloadDecoder of the workflow's own."""
         context = WorkflowSerializationContext(self.run.namespace, self.run.workflow_id)
-        return Values(self.converter, context)
+        return PayloadDecoder(self.converter, context)
 
-    def values_of_activity(self, scheduled: Any) -> Values:
-        """Values of an activity's."""
-        return Values(
+    def values_of_activity(self, scheduled: Any) -> PayloadDecoder:
+        """PayloadDecoder of an activity's."""
+        return PayloadDecoder(
             self.converter,
             ActivitySerializationContext(
                 namespace=self.run.namespace,
@@ -232,14 +232,18 @@ class Telling:
             ),
         )
 
-    async def input(self, payloads: Payloads, values: Values | None = None) -> Captured | None:
+    async def input(
+        self, payloads: Payloads, values: PayloadDecoder | None = None
+    ) -> Captured | None:
         """A picture of arguments."""
         if not self.limits.input or is_refused(self.run):
             return None
         args = await (values or self.values).arguments(payloads)
         return capture(args, max_bytes=self.limits.max_bytes)
 
-    async def output(self, payloads: Payloads, values: Values | None = None) -> Captured | None:
+    async def output(
+        self, payloads: Payloads, values: PayloadDecoder | None = None
+    ) -> Captured | None:
         """A picture of a result."""
         if not self.limits.output or is_refused(self.run):
             return None
@@ -253,10 +257,10 @@ class Telling:
         value = await self.values.result(Payloads(payloads=[payload]))
         return capture(value, max_bytes=self.limits.max_bytes)
 
-    def ended(self, span: Span, outcome: Outcome, event: HistoryEvent) -> Episode:
+    def ended(self, span: Span, outcome: Outcome, event: HistoryEvent) -> PartialSpan:
         """Something that ended with the event, by the time when the workflow heard of it."""
         at_ns = self.timeline.at.get(event.event_id) or time_of(event.event_time)
-        return Episode(span=span, outcome=outcome, end_ns=max(span.start_ns, at_ns))
+        return PartialSpan(span=span, outcome=outcome, end_ns=max(span.start_ns, at_ns))
 
     def is_inherited(self, event: HistoryEvent) -> bool:
         """Whether what ended with the event belongs to the run that was reset."""
@@ -272,45 +276,45 @@ _ENDS: Final = (
 )
 
 
-async def activities_of(telling: Telling) -> AsyncIterator[Episode]:
+async def activity_spans(context: RunHistoryContext) -> AsyncIterator[PartialSpan]:
     """The activities, those that are going on included."""
     ends: dict[int, HistoryEvent] = {}
     starts: dict[int, HistoryEvent] = {}
-    for event in telling.run.events:
+    for event in context.run.events:
         if event.HasField("activity_task_started_event_attributes"):
             starts[attributes_of(event).scheduled_event_id] = event
         elif event.WhichOneof("attributes") in _ENDS:
             ends[attributes_of(event).scheduled_event_id] = event
-    for event in telling.run.events:
+    for event in context.run.events:
         if event.HasField("activity_task_scheduled_event_attributes"):
             start, end = starts.get(event.event_id), ends.get(event.event_id)
             # An attempt that began before a reset is the other run's, however it ended here.
             last = start or end
-            if last is None or not telling.is_inherited(last):
-                yield await _activity(telling, event, start, end)
-        elif event.event_id in telling.timeline.local_activities and not telling.is_inherited(
+            if last is None or not context.is_inherited(last):
+                yield await _activity(context, event, start, end)
+        elif event.event_id in context.timeline.local_activities and not context.is_inherited(
             event
         ):
-            yield await _local_activity(telling, event)
+            yield await _local_activity(context, event)
 
 
 async def _activity(
-    telling: Telling,
+    context: RunHistoryContext,
     scheduled: HistoryEvent,
     started: HistoryEvent | None,
     end: HistoryEvent | None,
-) -> Episode:
+) -> PartialSpan:
     how = scheduled.activity_task_scheduled_event_attributes
-    values = telling.values_of_activity(how)
-    span = _span(telling, scheduled, started, await telling.input(how.input, values))
+    values = context.values_of_activity(how)
+    span = _span(context, scheduled, started, await context.input(how.input, values))
     if end is None:
-        return Episode(span=span)
-    outcome = await _activity_outcome(telling, values, end)
-    return Episode(span=span, outcome=outcome, end_ns=time_of(end.event_time))
+        return PartialSpan(span=span)
+    outcome = await _activity_outcome(context, values, end)
+    return PartialSpan(span=span, outcome=outcome, end_ns=time_of(end.event_time))
 
 
 def _span(
-    telling: Telling,
+    context: RunHistoryContext,
     scheduled: HistoryEvent,
     started: HistoryEvent | None,
     taken: Captured | None,
@@ -320,9 +324,9 @@ def _span(
     attempt = 0 if started is None else started.activity_task_started_event_attributes.attempt
     span = activity_span(
         _facts(
-            telling,
+            context,
             read_header(how.header.fields),
-            run_id=telling.facts.run_id,
+            run_id=context.facts.run_id,
             activity_id=how.activity_id,
             activity_type=how.activity_type.name,
             task_queue=how.task_queue.name,
@@ -334,12 +338,12 @@ def _span(
     return replace(span, metadata={**span.metadata, **_of_worker(scheduled, started)})
 
 
-def _facts(telling: Telling, carried: TraceContext, **others: Any) -> AttemptFacts:
+def _facts(context: RunHistoryContext, carried: TraceContext, **others: Any) -> AttemptFacts:
     """Below the run where no header says otherwise: its worker did not trace then."""
-    run = telling.facts
+    run = context.facts
     attributes = run.attributes
     if carried.trace_id is None:
-        carried = telling.spans.context
+        carried = context.spans.context
     else:
         attributes = complete(carried.attributes, tenant=run.tenant, workflow_id=run.workflow_id)
     return AttemptFacts(
@@ -364,44 +368,50 @@ def _of_worker(scheduled: HistoryEvent, started: HistoryEvent | None) -> dict[st
     return found
 
 
-async def _activity_outcome(telling: Telling, values: Values, end: HistoryEvent) -> Outcome:
+async def _activity_outcome(
+    context: RunHistoryContext, values: PayloadDecoder, end: HistoryEvent
+) -> Outcome:
     kind, how = end.WhichOneof("attributes"), attributes_of(end)
     if kind == "activity_task_completed_event_attributes":
-        output = await telling.output(how.result, values)
+        output = await context.output(how.result, values)
         return Outcome(output=output, metadata={"status": "completed"})
     if kind == "activity_task_canceled_event_attributes":
-        return stopped("cancelled", "cancelled")
+        return terminal_outcome("cancelled", "cancelled")
     error = await values.failure(how.failure)
     if is_cancelled_exception(error):
-        return stopped("cancelled", "cancelled")
+        return terminal_outcome("cancelled", "cancelled")
     timed_out = kind == "activity_task_timed_out_event_attributes"
-    return failed(error, status="timed_out" if timed_out else "failed")
+    return failure_outcome(error, status="timed_out" if timed_out else "failed")
 
 
-async def _local_activity(telling: Telling, event: HistoryEvent) -> Episode:
-    said = telling.timeline.local_activities[event.event_id]
+async def _local_activity(context: RunHistoryContext, event: HistoryEvent) -> PartialSpan:
+    said = context.timeline.local_activities[event.event_id]
     span = activity_span(
         _facts(
-            telling,
+            context,
             TraceContext(),
-            run_id=telling.facts.run_id,
+            run_id=context.facts.run_id,
             activity_id=said.activity_id,
             activity_type=said.activity_type,
-            task_queue=telling.facts.task_queue,
+            task_queue=context.facts.task_queue,
             attempt=said.attempt,
-            start_ns=telling.timeline.at[event.event_id],
+            start_ns=context.timeline.at[event.event_id],
             is_local=True,
         )
     )
     marker = event.marker_recorded_event_attributes
     if marker.HasField("failure"):
-        error = await telling.values.failure(marker.failure)
+        error = await context.values.failure(marker.failure)
         is_cancelled = is_cancelled_exception(error)
-        outcome = stopped("cancelled", "cancelled") if is_cancelled else failed(error)
+        outcome = (
+            terminal_outcome("cancelled", "cancelled") if is_cancelled else failure_outcome(error)
+        )
     else:
-        output = await telling.output(marker.details["result"])
+        output = await context.output(marker.details["result"])
         outcome = Outcome(output=output, metadata={"status": "completed"})
-    return Episode(span=span, outcome=outcome, end_ns=max(span.start_ns, said.times.completed_ns))
+    return PartialSpan(
+        span=span, outcome=outcome, end_ns=max(span.start_ns, said.times.completed_ns)
+    )
 
 
 _TIMER_ENDS: Final[Mapping[str, str]] = {
@@ -411,47 +421,49 @@ _TIMER_ENDS: Final[Mapping[str, str]] = {
 _MICROSECOND: Final = 1000
 
 
-async def timers_of(telling: Telling) -> AsyncIterator[Episode]:
+async def timer_spans(context: RunHistoryContext) -> AsyncIterator[PartialSpan]:
     """The timers that took long enough, or are to."""
-    threshold = telling.options.timer_threshold
+    threshold = context.options.timer_threshold
     ends = {
         attributes_of(event).started_event_id: event
-        for event in telling.run.events
+        for event in context.run.events
         if event.WhichOneof("attributes") in _TIMER_ENDS
     }
-    for event in telling.run.events:
+    for event in context.run.events:
         if threshold is None or not event.HasField("timer_started_event_attributes"):
             continue
         end = ends.get(event.event_id)
-        episode = _timer(telling, event, end)
+        episode = _timer(context, event, end)
         if episode.end_ns is None:
             lasts = event.timer_started_event_attributes.start_to_fire_timeout.ToTimedelta()
         else:
-            begun_ns = telling.timeline.at[event.event_id]
+            begun_ns = context.timeline.at[event.event_id]
             lasts = timedelta(microseconds=(episode.end_ns - begun_ns) // _MICROSECOND)
-        if lasts >= threshold and (end is None or not telling.is_inherited(end)):
+        if lasts >= threshold and (end is None or not context.is_inherited(end)):
             yield episode
 
 
-def _timer(telling: Telling, event: HistoryEvent, end: HistoryEvent | None) -> Episode:
+def _timer(
+    context: RunHistoryContext, event: HistoryEvent, end: HistoryEvent | None
+) -> PartialSpan:
     how = event.timer_started_event_attributes
-    span = telling.spans.timer(
+    span = context.spans.timer(
         timer_id=how.timer_id,
-        start_ns=telling.timeline.at[event.event_id],
+        start_ns=context.timeline.at[event.event_id],
         seconds=how.start_to_fire_timeout.ToTimedelta().total_seconds(),
     )
     # One that fired when nobody looked any more was never heard of.
-    if end is None or end.event_id not in telling.timeline.at:
-        return Episode(span=span)
+    if end is None or end.event_id not in context.timeline.at:
+        return PartialSpan(span=span)
     status = _TIMER_ENDS[end.WhichOneof("attributes") or ""]
-    return telling.ended(span, Outcome(metadata={"status": status}), end)
+    return context.ended(span, Outcome(metadata={"status": status}), end)
 
 
-async def operations_of(telling: Telling) -> AsyncIterator[Episode]:
+async def nexus_spans(context: RunHistoryContext) -> AsyncIterator[PartialSpan]:
     """The Nexus operations that the run called."""
     ends = {
         attributes_of(event).scheduled_event_id: event
-        for event in telling.run.events
+        for event in context.run.events
         if event.WhichOneof("attributes")
         in (
             "nexus_operation_completed_event_attributes",
@@ -461,150 +473,152 @@ async def operations_of(telling: Telling) -> AsyncIterator[Episode]:
         )
     }
     number = 0
-    for event in telling.run.events:
+    for event in context.run.events:
         if not event.HasField("nexus_operation_scheduled_event_attributes"):
             continue
         number += 1
         end = ends.get(event.event_id)
-        if end is None or not telling.is_inherited(end):
-            span = await _operation(telling, event, number)
+        if end is None or not context.is_inherited(end):
+            span = await _operation(context, event, number)
             if end is None:
-                yield Episode(span=span)
+                yield PartialSpan(span=span)
             else:
-                yield telling.ended(span, await _operation_outcome(telling, end), end)
+                yield context.ended(span, await _operation_outcome(context, end), end)
 
 
-async def _operation(telling: Telling, event: HistoryEvent, number: int) -> Span:
+async def _operation(context: RunHistoryContext, event: HistoryEvent, number: int) -> Span:
     how = event.nexus_operation_scheduled_event_attributes
-    return telling.spans.nexus(
+    return context.spans.nexus(
         number=number,
         endpoint=how.endpoint,
         service=how.service,
         operation=how.operation,
-        start_ns=telling.timeline.at[event.event_id],
+        start_ns=context.timeline.at[event.event_id],
         carried=read_nexus_header(how.nexus_header),
-        input=await telling.picture(how.input, is_wanted=telling.limits.input),
+        input=await context.picture(how.input, is_wanted=context.limits.input),
     )
 
 
-async def _operation_outcome(telling: Telling, end: HistoryEvent) -> Outcome:
+async def _operation_outcome(context: RunHistoryContext, end: HistoryEvent) -> Outcome:
     if end.HasField("nexus_operation_completed_event_attributes"):
         result = end.nexus_operation_completed_event_attributes.result
-        output = await telling.picture(result, is_wanted=telling.limits.output)
+        output = await context.picture(result, is_wanted=context.limits.output)
         return Outcome(output=output, metadata={"status": "completed"})
     if end.HasField("nexus_operation_canceled_event_attributes"):
-        return stopped("cancelled", "cancelled")
-    return failed(await telling.values.failure(attributes_of(end).failure))
+        return terminal_outcome("cancelled", "cancelled")
+    return failure_outcome(await context.values.failure(attributes_of(end).failure))
 
 
-async def refused_of(telling: Telling) -> AsyncIterator[Episode]:
+async def undelivered_spans(context: RunHistoryContext) -> AsyncIterator[PartialSpan]:
     """Children that did not start and signals that did not arrive."""
-    for event in telling.run.events:
-        if telling.is_inherited(event):
+    for event in context.run.events:
+        if context.is_inherited(event):
             continue
         if event.HasField("start_child_workflow_execution_failed_event_attributes"):
-            yield await _child(telling, event)
+            yield await _child(context, event)
         elif event.HasField("signal_external_workflow_execution_failed_event_attributes"):
-            yield await _signal(telling, event)
+            yield await _signal(context, event)
 
 
-async def _child(telling: Telling, end: HistoryEvent) -> Episode:
+async def _child(context: RunHistoryContext, end: HistoryEvent) -> PartialSpan:
     number = end.start_child_workflow_execution_failed_event_attributes.initiated_event_id
-    how = telling.run.events[number - 1].start_child_workflow_execution_initiated_event_attributes
-    span = telling.spans.child(
+    how = context.run.events[number - 1].start_child_workflow_execution_initiated_event_attributes
+    span = context.spans.child(
         how.workflow_type.name,
         child_id=how.workflow_id,
-        start_ns=telling.timeline.at[number],
-        input=await telling.input(how.input),
+        start_ns=context.timeline.at[number],
+        input=await context.input(how.input),
     )
     why = "a workflow of this ID already exists"
-    return telling.ended(span, stopped("failed", why, level=Level.ERROR), end)
+    return context.ended(span, terminal_outcome("failed", why, level=Level.ERROR), end)
 
 
-async def _signal(telling: Telling, end: HistoryEvent) -> Episode:
+async def _signal(context: RunHistoryContext, end: HistoryEvent) -> PartialSpan:
     number = end.signal_external_workflow_execution_failed_event_attributes.initiated_event_id
-    how = telling.run.events[
+    how = context.run.events[
         number - 1
     ].signal_external_workflow_execution_initiated_event_attributes
-    span = telling.spans.undelivered(
+    span = context.spans.undelivered(
         how.signal_name,
         workflow_id=how.workflow_execution.workflow_id,
-        start_ns=telling.timeline.at[number],
-        input=await telling.input(how.input),
+        start_ns=context.timeline.at[number],
+        input=await context.input(how.input),
     )
     why = "the workflow does not exist, or has ended"
-    return telling.ended(span, stopped("failed", why, level=Level.ERROR), end)
+    return context.ended(span, terminal_outcome("failed", why, level=Level.ERROR), end)
 
 
-async def signals_of(telling: Telling) -> AsyncIterator[Episode]:
+async def signal_spans(context: RunHistoryContext) -> AsyncIterator[PartialSpan]:
     """The signals that were delivered and not dropped for their tenant."""
-    for event in telling.run.events:
+    for event in context.run.events:
         if not event.HasField("workflow_execution_signaled_event_attributes"):
             continue
         signal = event.workflow_execution_signaled_event_attributes
-        at_ns = telling.timeline.at.get(event.event_id)
+        at_ns = context.timeline.at.get(event.event_id)
         headers = signal.header.fields
-        is_dropped = telling.tenants.is_dropped(headers, telling.facts.tenant)
-        if at_ns is None or is_dropped or telling.is_inherited(event):
+        is_dropped = context.tenants.is_dropped(headers, context.facts.tenant)
+        if at_ns is None or is_dropped or context.is_inherited(event):
             continue
-        span = telling.spans.signal(
+        span = context.spans.signal(
             signal.signal_name,
             key=event.event_id,
             start_ns=at_ns,
             sender=read_header(headers),
-            input=await telling.input(signal.input),
+            input=await context.input(signal.input),
         )
-        is_closed = telling.run.end is not None
-        yield Episode(
+        is_closed = context.run.end is not None
+        yield PartialSpan(
             span=span,
             outcome=Outcome() if is_closed else None,
             end_ns=span.start_ns if is_closed else None,
         )
 
 
-async def updates_of(telling: Telling) -> AsyncIterator[Episode]:
+async def update_spans(context: RunHistoryContext) -> AsyncIterator[PartialSpan]:
     """The updates that were accepted; a history has no others."""
     ends: dict[int, HistoryEvent] = {}
-    for event in telling.run.events:
+    for event in context.run.events:
         if event.HasField("workflow_execution_update_completed_event_attributes"):
             how = event.workflow_execution_update_completed_event_attributes
             ends[how.accepted_event_id] = event
-    for event in telling.run.events:
+    for event in context.run.events:
         if event.HasField("workflow_execution_update_accepted_event_attributes"):
             end = ends.get(event.event_id)
-            if end is None or not telling.is_inherited(end):
-                yield await _update(telling, event, end)
+            if end is None or not context.is_inherited(end):
+                yield await _update(context, event, end)
 
 
-async def _update(telling: Telling, accepted: HistoryEvent, end: HistoryEvent | None) -> Episode:
+async def _update(
+    context: RunHistoryContext, accepted: HistoryEvent, end: HistoryEvent | None
+) -> PartialSpan:
     how = accepted.workflow_execution_update_accepted_event_attributes
     request = how.accepted_request
-    span: Span = telling.spans.update(
+    span: Span = context.spans.update(
         request.input.name,
         update_id=request.meta.update_id or how.protocol_instance_id,
-        start_ns=telling.timeline.at[accepted.event_id],
+        start_ns=context.timeline.at[accepted.event_id],
         sender=read_header(request.input.header.fields),
-        input=await telling.input(request.input.args),
+        input=await context.input(request.input.args),
     )
     if end is not None:
-        return telling.ended(span, await _message_outcome(telling, end), end)
-    if telling.run.end is not None:
-        unfinished = stopped("unfinished", "the workflow ended before the update")
-        return telling.ended(span, unfinished, telling.run.end)
-    return Episode(span=span)
+        return context.ended(span, await _message_outcome(context, end), end)
+    if context.run.end is not None:
+        unfinished = terminal_outcome("unfinished", "the workflow ended before the update")
+        return context.ended(span, unfinished, context.run.end)
+    return PartialSpan(span=span)
 
 
-async def _message_outcome(telling: Telling, end: HistoryEvent) -> Outcome:
+async def _message_outcome(context: RunHistoryContext, end: HistoryEvent) -> Outcome:
     outcome = end.workflow_execution_update_completed_event_attributes.outcome
     if outcome.HasField("failure"):
-        return failed(await telling.values.failure(outcome.failure))
-    return Outcome(output=await telling.output(outcome.success))
+        return failure_outcome(await context.values.failure(outcome.failure))
+    return Outcome(output=await context.output(outcome.success))
 
 
 _MAX_MESSAGE: Final = 4 * 1024
 
 
-def failed(
+def failure_outcome(
     error: BaseException, *, status: str = "failed", more: Mapping[str, MetadataValue] | None = None
 ) -> Outcome:
     """It failed by the error, which is a warning only where its author says so.
@@ -624,7 +638,7 @@ def failed(
     )
 
 
-def stopped(status: str, message: str, *, level: Level = Level.WARNING) -> Outcome:
+def terminal_outcome(status: str, message: str, *, level: Level = Level.WARNING) -> Outcome:
     """It was stopped from outside, which is no failure of its own.
 
     Args:
@@ -636,50 +650,50 @@ def stopped(status: str, message: str, *, level: Level = Level.WARNING) -> Outco
     return Outcome(level=level, message=shown, metadata={"status": status})
 
 
-_TELLERS: Final[tuple[Callable[[Telling], AsyncIterator[Episode]], ...]] = (
-    activities_of,
-    signals_of,
-    updates_of,
-    timers_of,
-    operations_of,
-    refused_of,
+_EXTRACTORS: Final[tuple[Callable[[RunHistoryContext], AsyncIterator[PartialSpan]], ...]] = (
+    activity_spans,
+    signal_spans,
+    update_spans,
+    timer_spans,
+    nexus_spans,
+    undelivered_spans,
 )
 
 
-async def episodes_of(telling: Telling) -> list[Episode]:
+async def spans_from_history(context: RunHistoryContext) -> list[PartialSpan]:
     """Everything that a run's history tells, the run itself first."""
-    found = [await _workflow(telling)]
-    for tell in _TELLERS:
-        found += [episode async for episode in tell(telling)]
-    is_closed = telling.run.end is not None
+    found = [await _workflow(context)]
+    for tell in _EXTRACTORS:
+        found += [episode async for episode in tell(context)]
+    is_closed = context.run.end is not None
     return [
         replace(episode, is_abandoned=True) if is_closed and episode.record is None else episode
         for episode in found
     ]
 
 
-async def _workflow(telling: Telling) -> Episode:
-    span = telling.spans.workflow(input=await telling.input(telling.run.started.input))
-    end = telling.run.end
+async def _workflow(context: RunHistoryContext) -> PartialSpan:
+    span = context.spans.workflow(input=await context.input(context.run.started.input))
+    end = context.run.end
     if end is None:
-        return Episode(span=span)
-    return telling.ended(span, await _workflow_outcome(telling, end), end)
+        return PartialSpan(span=span)
+    return context.ended(span, await _workflow_outcome(context, end), end)
 
 
-async def _workflow_outcome(telling: Telling, end: HistoryEvent) -> Outcome:
+async def _workflow_outcome(context: RunHistoryContext, end: HistoryEvent) -> Outcome:
     match end.event_type:
         case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
-            output = await telling.output(end.workflow_execution_completed_event_attributes.result)
+            output = await context.output(end.workflow_execution_completed_event_attributes.result)
             return Outcome(output=output, metadata={"status": "completed"})
         case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
             return Outcome(metadata={"status": "continued_as_new"})
         case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
             failure = end.workflow_execution_failed_event_attributes.failure
-            return failed(await telling.values.failure(failure))
+            return failure_outcome(await context.values.failure(failure))
         case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED:
-            return stopped("cancelled", "cancelled")
+            return terminal_outcome("cancelled", "cancelled")
         case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED:
             how = end.workflow_execution_terminated_event_attributes
-            return stopped("terminated", f"terminated: {how.reason or 'no reason given'}")
+            return terminal_outcome("terminated", f"terminated: {how.reason or 'no reason given'}")
         case _:
-            return stopped("timed_out", "the workflow timed out", level=Level.ERROR)
+            return terminal_outcome("timed_out", "the workflow timed out", level=Level.ERROR)
