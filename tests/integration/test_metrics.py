@@ -18,7 +18,7 @@ from orkestra import (
     TenantRequiredError,
     TenantSettings,
 )
-from orkestra.temporal.core_metrics import metered_runtime
+from orkestra.temporal.manager import metered_runtime
 from orkestra.testing import LangfuseReceiver
 from tests.support.worker_process import Serving, serving
 from tests.workflows.slow import Slow

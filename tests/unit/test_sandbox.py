@@ -20,7 +20,8 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.worker.workflow_sandbox._runner import _Instance
 
 from orkestra.config import SandboxSettings
-from orkestra.temporal.sandbox import FrugalSandbox, _KeptCode, is_known, keep_code, sandbox_runner
+from orkestra.temporal._sdk import is_known_sandbox
+from orkestra.temporal.sandbox import FrugalSandbox, _KeptCode, keep_code, sandbox_runner
 from tests.support.sandbox_flows import (
     FLOWS,
     REFUSED,
@@ -257,18 +258,18 @@ CHANGES = [
 
 @pytest.mark.parametrize(("method", "field", "old", "new"), CHANGES)
 def test_an_sdk_whose_sandbox_is_made_otherwise_is_not_known(method, field, old, new):
-    assert not is_known(otherwise(method, **{field: renamed(field, old, new)}))
+    assert not is_known_sandbox(otherwise(method, **{field: renamed(field, old, new)}))
 
 
-def test_the_sdk_that_is_installed_is_known():
-    assert is_known()
-    assert is_known(otherwise("_run_code"))
-    assert not is_known(object)
-    assert not is_known(type("WithoutCode", (_Instance,), {"_run_code": partial(print)}))
+def test_the_sdk_that_is_installed_is_known_sandbox():
+    assert is_known_sandbox(_Instance)
+    assert is_known_sandbox(otherwise("_run_code"))
+    assert not is_known_sandbox(object)
+    assert not is_known_sandbox(type("WithoutCode", (_Instance,), {"_run_code": partial(print)}))
 
 
 def test_an_sdk_that_is_not_known_runs_its_own_sandbox(monkeypatch):
-    monkeypatch.setattr("orkestra.temporal.sandbox.is_known", lambda: False)
+    monkeypatch.setattr("orkestra.temporal.sandbox.is_known_sandbox", lambda _: False)
     made = sandbox_runner(SandboxedWorkflowRunner(), [], SandboxSettings())
     assert type(made) is SandboxedWorkflowRunner
     assert "orkestra" in made.restrictions.passthrough_modules

@@ -10,7 +10,6 @@ from temporalio.bridge.proto.workflow_activation import (
     WorkflowActivationJob,
 )
 from temporalio.bridge.proto.workflow_commands import WorkflowCommand
-from temporalio.workflow import _event_groups
 
 from orkestra.temporal.tracing import TracingInterceptor
 from orkestra.temporal.tracing.outbox import OPEN, TAKEN
@@ -22,7 +21,6 @@ from orkestra.temporal.tracing.tracing_interceptor import (
 from orkestra.temporal.tracing.workflow_spans import (
     TracingWorkflowInbound,
     TracingWorkflowOutbound,
-    signal_event_id,
 )
 
 NO_WORK = "it starts no work and reaches no handler that has a span"
@@ -166,18 +164,6 @@ def test_what_is_read_of_activations_and_commands_is_there():
         "start_child_workflow_execution",
         "start_timer",
     } <= variants
-
-
-def test_the_sdk_knows_the_event_of_the_signal_that_it_handles():
-    """What makes the ids of signals computable from a history; nothing public tells it."""
-    group = _event_groups._inbound_event_group(7)
-    active = group._applied_over(_event_groups._active_event_groups.get())
-    token = _event_groups._active_event_groups.set(active)
-    try:
-        assert signal_event_id() == 7
-    finally:
-        _event_groups._active_event_groups.reset(token)
-    assert signal_event_id() is None
 
 
 def names(message: type) -> set[str]:

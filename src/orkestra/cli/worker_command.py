@@ -14,8 +14,8 @@ from temporalio.worker import Worker
 
 from orkestra.cli.options import ConfigFile, Namespace, load_config, log_core_to_python, parse_name
 from orkestra.config import OrkestraConfig, WorkerSettings
-from orkestra.temporal.core_metrics import metered_runtime
 from orkestra.temporal.logs import LogStyle, configure_logging
+from orkestra.temporal.manager import metered_runtime
 from orkestra.temporal.run_worker import run_worker
 from orkestra.temporal.worker import create_worker, discover
 

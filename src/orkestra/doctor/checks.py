@@ -35,8 +35,8 @@ from orkestra.config import (
 )
 from orkestra.errors import OrkestraError
 from orkestra.temporal.admin import find_unowned
+from orkestra.temporal.guard import unguarded_client
 from orkestra.temporal.health import HealthCheck, check_temporal_health
-from orkestra.temporal.service_clients import unconfined
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ async def examine_clocks(client: Client, *, timeout: timedelta) -> Finding:
     The server says no time by itself, but notes when a worker polls: the doctor polls a queue of
     its own and looks at the note.
     """
-    bare, identity = unconfined(client), f"{QUEUE}-{uuid.uuid4().hex[:8]}"
+    bare, identity = unguarded_client(client), f"{QUEUE}-{uuid.uuid4().hex[:8]}"
     queue = TaskQueue(name=QUEUE)
     poll = PollActivityTaskQueueRequest(
         namespace=bare.namespace, identity=identity, task_queue=queue

@@ -35,8 +35,8 @@ from orkestra.doctor.checks import (
     examine_queue,
 )
 from orkestra.errors import ConnectionFailedError
+from orkestra.temporal.guard import unguarded_client
 from orkestra.temporal.manager import TemporalConnectionManager
-from orkestra.temporal.service_clients import unconfined
 from orkestra.tenancy import ALL_TENANTS
 
 _CALLS: Final = 4
@@ -171,7 +171,7 @@ async def examine_fairness(client: Client, *, timeout: timedelta) -> Finding:
     Returns:
         Whether the server is fair; open where it knows no standalone activities.
     """
-    bare = unconfined(client)
+    bare = unguarded_client(client)
     queue = f"{QUEUE}-{uuid.uuid4().hex[:8]}"
     try:
         async with asyncio.timeout(timeout.total_seconds()):

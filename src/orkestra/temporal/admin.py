@@ -26,8 +26,8 @@ from orkestra.errors import (
     TenantMismatchError,
     UnknownTenantError,
 )
+from orkestra.temporal.guard import unguarded_client
 from orkestra.temporal.plugin import plugin_of, with_plugin
-from orkestra.temporal.service_clients import unconfined
 from orkestra.tenancy import check_tenant_id, owner_of
 
 SUSPENSION_NOTE: Final = "paused by Orkestra: the tenant is suspended"
@@ -178,7 +178,7 @@ async def warn_of_unowned(client: Client) -> None:
     try:
         async with asyncio.timeout(_PATIENCE):
             found = await _of_all(
-                unconfined(client), plugin.placements, plugin.search_attribute, _LOOKED_AT
+                unguarded_client(client), plugin.placements, plugin.search_attribute, _LOOKED_AT
             )
     except (RPCError, ConnectionClosedError, DirectoryUnavailableError, TimeoutError) as error:
         _logger.debug("Not looked for IDs under a tenant's prefix: %s", error)

@@ -29,12 +29,12 @@ from orkestra.errors import (
     ConnectionFailedError,
     TenantError,
 )
+from orkestra.temporal.guard import unguarded_client
 from orkestra.temporal.search_attributes import (
     DEFAULT_NAME,
     AttributeState,
     look_up_search_attribute,
 )
-from orkestra.temporal.service_clients import unconfined
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class _Examination:
     """One run of all the checks."""
 
     def __init__(self, client: Client, timeout: timedelta) -> None:
-        self._client = unconfined(client)
+        self._client = unguarded_client(client)
         self._timeout = timeout
         self._deadline = asyncio.get_running_loop().time() + timeout.total_seconds()
         self._reachable = True

@@ -12,7 +12,8 @@ from typing import Final, Self
 
 from nexusrpc.handler import StartOperationContext
 from temporalio.api.common.v1 import Link
-from temporalio.nexus._link_conversion import nexus_link_to_temporal_link
+
+from orkestra.temporal._sdk import nexus_link_to_temporal_link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

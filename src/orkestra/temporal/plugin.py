@@ -44,11 +44,10 @@ from orkestra.config import LangfuseProject, OrkestraConfig, TenancySettings
 from orkestra.directory import Placements, StaticTenantDirectory, TenantDirectory, TenantLabels
 from orkestra.errors import ConfigurationError, ForbiddenOperationError, TenantMismatchError
 from orkestra.temporal.connection import ManagedServiceClient
-from orkestra.temporal.guard import GuardedServiceClient, OwnerMemory, Owners
+from orkestra.temporal.guard import GuardedServiceClient, OwnerMemory, Owners, unguarded_service
 from orkestra.temporal.guard.rules import DirectoryGrants
 from orkestra.temporal.run_hooks import HookFactory, hooked
 from orkestra.temporal.sandbox import sandbox_runner
-from orkestra.temporal.service_clients import unconfined_service
 from orkestra.temporal.tenant import TenantInterceptor, TenantWorkerInterceptor
 from orkestra.temporal.threads import ActivityThreads
 from orkestra.temporal.tracing import TracingClientInterceptor, TracingInterceptor, TracingOptions
@@ -516,7 +515,7 @@ class WorkerSide:
     @contextmanager
     def running(self, ran: worker.Worker) -> Generator[None]:
         """Make a worker known to its connection, and let go of what it leaves behind."""
-        service = unconfined_service(ran.client)
+        service = unguarded_service(ran.client)
         try:
             if isinstance(service, ManagedServiceClient):
                 with service.connection.working(f"task queue {ran.task_queue!r}", ran):
@@ -533,7 +532,7 @@ class WorkerSide:
 
     def _owners_for(self, owner: client.Client) -> Owners:
         return Owners(
-            unconfined_service(owner).workflow_service,
+            unguarded_service(owner).workflow_service,
             namespace=owner.namespace,
             header=self._shared.config.tenancy.header,
             memory=self._shared.owners,

@@ -15,8 +15,8 @@ The SDK's sandbox for less, with the same rules.
 The SDK compiles a few lines of its own anew for each step of a run, and enters the sandbox several
 times for each payload only to ask in whose name it is written. Together that was a fifth of what a
 worker does for a workflow of one activity (`make bench OPTIONS="--no-cpu --instructions"`). Both
-are private to the SDK: where a release has changed them, `is_known()` says so and its own sandbox
-runs.
+are private to the SDK: where a release has changed them, `is_known_sandbox()` says so and its own
+sandbox runs.
 """
 
 import contextlib
@@ -36,9 +36,14 @@ from weakref import WeakKeyDictionary
 from temporalio import workflow
 from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowInstance, WorkflowInstanceDetails
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
-from temporalio.worker.workflow_sandbox import _runner as sdk  # pyright: ignore[reportPrivateUsage]
 
 from orkestra.config import SandboxSettings
+from orkestra.temporal._sdk import (
+    IN_SANDBOX,
+    is_known_sandbox,
+    process_modules,
+    sandbox_instance_class,
+)
 
 _ALWAYS: Final = "orkestra"
 _MODULE_SUFFIXES: Final = (".py", ".so", ".pyd")
@@ -62,7 +67,7 @@ def sandbox_runner(
     restrictions: SandboxRestrictions = runner.restrictions.with_passthrough_modules(
         *passed, *settings.passthrough
     )
-    if type(runner) is SandboxedWorkflowRunner and is_known():
+    if type(runner) is SandboxedWorkflowRunner and is_known_sandbox(_SdkInstance):
         keep_code()
         runner = FrugalSandbox(runner_class=runner.runner_class)
     return dataclasses.replace(runner, restrictions=restrictions)
@@ -91,8 +96,7 @@ def _module(entry: Path) -> str | None:
 @cache
 def keep_code() -> None:
     """Let sandboxes have the code of the process's own modules, from now on."""
-    # While any sandbox runs, `sys.modules` is one of the SDK's that knows the process's as `orig`.
-    kept = _KeptCode(getattr(sys.modules, "orig", sys.modules))
+    kept = _KeptCode(process_modules())
     # Instead of the path alone: who comes before it (rewritten assertions, hooks) is asked as ever.
     at = next((at for at, finder in enumerate(sys.meta_path) if finder is PathFinder), None)
     if at is not None:
@@ -162,42 +166,7 @@ def _places(spec: ModuleSpec) -> tuple[str | None, list[str] | None]:
     return spec.origin, spec.submodule_search_locations
 
 
-_SdkInstance: Final[Any] = getattr(sdk, "_Instance", object)
-_INSIDE: Final = "__temporal_in_sandbox"
-_ASSUMED: Final = {
-    "__init__": ("self instance_details runner_class restrictions", "globals_and_locals"),
-    "_create_instance": ("self", f" {_INSIDE} = InSandbox("),
-    "_run_code": ("self code", "globals_and_locals", "exec"),
-    "get_serialization_context": (
-        "self command_info",
-        f" {_INSIDE}.get_serialization_context(__temporal_command_info)\n",
-    ),
-    "get_external_store_context": (
-        "self command_info",
-        f" {_INSIDE}.get_external_store_context(__temporal_command_info)\n",
-    ),
-}
-"""The SDK's methods that the instance below builds upon: what they take, and names or lines of code
-that are in them."""
-
-
-@cache
-def is_known(instance: Any = _SdkInstance) -> bool:
-    """Whether the SDK's sandbox is made as this module takes it to be.
-
-    Args:
-        instance: The class of the SDK's instances.
-    """
-    return all(_is_so(getattr(instance, name, None), *so) for name, so in _ASSUMED.items())
-
-
-def _is_so(method: Any, takes: str, *has: str) -> bool:
-    code = getattr(method, "__code__", None)
-    if code is None:
-        return False
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    within = [str(each) for each in (*code.co_names, *code.co_consts)]
-    return " ".join(names) == takes and all(any(it in each for each in within) for it in has)
+_SdkInstance: Final[Any] = sandbox_instance_class()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,10 +188,10 @@ class _Instance(_SdkInstance):  # type: ignore[misc] # its base may be gone
     # None of the workflow's code runs for these two, so nothing has to be kept from it.
 
     def get_serialization_context(self, command_info: Any) -> Any:
-        return self.globals_and_locals[_INSIDE].get_serialization_context(command_info)
+        return self.globals_and_locals[IN_SANDBOX].get_serialization_context(command_info)
 
     def get_external_store_context(self, command_info: Any) -> Any:
-        return self.globals_and_locals[_INSIDE].get_external_store_context(command_info)
+        return self.globals_and_locals[IN_SANDBOX].get_external_store_context(command_info)
 
 
 @lru_cache(maxsize=1024)

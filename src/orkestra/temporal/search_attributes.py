@@ -25,7 +25,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from orkestra.config import TenancySettings
 from orkestra.errors import ConfigurationError, ForbiddenOperationError, SearchAttributeError
-from orkestra.temporal.service_clients import unconfined
+from orkestra.temporal.guard import unguarded_client
 
 DEFAULT_NAME: Final = TenancySettings().search_attribute
 """Name of the attribute where nothing else is configured: `tenantId`."""
@@ -96,7 +96,7 @@ async def ensure_search_attributes(
     _check_name(name)
     try:
         async with asyncio.timeout(timeout.total_seconds()):
-            await _make_usable(unconfined(client), name, timeout)
+            await _make_usable(unguarded_client(client), name, timeout)
     except TimeoutError as error:
         msg = (
             f"search attribute {name!r} did not become usable in namespace {client.namespace!r}"
@@ -123,7 +123,7 @@ async def look_up_search_attribute(
         RPCError: The server could not be asked.
         ForbiddenOperationError: The client is a tenant's and may ask neither way.
     """
-    client = unconfined(client)
+    client = unguarded_client(client)
     try:
         registered = await _registered_type(client, name, timeout=timeout, retry=retry)
     except RPCError as error:

@@ -35,11 +35,11 @@ from orkestra.config import (
     WorkerSettings,
 )
 from orkestra.errors import ConfigurationError, DiscoveryError
+from orkestra.temporal._sdk import ACTIVITY_DEFINITION, WORKFLOW_DEFINITION
 from orkestra.temporal.connection import ManagedServiceClient
-from orkestra.temporal.core_metrics import metered_runtime
-from orkestra.temporal.manager import TemporalConnectionManager
+from orkestra.temporal.guard import unguarded_service
+from orkestra.temporal.manager import TemporalConnectionManager, metered_runtime
 from orkestra.temporal.plugin import plugin_of, with_plugin
-from orkestra.temporal.service_clients import unconfined_service
 from orkestra.temporal.threads import ActivityThreads
 
 
@@ -199,7 +199,7 @@ def _make(client: Client, *, workflows: Sequence[type], **options: Any) -> Worke
     except (ValueError, TypeError) as error:
         msg = f"the worker for task queue {options['task_queue']!r} cannot be made: {error}"
         raise ConfigurationError(msg) from error
-    service = unconfined_service(worker.client)
+    service = unguarded_service(worker.client)
     if isinstance(service, ManagedServiceClient):
         service.connection.made(worker)
     return worker
@@ -313,10 +313,6 @@ def _deployment(settings: DeploymentSettings) -> WorkerDeploymentConfig:
     )
 
 
-_WORKFLOW: Final = "__temporal_workflow_definition"
-_ACTIVITY: Final = "__temporal_activity_definition"
-
-
 @dataclass(frozen=True)
 class Discovered:
     """What a module or package defines.
@@ -352,10 +348,10 @@ def discover(path: str | ModuleType) -> Discovered:
         for value in vars(module).values():
             if getattr(value, "__module__", None) != module.__name__:
                 continue
-            if inspect.isclass(value) and _WORKFLOW in vars(value):
-                _add(workflows, getattr(value, _WORKFLOW).name, value, "workflows")
-            elif inspect.isfunction(value) and hasattr(value, _ACTIVITY):
-                _add(activities, getattr(value, _ACTIVITY).name, value, "activities")
+            if inspect.isclass(value) and WORKFLOW_DEFINITION in vars(value):
+                _add(workflows, getattr(value, WORKFLOW_DEFINITION).name, value, "workflows")
+            elif inspect.isfunction(value) and hasattr(value, ACTIVITY_DEFINITION):
+                _add(activities, getattr(value, ACTIVITY_DEFINITION).name, value, "activities")
     if not workflows and not activities:
         msg = (
             f"module {root.__name__!r} defines no workflow and no activity: decorate with"
@@ -372,8 +368,8 @@ def check_unique_names(workflows: Sequence[type], activities: Sequence[Callable[
         DiscoveryError: They do; the message says where both stand.
     """
     for attribute, values, kind in (
-        (_WORKFLOW, workflows, "workflows"),
-        (_ACTIVITY, activities, "activities"),
+        (WORKFLOW_DEFINITION, workflows, "workflows"),
+        (ACTIVITY_DEFINITION, activities, "activities"),
     ):
         seen: dict[str, Any] = {}
         for value in values:

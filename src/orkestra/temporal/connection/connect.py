@@ -6,8 +6,6 @@ Servers in Go, Temporal's among them, answer plain text on a TLS port by closing
 some close it as silently on clients without a certificate. Both look like a server that is not
 ready yet, and trying again would never end well.
 
-Waiting until the core itself holds no reference to a new client any more.
-
 Why the SDK could not connect: the one place that reads its error texts.
 
 For a failed connection the SDK raises a bare RuntimeError, ValueError or AssertionError around a
@@ -18,7 +16,6 @@ import asyncio
 import logging
 import re
 import ssl
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -41,6 +38,7 @@ from tenacity import (
 from orkestra.config import TemporalSettings
 from orkestra.errors import ConnectionFailedError, ConnectionFailureReason, OrkestraError
 from orkestra.errors import ConnectionFailureReason as Reason
+from orkestra.temporal._sdk import is_core_client_released
 from orkestra.temporal.connection.config import (
     BadApiKeyError,
     BadCertificateError,
@@ -107,31 +105,20 @@ def _listening_context(answer: TlsAnswer) -> ssl.SSLContext:
     return context
 
 
-_SETTLING: Final = 0.25
-_TICK: Final = 0.001
-_OUR_REFERENCES: Final = 2  # the client's attribute, and the argument of sys.getrefcount()
+_RELEASE_TIMEOUT: Final = timedelta(milliseconds=250)
+_RELEASE_CHECK_SECONDS: Final = 0.001
 
 
-async def settle(sdk_client: ServiceClient) -> None:
-    """Wait until the core's threads have given back their reference to a new client.
+async def wait_for_core_release(sdk_client: ServiceClient) -> None:
+    """Wait until the core's threads have released their reference to a client just connected.
 
-    They leave that to the next call into the core. Where none follows, the socket of a connection
-    that nobody holds stays open: one in ten that were dropped without having been used.
-
-    Args:
-        sdk_client: A service client that has just been connected.
+    They do so with the next call into the core. Where no call follows, the socket of a dropped
+    connection stays open: one in ten that had not been used.
     """
-    deadline = asyncio.get_running_loop().time() + _SETTLING
-    while not _is_settled(sdk_client) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - the core tells nobody
-        await asyncio.sleep(_TICK)
-
-
-def _is_settled(sdk_client: ServiceClient) -> bool:
-    core = sdk_client.worker_service_client._bridge_client  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - nothing else can tell
-    if core is None:
-        return True
-    core.update_metadata(sdk_client.config.rpc_metadata)
-    return sys.getrefcount(core._ref) <= _OUR_REFERENCES  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_RELEASE_TIMEOUT.total_seconds()):
+            while not is_core_client_released(sdk_client):  # noqa: ASYNC110 - the core has no event for it
+                await asyncio.sleep(_RELEASE_CHECK_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,7 +457,7 @@ class _Opening:
         )
         connection = Connection(sdk_client, address=self._settings.address, load=load)
         try:
-            await settle(sdk_client)
+            await wait_for_core_release(sdk_client)
             if self._namespace is not None:
                 timeout = self._settings.connect_timeout
                 await _describe(connection, self._namespace, timeout=timeout, retry=False)

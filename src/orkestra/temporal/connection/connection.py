@@ -29,6 +29,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Final, TypeVar, Unpack
@@ -40,7 +41,6 @@ from temporalio.service import (
     RPCError,
     RPCStatusCode,
     ServiceClient,
-    _BridgeServiceClient,
 )
 from temporalio.worker import Worker
 
@@ -51,6 +51,14 @@ from orkestra.errors import (
     OrkestraError,
     WorkersRunningError,
 )
+from orkestra.temporal._sdk import (
+    BridgeServiceClient,
+    CallOptions,
+    WorkerServiceClient,
+    end_unstarted_worker,
+    release_core_client,
+    rpc_call_of,
+)
 from orkestra.temporal.connection.config import BadApiKeyError, BadCertificateError, connect_config
 from orkestra.temporal.connection.load import (
     NO_ANSWER,
@@ -60,7 +68,6 @@ from orkestra.temporal.connection.load import (
     is_long_poll,
     is_reading_poll,
 )
-from orkestra.temporal.service_clients import CallOptions, WorkerServiceClient
 
 
 class Line:
@@ -91,9 +98,7 @@ class Line:
 
     def release(self) -> None:
         """Let go of the socket, as far as no call holds it."""
-        # The SDK's client is part of a cycle of references, and plugins may hold it: take the
-        # core's client.
-        self.sdk_client.worker_service_client._bridge_client = None  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - there is no other way to close it
+        release_core_client(self.sdk_client)
 
 
 class Call:
@@ -241,9 +246,7 @@ class Wire:
         if is_ordinary and self.load.is_too_much:
             raise self._overloaded_error(rpc)
         with Call(line, self.load if is_ordinary else None):
-            return await line.sdk_client._rpc_call(  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the one way through which the SDK sends
-                rpc, request, response_type, **options
-            )
+            return await rpc_call_of(line.sdk_client)(rpc, request, response_type, **options)
         # Out of the except branch, so that the error does not keep the cancellation's frames.
         raise self._closed_error()
 
@@ -317,7 +320,7 @@ class ManagedServiceClient(ServiceClient):
         self._wire = wire
 
     @property
-    def worker_service_client(self) -> _BridgeServiceClient:
+    def worker_service_client(self) -> BridgeServiceClient:
         """What the SDK's `Worker` polls with.
 
         Raises:
@@ -388,7 +391,7 @@ class ManagedServiceClient(ServiceClient):
         return True
 
 
-_TIMEOUT: Final = 1.0
+_CORE_TIMEOUT: Final = timedelta(seconds=1)
 
 
 def never_started(worker: Worker) -> bool:
@@ -396,31 +399,14 @@ def never_started(worker: Worker) -> bool:
     return not worker.is_running and not worker.is_shutdown
 
 
-async def end_idle_worker(worker: Worker) -> None:
-    """End the core's part of a worker that never polled, which holds a socket.
-
-    Args:
-        worker: Any worker; one that has run is left as it is. It cannot run after this.
-    """
-    if worker._started:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - is_shutdown is also true of one that has failed to start
-        return
-    worker._shutdown_complete_event.set()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - or shutdown() waits for ever
-    core = worker._bridge_worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - there is no public way to end it
-    if core._ref is None:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportUnknownMemberType] - another was made in its place
-        return
-    core.initiate_shutdown()
-    polling = (
-        worker._workflow_worker,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        worker._activity_worker,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        worker._nexus_worker,  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    )
+async def _end_unstarted(worker: Worker) -> None:
     try:
-        async with asyncio.timeout(_TIMEOUT):
-            await asyncio.gather(*(each.drain_poll_queue() for each in polling if each is not None))
-            await core.finalize_shutdown()
+        await end_unstarted_worker(worker, timeout=_CORE_TIMEOUT)
     except (TimeoutError, RuntimeError, ValueError) as error:
         _logger.warning(
-            "The worker of %r, which never ran, keeps its socket: %r", worker.task_queue, error
+            "The worker for task queue %r, which never ran, keeps its socket: %r",
+            worker.task_queue,
+            error,
         )
 
 
@@ -694,7 +680,7 @@ class Connection:
         require_idle(self)
         await self._wire.cut()
         while self._made:
-            await end_idle_worker(self._made.pop())
+            await _end_unstarted(self._made.pop())
 
 
 def require_idle(*connections: Connection) -> None:

@@ -4,7 +4,11 @@ Interceptors write the tenant into calls; the gate verifies requests, field by f
 them. Its table lists what is permitted, and everything else is refused.
 """
 
-from orkestra.temporal.guard.guarded_client import GuardedServiceClient
+from orkestra.temporal.guard.guarded_client import (
+    GuardedServiceClient,
+    unguarded_client,
+    unguarded_service,
+)
 from orkestra.temporal.guard.ownership import OwnerMemory, Owners
 from orkestra.temporal.guard.rules import NORMAL_PRIORITY, SHARED_QUEUES, Grants, SharedQueues
 from orkestra.temporal.nexus_task import NexusTask
@@ -18,4 +22,6 @@ __all__ = [
     "OwnerMemory",
     "Owners",
     "SharedQueues",
+    "unguarded_client",
+    "unguarded_service",
 ]

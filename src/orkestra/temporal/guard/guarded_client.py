@@ -11,9 +11,10 @@ from types import MappingProxyType
 from typing import Any, Final, NoReturn, TypeVar, Unpack
 
 from google.protobuf.message import Message
+from temporalio.client import Client
 from temporalio.common import MetricCounter
 from temporalio.runtime import Runtime
-from temporalio.service import ConnectConfig, ServiceClient, _BridgeServiceClient
+from temporalio.service import ConnectConfig, ServiceClient
 
 from orkestra.config import TenancySettings
 from orkestra.directory import TenantLabels
@@ -22,10 +23,15 @@ from orkestra.errors import (
     TenantError,
     TenantMismatchError,
 )
+from orkestra.temporal._sdk import (
+    BridgeServiceClient,
+    CallOptions,
+    WorkerServiceClient,
+    rpc_call_of,
+)
 from orkestra.temporal.guard.check import admit, label_of, plain_metadata, refuse, row_of
 from orkestra.temporal.guard.ownership import GlobalIds, OwnerMemory, Owners
 from orkestra.temporal.guard.rules import SHARED_QUEUES, Allowed, Bounds, Denied, Grants
-from orkestra.temporal.service_clients import CallOptions, WorkerServiceClient
 from orkestra.tenancy import (
     ALL_TENANTS,
     AllTenants,
@@ -175,7 +181,7 @@ class GuardedServiceClient(ServiceClient):
         return self._inner.connection  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType] - AttributeError is the answer
 
     @property
-    def worker_service_client(self) -> _BridgeServiceClient:
+    def worker_service_client(self) -> BridgeServiceClient:
         """What the SDK's `Worker` polls with; its RPCs are guarded, too.
 
         Raises:
@@ -240,7 +246,7 @@ class GuardedServiceClient(ServiceClient):
             req = admit(rpc, row, req, bounds)
 
         async def send(request: Message) -> _Response:
-            return await self._inner._rpc_call(rpc, request, resp_type, **options)  # noqa: SLF001 - the one way through which the SDK sends
+            return await rpc_call_of(self._inner)(rpc, request, resp_type, **options)
 
         response: _Response
         if bounds is not None and bounds.has_global_ids and options["service"] == "workflow":
@@ -380,3 +386,21 @@ def count_untenanted(config: ConnectConfig, rpc: str) -> None:
 def _counter(config: ConnectConfig, name: str, text: str) -> MetricCounter:
     runtime = config.runtime or Runtime.default()
     return runtime.metric_meter.create_counter(name, text)
+
+
+def unguarded_service(client: Client) -> ServiceClient:
+    """Find the service client below the guard; a tenant's client, or tenant code, gets the guard.
+
+    Health checks and search attributes need calls that no tenant may make.
+    """
+    service = client.service_client
+    try:
+        inner: ServiceClient = getattr(service, "inner", service)
+    except ForbiddenOperationError:
+        return service
+    return inner
+
+
+def unguarded_client(client: Client) -> Client:
+    """Make a client of the same namespace on `unguarded_service()`, without plugins."""
+    return Client(unguarded_service(client), namespace=client.namespace)

@@ -120,8 +120,8 @@ from temporalio.api.workflowservice.v1 import (
     UpdateScheduleRequest,
     UpdateWorkflowExecutionRequest,
 )
-from temporalio.bridge.proto.health.v1 import HealthCheckRequest
 
+from orkestra.temporal._sdk import HealthCheckRequest
 from orkestra.temporal.guard import rules
 from orkestra.temporal.guard.rules import (
     INSIDE,

@@ -33,10 +33,10 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from orkestra.errors import ConnectionClosedError
-from orkestra.temporal.core_metrics import MeteredRuntime, runtime_of
+from orkestra.temporal.guard import unguarded_service
 from orkestra.temporal.health import check_temporal_health
+from orkestra.temporal.manager import MeteredRuntime, runtime_of
 from orkestra.temporal.run_worker.supervisor import Stage, Status, Supervisor, WorkerStatus
-from orkestra.temporal.service_clients import unconfined_service
 
 _ANSWER_WITHIN: Final = timedelta(seconds=3)
 _ONE_IS_CHANCE: Final = 2
@@ -89,7 +89,7 @@ class NamespaceLook:
     async def _described(self) -> str | None:
         name = self._client.namespace
         try:
-            answer = await unconfined_service(self._client).workflow_service.describe_namespace(
+            answer = await unguarded_service(self._client).workflow_service.describe_namespace(
                 DescribeNamespaceRequest(namespace=name), retry=False, timeout=_ANSWER_WITHIN
             )
         except RPCError as error:
@@ -294,7 +294,7 @@ class PollerLook:
     ) -> None:
         config = worker.config()
         identity = config["identity"] if "identity" in config else None
-        self._service = unconfined_service(worker.client)
+        self._service = unguarded_service(worker.client)
         self._namespace = worker.client.namespace
         self._task_queue = worker.task_queue
         self._identity = identity or self._service.config.identity
@@ -476,7 +476,7 @@ class Watch:
 
 def _place(client: Client) -> tuple[int, str]:
     """One namespace's name may stand for two of them, on two servers."""
-    return id(unconfined_service(client)), client.namespace
+    return id(unguarded_service(client)), client.namespace
 
 
 async def _readings(clients: Iterable[Client]) -> dict[tuple[str, str], Readings]:

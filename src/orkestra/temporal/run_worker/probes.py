@@ -26,10 +26,10 @@ from temporalio.worker import Worker
 from orkestra.config import OrkestraConfig
 from orkestra.errors import ConfigurationError
 from orkestra.temporal.connection import Connection, ConnectionState, ManagedServiceClient
-from orkestra.temporal.core_metrics import runtime_of
+from orkestra.temporal.guard import unguarded_service
+from orkestra.temporal.manager import runtime_of
 from orkestra.temporal.plugin import OrkestraPlugin, span_counts
 from orkestra.temporal.run_worker.supervisor import Status
-from orkestra.temporal.service_clients import unconfined_service
 from orkestra.tracing import SpanCounts
 
 _logger: Final = logging.getLogger("orkestra.temporal.run_worker")
@@ -192,7 +192,7 @@ class Probes:
         texts = [runtime.metrics_text() for runtime in runtimes.values()]
         plugins = {p for client in clients for p in client.config()["plugins"]}
         spans = span_counts([p for p in plugins if isinstance(p, OrkestraPlugin)])
-        services = [unconfined_service(client) for client in clients]
+        services = [unguarded_service(client) for client in clients]
         connections = {s.connection for s in services if isinstance(s, ManagedServiceClient)}
         ours = [
             *metrics_of(self._status),

@@ -36,12 +36,12 @@ from orkestra.config import OrkestraConfig
 from orkestra.errors import OrkestraError
 from orkestra.temporal.admin import warn_of_unowned
 from orkestra.temporal.connection import ManagedServiceClient
+from orkestra.temporal.guard import unguarded_service
 from orkestra.temporal.health import HealthReport, check_temporal_health
 from orkestra.temporal.plugin import OrkestraPlugin
 from orkestra.temporal.run_worker.monitor import Watch
 from orkestra.temporal.run_worker.probes import Probes, serving
 from orkestra.temporal.run_worker.supervisor import Stage, Status, Supervisor
-from orkestra.temporal.service_clients import unconfined_service
 
 _logger: Final = logging.getLogger("orkestra.temporal.run_worker")
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -310,7 +310,7 @@ class _Life:
                 end_process(128 + self._stop.last_signal, "second signal")
             end_process(code, "activities outlived the grace period and their cancellation")
         for each in workers:
-            service = unconfined_service(each.client)
+            service = unguarded_service(each.client)
             if isinstance(service, ManagedServiceClient) and service.connection.is_private:
                 await service.connection.close()
 

@@ -6,8 +6,7 @@ What is known of the workers right now: written by their event loop, read by any
 import asyncio
 import logging
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -16,6 +15,7 @@ from typing import Any, Final
 from temporalio.worker import Worker
 
 from orkestra.errors import ConnectionClosedError
+from orkestra.temporal._sdk import discard_core_worker, without_sdk_failure_log
 from orkestra.temporal.threads import ActivityThreads
 
 _logger: Final = logging.getLogger("orkestra.temporal.run_worker")
@@ -24,7 +24,6 @@ _FIRST_PAUSE: Final = 1.0
 _STEADY_AFTER: Final = 60.0
 _CANCELLING: Final = timedelta(seconds=10)
 _TICK: Final = 0.02
-_SAID_BY_THE_SDK: Final = "Worker failed, shutting down"
 
 
 class Supervisor:
@@ -95,7 +94,7 @@ class Supervisor:
         polling = asyncio.create_task(self._note_polling(worker))
         stopping = asyncio.create_task(self._stop_when_told(worker))
         try:
-            with _unsaid_by_the_sdk():
+            with without_sdk_failure_log():
                 await worker.run()
         finally:
             polling.cancel()
@@ -118,11 +117,7 @@ class Supervisor:
         return self._stopping.is_set()
 
     async def _let_go(self) -> None:
-        """End what is left of the worker: the core takes no other beside it.
-
-        One that has not begun to poll is never unregistered by the SDK, as long as anybody holds
-        it, and whoever made it may.
-        """
+        """End what is left of the failed worker."""
         worker, self._worker = self._worker, None
         if worker is None:
             return
@@ -131,10 +126,7 @@ class Supervisor:
                 await asyncio.wait_for(
                     worker.shutdown(), (self.grace + _CANCELLING).total_seconds()
                 )
-        core = worker._bridge_worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as above
-        if core._ref is not None:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
-            core.initiate_shutdown()
-            core._ref = None  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+        discard_core_worker(worker)
 
     def _made_anew(self) -> Worker:
         config = self._config.copy()
@@ -155,21 +147,6 @@ def _grace(worker: Worker) -> timedelta:
     config = worker.config()
     name: Final = "graceful_shutdown_timeout"
     return config[name] if name in config else timedelta()
-
-
-@contextmanager
-def _unsaid_by_the_sdk() -> Generator[None]:
-    """The SDK logs a failure that it also raises; it is to be read once."""
-    logger = logging.getLogger("temporalio.worker._worker")
-
-    def is_news(record: logging.LogRecord) -> bool:
-        return record.msg != _SAID_BY_THE_SDK
-
-    logger.addFilter(is_news)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_news)
 
 
 class Stage(StrEnum):

@@ -13,7 +13,6 @@ import nexusrpc.handler
 from temporalio import activity, nexus
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
-from temporalio.nexus._operation_context import _temporal_context
 from temporalio.worker import (
     ActivityInboundInterceptor,
     ExecuteActivityInput,
@@ -23,6 +22,7 @@ from temporalio.worker import (
 )
 
 from orkestra.errors import TENANT_MISMATCH, TENANT_REQUIRED, TenantError, TenantMismatchError
+from orkestra.temporal._sdk import activity_context, nexus_context
 from orkestra.temporal.nexus_task import enter_nexus_task
 from orkestra.temporal.tenant.admission import Arrivals, Verdict, count_misplaced, count_untenanted
 from orkestra.temporal.tenant.stamp import TenantPolicy
@@ -60,7 +60,7 @@ class TenantActivityInbound(ActivityInboundInterceptor):
 
     def _bind_client(self, tenant: str | None) -> None:
         """Make `activity.client()` the tenant's for good, also where code leaves its context."""
-        context = activity._Context.current()  # pyright: ignore[reportPrivateUsage] # noqa: SLF001 - the SDK has no other place for it
+        context = activity_context()
         if tenant is not None and self._bind is not None and context.client is not None:
             context.client = self._bind(context.client, tenant)
 
@@ -170,7 +170,7 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
         """Make `nexus.client()` the tenant's for good, also where code leaves its context."""
         act_for(tenant)
         if tenant is not None and self._bind is not None:
-            context = _temporal_context()
+            context = nexus_context()
             context.client = self._bind(context.client, tenant)
 
     async def _admit(self, context: nexusrpc.handler.OperationContext) -> str | None:

@@ -32,12 +32,6 @@ from typing import Any, Final, TypeVar
 
 from temporalio.api.enums.v1 import ContinueAsNewInitiator
 from temporalio.api.failure.v1 import Failure
-from temporalio.bridge.proto.workflow_activation import (
-    InitializeWorkflow,
-    WorkflowActivation,
-    WorkflowActivationJob,
-)
-from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.common import MetricMeter
 from temporalio.worker import WorkflowInstanceDetails
 
@@ -50,6 +44,13 @@ from orkestra.errors import (
     DirectoryUnavailableError,
     TenantSuspendedError,
     UnknownTenantError,
+)
+from orkestra.temporal._sdk import (
+    METRIC_METER_FUNCTION,
+    InitializeWorkflow,
+    WorkflowActivation,
+    WorkflowActivationCompletion,
+    WorkflowActivationJob,
 )
 
 RUN: Final = "orkestra-refused-run:"
@@ -375,7 +376,7 @@ def meter_of(details: WorkflowInstanceDetails) -> MetricMeter:
     """The meter that `workflow.metric_meter()` gives to workflow code."""
     functions: Mapping[str, Callable[..., object]]
     functions = details.extern_functions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - the SDK leaves them untyped
-    make = functions.get("__temporal_get_metric_meter")
+    make = functions.get(METRIC_METER_FUNCTION)
     made = None if make is None else make()
     return made if isinstance(made, MetricMeter) else MetricMeter.noop
 

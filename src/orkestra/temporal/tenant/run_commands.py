@@ -21,16 +21,6 @@ from typing import Final, Protocol
 
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import WorkflowIdReusePolicy
-from temporalio.bridge.proto.common import NamespacedWorkflowExecution
-from temporalio.bridge.proto.workflow_activation import WorkflowActivation
-from temporalio.bridge.proto.workflow_commands import (
-    ContinueAsNewWorkflowExecution,
-    ScheduleActivity,
-    ScheduleNexusOperation,
-    StartChildWorkflowExecution,
-    WorkflowCommand,
-)
-from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.worker import WorkflowInstanceDetails
 
 from orkestra.directory import Placement, Placements
@@ -40,6 +30,16 @@ from orkestra.errors import (
     DirectoryUnavailableError,
     TenantMismatchError,
     UnknownTenantError,
+)
+from orkestra.temporal._sdk import (
+    ContinueAsNewWorkflowExecution,
+    NamespacedWorkflowExecution,
+    ScheduleActivity,
+    ScheduleNexusOperation,
+    StartChildWorkflowExecution,
+    WorkflowActivation,
+    WorkflowActivationCompletion,
+    WorkflowCommand,
 )
 from orkestra.temporal.tenant.admission import (
     COMMAND,

@@ -35,15 +35,15 @@ from typing import Any, Final
 
 from temporalio.api.common.v1 import Payload
 from temporalio.api.failure.v1 import Failure
-from temporalio.bridge.proto.nexus import NexusOperationResult
-from temporalio.bridge.proto.workflow_activation import (
-    RemoveFromCache,
-    WorkflowActivation,
-    WorkflowActivationJob,
-)
-from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.worker import WorkflowInstanceDetails
 
+from orkestra.temporal._sdk import (
+    NexusOperationResult,
+    RemoveFromCache,
+    WorkflowActivation,
+    WorkflowActivationCompletion,
+    WorkflowActivationJob,
+)
 from orkestra.temporal.tracing.headers import outcome_of_record, read_nexus_header
 from orkestra.tracing import (
     Captured,

@@ -60,6 +60,7 @@ from temporalio.worker import (
 )
 
 from orkestra.errors import OrkestraError
+from orkestra.temporal._sdk import client_of_activity
 from orkestra.temporal.tracing.headers import (
     Headers,
     complete,
@@ -507,7 +508,7 @@ class Fate:
         info = activity.info()
         if info.attempt == 1 or info.is_local or info.workflow_id is None:
             return
-        if (client := _client_behind(inbound)) is not None:
+        if (client := client_of_activity(inbound)) is not None:
             self._asking = asyncio.create_task(_ask(client, info))
 
     async def known(self) -> dict[str, str]:
@@ -547,12 +548,3 @@ def _said(failure: Failure) -> str:
     if failure.HasField("canceled_failure_info"):
         return "cancelled"
     return "failed"
-
-
-def _client_behind(inbound: ActivityInboundInterceptor) -> Client | None:
-    """The worker's client; the SDK gives it to no interceptor, and to async activities only."""
-    innermost: Any = inbound
-    while (next_one := getattr(innermost, "next", None)) is not None:
-        innermost = next_one
-    worker = getattr(innermost, "_worker", None)
-    return cast("Client | None", getattr(worker, "_client", None))

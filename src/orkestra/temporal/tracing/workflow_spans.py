@@ -1,12 +1,6 @@
 """The workflow's side, inside the sandbox: pure, and silent under replay.
 
 What one workflow run knows of its trace. Pure: no clock, no randomness, no I/O.
-
-Which event of the history brought the signal that is being handled.
-
-The SDK tells its interceptors a signal's name and arguments, not its event. It keeps the ID of the
-event in a context variable, for the markers that it puts on what the handler does. That is private:
-a test pins it, and where it is missing the caller counts the signals instead.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Final, NoReturn, cast
 
-import temporalio.workflow
 from temporalio import workflow
 from temporalio.worker import (
     ContinueAsNewInput,
@@ -32,6 +25,7 @@ from temporalio.worker import (
     WorkflowOutboundInterceptor,
 )
 
+from orkestra.temporal._sdk import signal_event_id
 from orkestra.temporal.tracing.headers import (
     complete,
     outcome_of_attempt,
@@ -352,20 +346,3 @@ class TracingWorkflowOutbound(WorkflowOutboundInterceptor):
         """See base class."""
         input.headers = write_nexus_header(input.headers, self._run.for_operation())
         return await super().start_nexus_operation(input)
-
-
-_SDK: Final[Any] = temporalio.workflow
-
-
-def signal_event_id() -> int | None:
-    """The ID of the event `WorkflowExecutionSignaled` whose handler the running code is.
-
-    Returns:
-        The ID; None where the SDK does not tell.
-    """
-    try:
-        markers = _SDK._event_groups._capture_event_group_markers(None)  # noqa: SLF001 - see above
-        found = next((m.inbound_event.inbound_event_id for m in markers), 0)
-    except Exception:  # noqa: BLE001 - private to the SDK, and no span is worth a failed task
-        return None
-    return found or None
