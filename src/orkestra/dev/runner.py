@@ -314,10 +314,6 @@ def main(arguments: Sequence[str]) -> NoReturn:
     os._exit(code)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
-
-
 MOST: Final = 200
 """How many executions are replayed, the newest first."""
 
@@ -437,3 +433,7 @@ def _reason(failure: Exception) -> str:
     text = found[1].replace('\\"', '"').replace("\\'", "'") if found else str(failure)
     text = text.removeprefix("[TMPRL1100] ").removeprefix("Nondeterminism error: ")
     return text[:_LONGEST_REASON_CHARACTERS]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
