@@ -205,7 +205,7 @@ def test_every_public_name_stands_in_the_reference(site: Site, module: str) -> N
 
 
 def test_every_fixture_stands_in_the_reference(site: Site) -> None:
-    text = (ROOT / "src/orkestra/testing/fixtures.py").read_text(encoding="utf-8")
+    text = (ROOT / "src/orkestra/testing/environment.py").read_text(encoding="utf-8")
     fixtures = set(re.findall(r"fixture.*\n(?:async )?def (\w+)", text))
     anchors = site.pages[site.directory / "reference" / "testing.html"].anchors
     assert len(fixtures) >= 7
