@@ -363,7 +363,7 @@ async def test_killing_the_program_ends_its_server(kind: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system cannot tell a child of it")
-async def test_killing_the_guard_ends_the_server() -> None:
+async def test_killing_the_reaper_ends_the_server() -> None:
     async with owner("alone") as (_, (server, reaper)):
         reaper.kill()
         assert await comes_true(lambda: has_ended(server))

@@ -1,4 +1,4 @@
-"""A trace rebuilt from history is the one that workers sent, and only what is missing is sent."""
+"""A trace rebuilt from history equals the live one, and only missing spans are sent."""
 
 import asyncio
 import re
@@ -58,7 +58,7 @@ NOW = timedelta()
 
 @pytest.fixture
 async def live(raw_client: Client, fresh: Fresh) -> AsyncIterator[Traced]:
-    """What the workers send."""
+    """Process whose workers trace live."""
     with LangfuseReceiver(public_key="pk-lf-live") as receiver:
         made = Traced(raw_client, fresh, receiver, timer_threshold=timedelta(milliseconds=200))
         yield made
@@ -67,7 +67,7 @@ async def live(raw_client: Client, fresh: Fresh) -> AsyncIterator[Traced]:
 
 @pytest.fixture
 async def again(live: Traced, raw_client: Client) -> AsyncIterator[Traced]:
-    """What is rebuilt, sent to another project."""
+    """Process that backfills, to another project."""
     with LangfuseReceiver(public_key="pk-lf-again") as receiver:
         made = Traced(raw_client, live.fresh, receiver, timer_threshold=timedelta(milliseconds=200))
         yield made
@@ -75,7 +75,7 @@ async def again(live: Traced, raw_client: Client) -> AsyncIterator[Traced]:
 
 
 @pytest.mark.parametrize("scenario", ONLY_FROM_HISTORY, ids=lambda each: each.__name__)
-async def test_what_workers_sent_is_rebuilt_with_the_same_ids_parents_names_and_starts(
+async def test_rebuilt_spans_have_the_ids_parents_names_and_starts_of_the_live_ones(
     scenario, live, again
 ):
     async with worker(live):
@@ -129,7 +129,7 @@ async def test_nexus_operations_are_rebuilt_with_the_workflows_behind_them(live,
     ]
 
 
-async def test_only_what_is_missing_is_sent_and_none_twice(live):
+async def test_only_missing_spans_are_sent_and_none_twice(live):
     async with worker(live):
         handle = await terminate(live)
     await live.spans()
@@ -149,21 +149,21 @@ async def test_only_what_is_missing_is_sent_and_none_twice(live):
     assert [child.span.name for child in root.children] == ["activity:count_to"]
 
 
-async def test_a_bound_client_may_leave_the_tenants_prefix_to_orkestra(live, again):
+async def test_a_bound_client_may_omit_the_tenants_prefix(live, again):
     async with worker(live):
         handle = await fail(live)
     await backfill(again, handle.id.removeprefix(f"{live.acme}:"))
     assert await differences(live, again) == ([], [])
 
 
-async def test_what_has_only_just_ended_is_left_to_its_worker(live):
+async def test_spans_that_ended_a_moment_ago_are_left_to_the_worker(live):
     async with worker(live):
         handle = await terminate(live)
     report = await backfill(live, handle.id, force=False)
     assert (report.sent, report.present, report.recent) == (0, 0, 2)
 
 
-async def test_of_a_running_workflow_only_what_has_ended_is_sent(live, again):
+async def test_only_ended_spans_of_a_running_workflow_are_sent(live, again):
     async with worker(live):
         handle = await live.start(rebuilt.Waits.run)
         await has_done(handle, "activity_task_completed_event_attributes")
@@ -179,7 +179,7 @@ async def test_of_a_running_workflow_only_what_has_ended_is_sent(live, again):
     assert await differences(live, again) == ([], [])
 
 
-async def test_nothing_is_sent_where_langfuse_does_not_say_what_it_has(live):
+async def test_nothing_is_sent_if_langfuse_does_not_answer(live):
     async with worker(live):
         handle = await terminate(live)
     before = await live.spans()
@@ -191,34 +191,32 @@ async def test_nothing_is_sent_where_langfuse_does_not_say_what_it_has(live):
     assert await live.spans() == before
 
 
-async def test_spans_that_langfuse_does_not_take_are_an_error(live, again):
+async def test_an_error_is_raised_if_langfuse_does_not_accept_the_spans(live, again):
     async with worker(live):
         handle = await fail(live)
     wrong = Traced(live.raw, live.fresh, again.receiver, secret_key="wrong")
-    with pytest.raises(LangfuseUnavailableError, match="did not take"):
+    with pytest.raises(LangfuseUnavailableError, match="did not accept"):
         await backfill(wrong, handle.id)
     await wrong.sink.close(timedelta(seconds=10))
     assert again.receiver.spans == []
 
 
-async def test_what_still_waits_for_langfuse_is_not_sent_by_the_next_backfill_too(
-    live, again, monkeypatch
-):
-    monkeypatch.setattr(sending, "_PATIENCE", timedelta(seconds=1))
+async def test_spans_that_still_wait_for_langfuse_are_not_sent_again(live, again, monkeypatch):
+    monkeypatch.setattr(sending, "_LANGFUSE_TIMEOUT", timedelta(seconds=1))
     monkeypatch.setattr(sink, "_TELLING_SECONDS", 0.0)
     async with worker(live):
         handle = await fail(live)
     with again.receiver.behaving(Behaviour.UNAVAILABLE):
-        with pytest.raises(LangfuseUnavailableError, match="did not take"):
+        with pytest.raises(LangfuseUnavailableError, match="did not accept"):
             await backfill(again, handle.id)
         with pytest.raises(LangfuseUnavailableError, match="still wait"):
             await backfill(again, handle.id, force=False, older_than=NOW)
-    monkeypatch.setattr(sending, "_PATIENCE", timedelta(seconds=30))
+    monkeypatch.setattr(sending, "_LANGFUSE_TIMEOUT", timedelta(seconds=30))
     report = await backfill(again, handle.id, force=False, older_than=NOW)
     assert (report.sent, report.present) == (0, len(await again.spans()))
 
 
-async def test_many_workflows_are_visited_side_by_side_and_no_child_twice(live, again):
+async def test_many_workflows_are_backfilled_concurrently_and_no_child_twice(live, again):
     async with worker(live):
         await asyncio.gather(*(answer(live, number) for number in range(3)))
     query = f"TaskQueue = '{live.queue}'"
@@ -245,7 +243,7 @@ async def answer(live: Traced, number: int) -> None:
     await handle.result()
 
 
-async def test_workflows_from_before_orkestra_are_rebuilt_as_nobodys(live, again):
+async def test_workflows_from_before_orkestra_are_rebuilt_without_a_tenant(live, again):
     with ThreadPoolExecutor(2) as threads:
         async with Worker(
             live.raw,
@@ -287,7 +285,7 @@ async def test_workflows_from_before_orkestra_are_rebuilt_as_nobodys(live, again
 
 
 class Backwards(PayloadCodec):
-    """Stands for encryption."""
+    """Codec in place of encryption."""
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         return [
@@ -348,7 +346,7 @@ async def test_encrypted_values_are_read_by_the_clients_codec_and_hidden_without
     assert b"a secret" not in b"".join(again.receiver.bodies)
 
 
-async def test_a_refused_workflow_is_rebuilt_without_values_for_nobody(live, again):
+async def test_a_refused_workflow_is_rebuilt_without_values_and_tenant(live, again):
     async with worker(live):
         handle = await live.raw.start_workflow(
             traced.Fail.run,
@@ -365,7 +363,7 @@ async def test_a_refused_workflow_is_rebuilt_without_values_for_nobody(live, aga
     assert b"a secret" not in b"".join(again.receiver.bodies)
 
 
-async def test_what_is_not_sampled_is_not_sent(live, again):
+async def test_unsampled_spans_are_not_sent(live, again):
     async with worker(live):
         handle = await fail(live)
     unsampled = Traced(live.raw, live.fresh, again.receiver, sample_rate=0.0)
@@ -390,7 +388,7 @@ async def test_a_trace_can_be_read_without_langfuse(live):
         await backfill_trace(untraced, handle.id)
 
 
-async def test_what_does_not_exist_or_does_not_parse_is_told_so(live, again):
+async def test_unknown_workflows_and_malformed_queries_are_errors(live, again):
     with pytest.raises(ExecutionNotFoundError, match="'nothing'"):
         await backfill(again, "nothing")
     operator = Client(live.raw.service_client, plugins=[again.plugin.for_tenant(ALL_TENANTS)])
@@ -421,7 +419,7 @@ async def test_each_tenants_spans_go_to_its_own_project(live, again):
     assert shared.spans == []
 
 
-async def test_workflows_of_tenants_who_are_unknown_now_are_passed_over(live, again):
+async def test_workflows_of_unknown_tenants_are_skipped(live, again):
     async with worker(live):
         handle = await fail(live)
     config = OrkestraConfig(
@@ -437,7 +435,9 @@ async def test_workflows_of_tenants_who_are_unknown_now_are_passed_over(live, ag
     assert again.receiver.spans == []
 
 
-async def test_an_activity_that_its_terminated_workflow_left_is_shown_and_never_sent(live, again):
+async def test_an_activity_abandoned_by_its_terminated_workflow_is_shown_and_never_sent(
+    live, again
+):
     async with worker(live):
         handle = await live.start(traced.Fail.run, "wait")
         await is_pending(handle)

@@ -415,7 +415,7 @@ async def test_ctrl_c_in_the_terminal_does_not_reach_the_command() -> None:
     await process.kill()
 
 
-async def test_ending_the_guard_ends_the_command_in_order() -> None:
+async def test_ending_the_reaper_ends_the_command_gracefully() -> None:
     process = shell("echo ready; exec sleep 60")
     server = await until_up(process)
     server.parent().terminate()
@@ -423,7 +423,7 @@ async def test_ending_the_guard_ends_the_command_in_order() -> None:
     assert process.exit_code == -signal.SIGTERM
 
 
-async def test_killing_the_guard_ends_the_command() -> None:
+async def test_killing_the_reaper_ends_the_command() -> None:
     process = shell("echo ready; exec sleep 60")
     server = await until_up(process)
     server.parent().kill()

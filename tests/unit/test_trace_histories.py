@@ -1,4 +1,4 @@
-"""What is drawn, asked and sent of rebuilt traces, without a server."""
+"""Rebuilt traces without a server: drawing them, and deciding which spans to send."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ from orkestra.config import TenancySettings
 from orkestra.errors import ConfigurationError, LangfuseUnavailableError
 from orkestra.temporal.backfill import BackfillReport, PartialSpan
 from orkestra.temporal.backfill.backfill import BackfillOptions, Uploader
-from orkestra.temporal.backfill.history import PayloadDecoder, timeline_of
+from orkestra.temporal.backfill.history import PayloadDecoder, Timeline
 from orkestra.temporal.backfill.rebuild import TenantResolver, failure_outcome, terminal_outcome
 from orkestra.tracing import (
     Captured,
@@ -45,7 +45,7 @@ from orkestra.tracing import (
 
 TRACE = "a" * 32
 SECOND = 1_000_000_000
-GENTLE = BackfillOptions(dry_run=False, force=False, older_than=timedelta())
+DEFAULTS = BackfillOptions(dry_run=False, force=False, older_than=timedelta())
 EMPTY = BackfillReport(workflow_id="order", run_id="run")
 
 
@@ -83,7 +83,7 @@ def drawn(*spans: PartialSpan, width: int = 60) -> list[str]:
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
-def test_a_tree_has_a_line_for_each_span_with_its_times_and_fate():
+def test_a_tree_has_a_line_for_each_span_with_its_times_and_status():
     workflow = {"kind": SpanKind.WORKFLOW, "name": "workflow:Order"}
     assert drawn(
         partial(1, took_ns=3723 * SECOND, workflow_id="acme:o", **workflow),
@@ -116,7 +116,7 @@ def test_a_tree_has_a_line_for_each_span_with_its_times_and_fate():
     ]
 
 
-def test_what_came_from_outside_is_drawn_without_control_characters_and_cut_to_the_width():
+def test_untrusted_text_is_drawn_without_control_characters_and_cut_to_the_width():
     nasty = "red \x1b[31m" + "漢" * 80
     lines = drawn(
         partial(1, name=f"activity:{nasty}", outcome=failure_outcome(ValueError(nasty))), width=50
@@ -157,11 +157,11 @@ class Project:
         return self._present
 
 
-async def test_what_is_there_open_recent_or_not_sampled_is_counted_and_not_sent():
+async def test_existing_unended_recent_and_unsampled_spans_are_counted_and_not_sent():
     project = Project(present=[f"{1:016x}"])
     now = partial(4)
     recent = replace(now, end_ns=2**62)
-    report = await Uploader(GENTLE).add(
+    report = await Uploader(DEFAULTS).upload(
         EMPTY,
         [
             partial(1),
@@ -178,35 +178,37 @@ async def test_what_is_there_open_recent_or_not_sampled_is_counted_and_not_sent(
     assert (report.recent, report.unsampled) == (1, 1)
 
 
-async def test_two_that_meet_at_a_span_send_it_once():
-    project, uploader = Project(), Uploader(GENTLE)
+async def test_concurrent_uploads_of_one_span_send_it_once():
+    project, uploader = Project(), Uploader(DEFAULTS)
     await asyncio.gather(
-        *(uploader.add(EMPTY, [partial(1)], project, {}) for _ in range(3)),
+        *(uploader.upload(EMPTY, [partial(1)], project, {}) for _ in range(3)),
     )
     assert project.emitted == [f"{1:016x}"]
 
 
-async def test_a_trace_is_asked_for_once_a_report_and_not_at_all_by_force():
+async def test_langfuse_is_asked_once_a_report_and_not_at_all_with_force():
     project, existing = Project(), {}
     for number in (1, 2):
-        await Uploader(GENTLE).add(EMPTY, [partial(number)], project, existing)
+        await Uploader(DEFAULTS).upload(EMPTY, [partial(number)], project, existing)
     assert project.asked == 1
-    forced = replace(GENTLE, force=True, older_than=timedelta(days=36500))
-    await Uploader(forced).add(EMPTY, [partial(3)], project, {})
+    forced = replace(DEFAULTS, force=True, older_than=timedelta(days=36500))
+    await Uploader(forced).upload(EMPTY, [partial(3)], project, {})
     assert project.asked == 1
     assert len(project.emitted) == 3
 
 
 async def test_a_dry_run_sends_nothing_and_says_so():
     project = Project()
-    report = await Uploader(replace(GENTLE, dry_run=True)).add(EMPTY, [partial(1)], project, {})
+    report = await Uploader(replace(DEFAULTS, dry_run=True)).upload(
+        EMPTY, [partial(1)], project, {}
+    )
     assert project.emitted == []
     assert (report.sent, len(report.missing), report.as_dict()["sent"]) == (0, 1, 0)
 
 
-async def test_what_is_not_taken_is_an_error():
-    with pytest.raises(LangfuseUnavailableError, match="did not take"):
-        await Uploader(GENTLE).add(EMPTY, [partial(1)], Project(takes=False), {})
+async def test_spans_that_are_not_accepted_are_an_error():
+    with pytest.raises(LangfuseUnavailableError, match="did not accept"):
+        await Uploader(DEFAULTS).upload(EMPTY, [partial(1)], Project(takes=False), {})
 
 
 class Broken(PayloadCodec):
@@ -217,7 +219,7 @@ class Broken(PayloadCodec):
         raise RuntimeError("no key")
 
 
-async def test_values_that_cannot_be_read_are_told_by_their_size():
+async def test_unreadable_payloads_are_replaced_by_their_size():
     context = WorkflowSerializationContext("default", "order")
     good = PayloadDecoder(DataConverter.default, context)
     payloads = Payloads(
@@ -247,7 +249,7 @@ class OfWorkflow(Broken, WithSerializationContext):
         return [Payload(metadata={"encoding": b"json/plain"}, data=data) for _ in payloads]
 
 
-async def test_values_are_read_in_the_context_of_their_workflow():
+async def test_payloads_are_decoded_in_the_context_of_their_workflow():
     converter = replace(DataConverter.default, payload_codec=OfWorkflow())
     values = PayloadDecoder(converter, WorkflowSerializationContext("default", "order"))
     assert await values.arguments(Payloads(payloads=[Payload(), Payload()])) == ["order", "order"]
@@ -272,7 +274,7 @@ def header(tenant: str) -> dict[str, Payload]:
         ("off", None, header("beta"), False),
     ],
 )
-def test_a_signal_from_elsewhere_was_dropped(mode, tenant, headers, is_dropped):
+def test_a_signal_of_another_tenant_was_dropped(mode, tenant, headers, is_dropped):
     reader = TenantResolver(TenancySettings(mode=mode))
     assert reader.is_dropped(headers, tenant) is is_dropped
 
@@ -295,7 +297,7 @@ async def test_a_failure_keeps_its_type_message_and_causes_and_is_not_changed():
 
 
 @pytest.mark.parametrize("place", ["no_such_module:x", "json:no_such_name", "json", ":x", ""])
-def test_what_an_option_names_and_cannot_be_imported_is_bad_input(place):
+def test_an_option_that_names_something_that_cannot_be_imported_is_bad_input(place):
     with pytest.raises(ConfigurationError, match="--mask"):
         load_object(place, "--mask")
 
@@ -308,7 +310,7 @@ def test_a_data_converter_must_be_one():
         load_converter("json:dumps")
 
 
-def test_what_its_run_did_not_wait_for_is_told_from_what_is_going_on():
+def test_abandoned_spans_are_distinguished_from_running_ones():
     left = replace(partial(2, parent=1, took_ns=None), is_abandoned=True)
     lines = drawn(partial(1), left, partial(3, parent=1, took_ns=None))
     assert [line.split()[-1] for line in lines[-2:]] == ["abandoned", "running"]
@@ -350,4 +352,4 @@ def test_a_local_activity_begins_before_the_heartbeat_also_where_another_poll_go
             },
         ),
     ]
-    assert timeline_of(events).at[8] == 10 * 10**9
+    assert Timeline(events).at[8] == 10 * 10**9

@@ -1,4 +1,4 @@
-"""Traces from histories: rebuilt, compared with what Langfuse has, and sent."""
+"""Traces rebuilt from history, compared with what Langfuse has, and sent."""
 
 from orkestra.temporal.backfill.backfill import (
     BackfillReport,

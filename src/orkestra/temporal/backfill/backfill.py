@@ -1,10 +1,8 @@
-"""`backfill_trace()` and `backfill_traces()`: send what Langfuse lacks of a trace.
+"""Backfill: fetch histories, rebuild their spans, and send those that Langfuse lacks.
 
-Of the spans of a run those that Langfuse lacks, to where the tenant's spans go.
-
-What a backfill did, or would do.
-
-`read_trace()`: a workflow's trace from its history alone, without Langfuse.
+The hard part is not to send a span twice, because Langfuse never merges two. Langfuse is asked
+which spans of a trace it has; but it can tell only some two seconds after it accepted them, so one
+`Uploader` also remembers what it has sent itself.
 """
 
 import asyncio
@@ -30,28 +28,35 @@ from orkestra.temporal.backfill.rebuild import (
     PartialSpan,
     RunHistoryContext,
     TenantResolver,
-    run_info,
     spans_from_history,
 )
 from orkestra.temporal.plugin import plugin_of
 from orkestra.tracing import CaptureLimits, Span, SpanRecord, TraceProject
 
+_RECENT: Final = timedelta(minutes=1)
+_CONCURRENCY: Final = 4
+_LANGFUSE_TIMEOUT: Final = timedelta(seconds=30)
+_BATCH_SPANS: Final = 500
+
+ExistingIds = dict[tuple[str | None, str], frozenset[str]]
+"""Span IDs that Langfuse has, by tenant and trace ID."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackfillReport:
-    """What became of one execution's trace.
+    """Result for the trace of one execution.
 
     Attributes:
-        workflow_id: The workflow's ID on the server.
-        run_id: Its run, the first of those that were read.
-        missing: The spans that were sent, or with `dry_run` would be.
-        present: How many spans Langfuse had already.
-        recent: How many were left out because they have only just ended: a worker may be about to
+        workflow_id: Workflow ID on the server.
+        run_id: Run ID; the first one if several runs were read.
+        missing: Spans that were sent, or with `dry_run` would be.
+        present: Number of spans that Langfuse had already.
+        recent: Number of spans left out because they ended a moment ago: a worker may be about to
             send them.
-        unended: How many were left out because they have no end: they are going on, or the run
+        unended: Number of spans left out because they have no end: they are running, or the run
             ended without waiting for them.
-        unsampled: How many were left out because their trace is not sampled.
-        dry_run: Whether nothing was sent.
+        unsampled: Number of spans left out because their trace is not sampled.
+        dry_run: Nothing was sent.
     """
 
     workflow_id: str
@@ -65,11 +70,11 @@ class BackfillReport:
 
     @property
     def sent(self) -> int:
-        """How many spans were sent."""
+        """Number of spans that were sent."""
         return 0 if self.dry_run else len(self.missing)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON can say it; of the spans what they are, and nothing of their values."""
+        """Return the report for JSON, without arguments and results."""
         return {
             "workflow_id": self.workflow_id,
             "run_id": self.run_id,
@@ -92,113 +97,6 @@ class BackfillReport:
         }
 
 
-_PATIENCE: Final = timedelta(seconds=30)
-_BATCH: Final = 500
-_MICROSECOND: Final = timedelta(microseconds=1)
-_NANOSECONDS: Final = 1000
-
-ExistingIds = dict[tuple[str | None, str], frozenset[str]]
-"""What the tenant's project has of the trace, for each that was asked for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackfillOptions:
-    """How to backfill.
-
-    Attributes:
-        dry_run: Ask and report only.
-        force: Send everything that has ended, without asking.
-        older_than: Leave out what ended less than this ago.
-    """
-
-    dry_run: bool
-    force: bool
-    older_than: timedelta
-
-
-class Uploader:
-    """Sends each span once at most, however often it is asked to.
-
-    What Langfuse has just taken it cannot tell yet, so what was sent is remembered here.
-    """
-
-    def __init__(self, options: BackfillOptions) -> None:
-        """Send in this options."""
-        self._options = options
-        self._taken: set[tuple[str, str]] = set()
-
-    async def add(
-        self,
-        report: BackfillReport,
-        episodes: Sequence[PartialSpan],
-        project: TraceProject,
-        existing: ExistingIds,
-    ) -> BackfillReport:
-        """Send what is missing of a run.
-
-        Args:
-            report: What was done before.
-            episodes: The run.
-            project: Where its spans go.
-            existing: What the project has said for this report; what it says now is added.
-
-        Returns:
-            The report with this run.
-        """
-        ended = [each.record for each in episodes if each.record is not None]
-        settled = [record for record in ended if self._is_settled(record)]
-        sampled = [record for record in settled if project.is_sampled(record.span)]
-        if not self._options.force:
-            for asked in {_place(record) for record in sampled} - set(existing):
-                existing[asked] = await project.present(asked[1], _PATIENCE)
-        missing = [record for record in sampled if self._take(record, existing)]
-        if not self._options.dry_run:
-            await _send(project, missing)
-        return replace(
-            report,
-            missing=(*report.missing, *(record.span for record in missing)),
-            present=report.present + len(sampled) - len(missing),
-            recent=report.recent + len(ended) - len(settled),
-            unended=report.unended + len(episodes) - len(ended),
-            unsampled=report.unsampled + len(settled) - len(sampled),
-            dry_run=self._options.dry_run,
-        )
-
-    def _is_settled(self, record: SpanRecord) -> bool:
-        if self._options.force:
-            return True
-        age_ns = time.time_ns() - record.end_ns
-        return age_ns >= self._options.older_than // _MICROSECOND * _NANOSECONDS
-
-    def _take(self, record: SpanRecord, existing: ExistingIds) -> bool:
-        """Whether the span is missing; asked for the second time, it is not."""
-        key = record.span.trace_id, record.span.span_id
-        if key in self._taken or record.span.span_id in existing.get(_place(record), ()):
-            return False
-        self._taken.add(key)
-        return True
-
-
-def _place(record: SpanRecord) -> tuple[str | None, str]:
-    return record.span.tenant, record.span.trace_id
-
-
-async def _send(project: TraceProject, records: Sequence[SpanRecord]) -> None:
-    for begin in range(0, len(records), _BATCH):
-        for record in records[begin : begin + _BATCH]:
-            project.emit(record)
-        if not await project.flush(_PATIENCE):
-            msg = (
-                f"Langfuse did not take all of {len(records)} spans within {_PATIENCE}:"
-                " run the backfill again when it can be reached"
-            )
-            raise LangfuseUnavailableError(msg)
-
-
-_JUST_NOW: Final = timedelta(minutes=1)
-_CONCURRENCY: Final = 4
-
-
 async def backfill_trace(
     client: Client,
     workflow_id: str,
@@ -208,33 +106,34 @@ async def backfill_trace(
     whole_chain: bool = False,
     dry_run: bool = False,
     force: bool = False,
-    older_than: timedelta = _JUST_NOW,
+    older_than: timedelta = _RECENT,
 ) -> BackfillReport:
-    """Send what Langfuse lacks of a workflow's trace, rebuilt from its history.
+    """Send the spans of a workflow's trace that Langfuse lacks, rebuilt from its history.
 
     The spans are those that a worker would have sent: the same ids, parents, names and start times.
-    Langfuse is asked first which it has, because it never merges two. What it has just taken it can
-    tell only some two seconds later: wait as long before the same workflow is backfilled again.
+    Langfuse reports a span only some two seconds after accepting it: wait that long before you
+    backfill the same workflow again.
 
     Args:
-        client: A client with an `OrkestraPlugin`, of the workflow's tenant or of `ALL_TENANTS`. Its
-            data converter reads arguments and results.
+        client: A client with an `OrkestraPlugin`, bound to the workflow's tenant or made with
+            `ALL_TENANTS`. Its data converter reads arguments and results.
         workflow_id: The workflow, running or closed.
-        run_id: A run of it; None means the latest.
-        children: Also the workflows that it started, and theirs.
-        whole_chain: Also the runs before and after, by continue-as-new, retry or cron.
-        dry_run: Ask and report only.
-        force: Send everything that has ended without asking: where Langfuse has some of it, it is
-            there twice for good.
-        older_than: Leave out what ended less than this ago; a worker may be about to send it.
+        run_id: One run of it; None means the latest.
+        children: Also backfill the workflows that it started, and theirs.
+        whole_chain: Also backfill the runs before and after, by continue-as-new, retry or cron.
+        dry_run: Only ask and report.
+        force: Send every span that has ended without asking Langfuse. Existing observations are
+            duplicated, and cannot be merged later.
+        older_than: Leave out spans that ended less than this ago; a worker may be about to send
+            them.
 
     Returns:
         What was sent and what was left out.
 
     Raises:
         ExecutionNotFoundError: The server does not know the workflow or the run.
-        LangfuseUnavailableError: Langfuse does not say what it has, and nothing was sent; or it did
-            not take what was sent.
+        LangfuseUnavailableError: Langfuse did not answer, and nothing was sent; or it did not
+            accept all that was sent.
         TenantMismatchError: The client is bound to another tenant than the workflow's.
         UnknownTenantError: The directory does not know the workflow's tenant.
         ConfigurationError: Tracing is off, or the client has no `OrkestraPlugin`.
@@ -257,32 +156,32 @@ async def backfill_traces(
     children: bool = False,
     dry_run: bool = False,
     force: bool = False,
-    older_than: timedelta = _JUST_NOW,
+    older_than: timedelta = _RECENT,
     concurrency: int = _CONCURRENCY,
 ) -> AsyncGenerator[BackfillReport]:
-    """Send what Langfuse lacks of the traces of many workflows.
+    """Send the spans that Langfuse lacks for many workflows.
 
     Args:
-        client: As for `backfill_trace()`; a bound client finds its tenant's workflows only.
-        query: Which workflows, as in `Client.list_workflows`: each run that it finds is visited.
-        children: Also their children that the query does not find by itself.
-        dry_run: Ask and report only.
-        force: Send everything without asking.
-        older_than: Leave out what ended less than this ago.
-        concurrency: How many are visited at once.
+        client: As for `backfill_trace()`. A bound client finds only its tenant's workflows.
+        query: A list filter as for `Client.list_workflows`; each run that it finds is backfilled.
+        children: Also backfill children that the query itself does not find.
+        dry_run: Only ask and report.
+        force: Send everything without asking Langfuse.
+        older_than: Leave out spans that ended less than this ago.
+        concurrency: Number of runs that are backfilled at once.
 
     Yields:
-        A report on each run when it is done. One that the server forgot meanwhile has none, nor
-        has one whose tenant is unknown, or was refused as the bound tenant's.
+        A report for each run when it is done. There is none for a run that the server has deleted
+        meanwhile, whose tenant is unknown, or that turns out to be another tenant's.
 
     Raises:
         InvalidQueryError: The query does not parse.
-        LangfuseUnavailableError: As in `backfill_trace()`; the rest is not visited.
+        LangfuseUnavailableError: As in `backfill_trace()`; the remaining runs are not backfilled.
         ConfigurationError: As in `backfill_trace()`.
     """
     options = BackfillOptions(dry_run=dry_run, force=force, older_than=older_than)
     walker = _Walker(client, options, children=children, whole_chain=False)
-    found = _listed(client, query)
+    found = _list_runs(client, query)
     tasks: set[asyncio.Task[BackfillReport | None]] = set()
     try:
         while True:
@@ -303,7 +202,7 @@ async def backfill_traces(
 
 
 async def count_traces(client: Client, query: str) -> int:
-    """How many runs `backfill_traces()` would visit now.
+    """Count the runs that `backfill_traces()` would backfill now.
 
     Args:
         client: As for `backfill_traces()`.
@@ -312,78 +211,8 @@ async def count_traces(client: Client, query: str) -> int:
     Raises:
         InvalidQueryError: The query does not parse.
     """
-    with _refusing(query):
+    with _invalid_query(query):
         return (await client.count_workflows(query)).count
-
-
-async def _listed(client: Client, query: str) -> AsyncIterator[Execution]:
-    with _refusing(query):
-        async for found in client.list_workflows(query):
-            yield Execution(found.id, found.run_id)
-
-
-@contextmanager
-def _refusing(query: str) -> Generator[None]:
-    try:
-        yield
-    except RPCError as error:
-        if error.status is not RPCStatusCode.INVALID_ARGUMENT:
-            raise
-        msg = f"query {query!r} is refused: {error.message}"
-        raise InvalidQueryError(msg) from error
-
-
-class _Walker:
-    """Reads executions and hands each run on."""
-
-    def __init__(
-        self, client: Client, options: BackfillOptions, *, children: bool, whole_chain: bool
-    ) -> None:
-        self._client = client
-        self._plugin = plugin_of(client)
-        self._uploader = Uploader(options)
-        self._children = children
-        self._whole_chain = whole_chain
-
-    async def backfill_listed(self, execution: Execution) -> BackfillReport | None:
-        """Visit an execution that may have gone, or prove to be of nobody who is known here."""
-        try:
-            return await self.backfill(execution)
-        except (ExecutionNotFoundError, TenantMismatchError, UnknownTenantError):
-            return None
-
-    async def backfill(self, execution: Execution) -> BackfillReport:
-        """Visit an execution and what belongs to it."""
-        report: BackfillReport | None = None
-        existing: ExistingIds = {}
-        async for run in fetch_runs(
-            self._client, execution, children=self._children, whole_chain=self._whole_chain
-        ):
-            report = report or BackfillReport(workflow_id=run.workflow_id, run_id=run.run_id)
-            report = await self._backfill_run(run, report, existing)
-        # There is at least the run that was asked for.
-        return cast("BackfillReport", report)
-
-    async def _backfill_run(
-        self, run: RunHistory, report: BackfillReport, existing: ExistingIds
-    ) -> BackfillReport:
-        tenants = TenantResolver(self._plugin.tenancy)
-        tenant = tenants.of_run(run)
-        project = await self._plugin.project_of(tenant)
-        if project is None:
-            return report
-        options = self._plugin.tracing_options
-        context = RunHistoryContext(
-            run,
-            run_info(run, tenants, ui_url=options.ui_url),
-            tenants,
-            self._client.data_converter,
-            project.limits,
-            options,
-        )
-        return await self._uploader.add(
-            report, await spans_from_history(context), project, existing
-        )
 
 
 async def read_trace(
@@ -395,38 +224,175 @@ async def read_trace(
     whole_chain: bool = False,
     limits: CaptureLimits | None = None,
 ) -> list[PartialSpan]:
-    """Tell what happened in a workflow, as spans.
+    """Rebuild a workflow's trace from its history alone, without Langfuse.
 
     Args:
-        client: A client with an `OrkestraPlugin`, of the workflow's tenant or of `ALL_TENANTS`. Its
-            data converter reads arguments, results and failures.
+        client: As for `backfill_trace()`.
         workflow_id: The workflow, running or closed.
-        run_id: A run of it; None means the latest.
-        children: Also the workflows that it started, and theirs.
-        whole_chain: Also the runs before and after, by continue-as-new, retry or cron.
-        limits: What of arguments and results to show; None shows nothing of them.
+        run_id: One run of it; None means the latest.
+        children: Also read the workflows that it started, and theirs.
+        whole_chain: Also read the runs before and after, by continue-as-new, retry or cron.
+        limits: Limits of captured arguments and results; None captures neither.
 
     Returns:
-        What ended and what is going on, run by run, each run first.
+        Spans that ended and spans that are running, run by run, each run's own span first.
 
     Raises:
         ExecutionNotFoundError: The server does not know the workflow or the run.
         ConfigurationError: The client has no `OrkestraPlugin`.
     """
-    plugin = plugin_of(client)
-    tenants = TenantResolver(plugin.tenancy)
     limits = limits or CaptureLimits(input=False, output=False)
     found: list[PartialSpan] = []
     async for run in fetch_runs(
         client, Execution(workflow_id, run_id), children=children, whole_chain=whole_chain
     ):
-        context = RunHistoryContext(
-            run,
-            run_info(run, tenants, ui_url=plugin.tracing_options.ui_url),
-            tenants,
-            client.data_converter,
-            limits,
-            plugin.tracing_options,
-        )
-        found += await spans_from_history(context)
+        found += await _rebuild(client, run, limits)
     return found
+
+
+async def _list_runs(client: Client, query: str) -> AsyncIterator[Execution]:
+    with _invalid_query(query):
+        async for found in client.list_workflows(query):
+            yield Execution(found.id, found.run_id)
+
+
+@contextmanager
+def _invalid_query(query: str) -> Generator[None]:
+    try:
+        yield
+    except RPCError as error:
+        if error.status is not RPCStatusCode.INVALID_ARGUMENT:
+            raise
+        msg = f"query {query!r} is refused: {error.message}"
+        raise InvalidQueryError(msg) from error
+
+
+async def _rebuild(client: Client, run: RunHistory, limits: CaptureLimits) -> list[PartialSpan]:
+    plugin = plugin_of(client)
+    context = RunHistoryContext(
+        run,
+        TenantResolver(plugin.tenancy),
+        client.data_converter,
+        limits,
+        plugin.tracing_options,
+    )
+    return await spans_from_history(context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackfillOptions:
+    """Options of `backfill_trace()` that decide which spans are sent."""
+
+    dry_run: bool
+    force: bool
+    older_than: timedelta
+
+
+class _Walker:
+    """Backfills executions with their relatives, run by run."""
+
+    def __init__(
+        self, client: Client, options: BackfillOptions, *, children: bool, whole_chain: bool
+    ) -> None:
+        self._client = client
+        self._plugin = plugin_of(client)
+        self._uploader = Uploader(options)
+        self._children = children
+        self._whole_chain = whole_chain
+
+    async def backfill_listed(self, execution: Execution) -> BackfillReport | None:
+        """Backfill an execution from a list; None if it is gone or has no tenant known here."""
+        try:
+            return await self.backfill(execution)
+        except (ExecutionNotFoundError, TenantMismatchError, UnknownTenantError):
+            return None
+
+    async def backfill(self, execution: Execution) -> BackfillReport:
+        report: BackfillReport | None = None
+        existing: ExistingIds = {}
+        async for run in fetch_runs(
+            self._client, execution, children=self._children, whole_chain=self._whole_chain
+        ):
+            report = report or BackfillReport(workflow_id=run.workflow_id, run_id=run.run_id)
+            tenant = TenantResolver(self._plugin.tenancy).of_run(run)
+            project = await self._plugin.project_of(tenant)
+            if project is not None:
+                spans = await _rebuild(self._client, run, project.limits)
+                report = await self._uploader.upload(report, spans, project, existing)
+        # There is at least the run that was asked for.
+        return cast("BackfillReport", report)
+
+
+class Uploader:
+    """Sends each span at most once, however often it is given."""
+
+    def __init__(self, options: BackfillOptions) -> None:
+        self._options = options
+        self._sent: set[tuple[str, str]] = set()
+
+    async def upload(
+        self,
+        report: BackfillReport,
+        spans: Sequence[PartialSpan],
+        project: TraceProject,
+        existing: ExistingIds,
+    ) -> BackfillReport:
+        """Send the spans of a run that its project lacks.
+
+        Args:
+            report: Report on the runs before.
+            spans: The run's spans.
+            project: The project that the run's tenant traces to.
+            existing: Answers of the project to this report's earlier runs; new ones are added.
+
+        Returns:
+            The report with this run.
+        """
+        ended = [each.record for each in spans if each.record is not None]
+        settled = [record for record in ended if self._is_settled(record)]
+        sampled = [record for record in settled if project.is_sampled(record.span)]
+        if not self._options.force:
+            for asked in {_trace_of(record) for record in sampled} - set(existing):
+                existing[asked] = await project.present(asked[1], _LANGFUSE_TIMEOUT)
+        # No await between the check and the note: concurrent runs may share a span.
+        missing = [record for record in sampled if self._claim(record, existing)]
+        if not self._options.dry_run:
+            await _send(project, missing)
+        return replace(
+            report,
+            missing=(*report.missing, *(record.span for record in missing)),
+            present=report.present + len(sampled) - len(missing),
+            recent=report.recent + len(ended) - len(settled),
+            unended=report.unended + len(spans) - len(ended),
+            unsampled=report.unsampled + len(settled) - len(sampled),
+            dry_run=self._options.dry_run,
+        )
+
+    def _is_settled(self, record: SpanRecord) -> bool:
+        if self._options.force:
+            return True
+        age = timedelta(microseconds=(time.time_ns() - record.end_ns) // 1_000)
+        return age >= self._options.older_than
+
+    def _claim(self, record: SpanRecord, existing: ExistingIds) -> bool:
+        key = record.span.trace_id, record.span.span_id
+        if key in self._sent or record.span.span_id in existing.get(_trace_of(record), ()):
+            return False
+        self._sent.add(key)
+        return True
+
+
+def _trace_of(record: SpanRecord) -> tuple[str | None, str]:
+    return record.span.tenant, record.span.trace_id
+
+
+async def _send(project: TraceProject, records: Sequence[SpanRecord]) -> None:
+    for begin in range(0, len(records), _BATCH_SPANS):
+        for record in records[begin : begin + _BATCH_SPANS]:
+            project.emit(record)
+        if not await project.flush(_LANGFUSE_TIMEOUT):
+            msg = (
+                f"Langfuse did not accept all of {len(records)} spans within {_LANGFUSE_TIMEOUT}:"
+                " run the backfill again when it can be reached"
+            )
+            raise LangfuseUnavailableError(msg)

@@ -1,20 +1,16 @@
-"""Runs of workflows as their histories have them, with the runs that follow and the children.
+"""Run histories: fetched with their children and chain, decoded, and dated by the workflow's clock.
 
-When things of a history happened by the workflow's clock, which is when their spans begin.
-
-Payloads of a history as values, without the types that the workflow's code knows.
-
-The workflow's clock as a history tells it: what `workflow.time_ns()` said in the run.
-
-The clock stands still while workflow code runs. Each workflow task that was completed sets it to
-the time of the task's start event, and each local activity moves it on within a task, by the time
-that its last attempt took. It never goes back.
+The hard part is the clock. A worker's spans begin at what `workflow.time_ns()` said, and no event
+carries that time. The clock stands still while workflow code runs. Each completed workflow task
+sets it to the time of the task's start event, and each local activity moves it forward within a
+task, by the duration of its last attempt. It never goes back. `WorkflowClock` repeats these steps
+and `Timeline` drives it along the events of a run.
 """
 
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, Final, NamedTuple
 
@@ -31,9 +27,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from orkestra.errors import ExecutionNotFoundError
 from orkestra.tracing import nanoseconds
 
-_UNKNOWN: Final = frozenset({RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT})
-
-CLOSED: Final = frozenset(
+# The server answers INVALID_ARGUMENT where the run ID is not a UUID.
+_NO_SUCH_RUN: Final = frozenset({RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT})
+_CLOSING: Final = frozenset(
     {
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
@@ -43,16 +39,10 @@ CLOSED: Final = frozenset(
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW,
     }
 )
-"""What the last event of a run can be."""
 
 
 class Execution(NamedTuple):
-    """One run of a workflow.
-
-    Attributes:
-        workflow_id: Its ID on the server.
-        run_id: Its run ID; None means the latest.
-    """
+    """One run of a workflow; without a run ID the latest one."""
 
     workflow_id: str
     run_id: str | None = None
@@ -60,30 +50,25 @@ class Execution(NamedTuple):
 
 @dataclass(frozen=True)
 class RunHistory:
-    """All that the server has recorded of a run so far.
-
-    Attributes:
-        namespace: Namespace of the workflow.
-        events: The events in order, the start first.
-    """
+    """Events of one run so far, the start first."""
 
     namespace: str
     events: Sequence[HistoryEvent]
 
     @property
     def started(self) -> WorkflowExecutionStartedEventAttributes:
-        """How the run was started."""
+        """Attributes of the first event."""
         return self.events[0].workflow_execution_started_event_attributes
 
     @property
     def workflow_id(self) -> str:
-        """Its ID on the server, whatever name it was asked for by."""
+        """ID on the server, whatever ID the client asked for."""
         return self.started.workflow_id
 
     @property
     def run_id(self) -> str:
-        """Its run ID, which the start of a run that was reset does not say."""
-        resets = [event for event in self.events if is_reset(event)]
+        """Run ID. The start event of a run that was reset has the ID of the original run."""
+        resets = [event for event in self.events if _is_reset(event)]
         if resets:
             return resets[-1].workflow_task_failed_event_attributes.new_run_id
         return self.started.original_execution_run_id
@@ -95,18 +80,17 @@ class RunHistory:
 
     @property
     def end(self) -> HistoryEvent | None:
-        """The event that closed the run; None while it is running."""
+        """Event that closed the run; None while it is running."""
         last = self.events[-1]
-        return last if last.event_type in CLOSED else None
+        return last if last.event_type in _CLOSING else None
 
     @property
     def reset_point(self) -> int:
-        """The last event that was copied from the run that this one was reset from, or 0."""
-        points = (event.event_id for event in self.events if is_reset(event))
-        return max(points, default=0)
+        """ID of the last event that was copied from the run that was reset, or 0."""
+        return max((event.event_id for event in self.events if _is_reset(event)), default=0)
 
-    def others(self) -> Iterator[Execution]:
-        """Runs of the chain that it names: the next one, and those that it was reset from."""
+    def chain(self) -> Iterator[Execution]:
+        """Yield the runs of the chain that are named here: the next one, and those reset from."""
         named = [event.workflow_task_failed_event_attributes.base_run_id for event in self.events]
         if self.end is not None:
             named.append(getattr(attributes_of(self.end), "new_execution_run_id", ""))
@@ -114,7 +98,7 @@ class RunHistory:
             yield Execution(self.workflow_id, run_id)
 
     def children(self) -> Iterator[Execution]:
-        """The workflows that it started in this namespace, by Nexus operations, too."""
+        """Yield the workflows that the run started in this namespace, also by Nexus operations."""
         for event in self.events:
             if event.HasField("child_workflow_execution_started_event_attributes"):
                 child = event.child_workflow_execution_started_event_attributes
@@ -127,102 +111,87 @@ class RunHistory:
                         yield Execution(link.workflow_event.workflow_id, link.workflow_event.run_id)
 
 
-def attributes_of(event: HistoryEvent) -> Any:
-    """What the event says beside its time and type."""
-    return getattr(event, event.WhichOneof("attributes") or "")
-
-
-def is_reset(event: HistoryEvent) -> bool:
-    """Whether the events before came from another run."""
-    cause = event.workflow_task_failed_event_attributes.cause
-    return cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
-
-
-def time_of(time: Timestamp) -> int:
-    """A time of the server's as the SDK gives it to workers: nanoseconds, whole microseconds."""
-    return nanoseconds(time.ToDatetime(tzinfo=UTC))
-
-
-async def fetch_run(client: Client, execution: Execution) -> RunHistory:
-    """Read the history of one run.
-
-    Args:
-        client: A client of its namespace that may read it.
-        execution: The run.
-
-    Raises:
-        ExecutionNotFoundError: The server does not know it, or not any more.
-    """
-    handle = client.get_workflow_handle(execution.workflow_id, run_id=execution.run_id)
-    try:
-        events = [event async for event in handle.fetch_history_events()]
-    except RPCError as error:
-        if error.status in _UNKNOWN:
-            raise _not_found(client, execution._replace(workflow_id=handle.id)) from error
-        raise
-    return RunHistory(client.namespace, events)
-
-
 async def fetch_runs(
     client: Client, execution: Execution, *, children: bool, whole_chain: bool
 ) -> AsyncIterator[RunHistory]:
-    """Read the history of a run and of what belongs to it, each once, parents first.
+    """Fetch the history of a run and of its relatives, each once, parents first.
 
-    What belongs to it and is not kept by the server any more is left out.
+    Relatives that the server has deleted already are left out.
 
     Args:
-        client: A client of its namespace that may read it.
+        client: A client of the run's namespace that may read it.
         execution: The run to begin with.
-        children: Whether to read the children of each run, and theirs.
-        whole_chain: Whether to read all runs of the chain, and not this one alone.
+        children: Also fetch the children of each run, and their children.
+        whole_chain: Also fetch all other runs of the chain.
 
     Raises:
         ExecutionNotFoundError: The server does not know the run to begin with.
     """
-    asked = await fetch_run(client, execution)
-    waiting = deque([Execution(asked.workflow_id, asked.run_id)])
-    if whole_chain and asked.first_run_id != asked.run_id:
-        waiting.appendleft(Execution(asked.workflow_id, asked.first_run_id))
+    first = await _fetch_run(client, execution)
+    waiting = deque([Execution(first.workflow_id, first.run_id)])
+    if whole_chain and first.first_run_id != first.run_id:
+        waiting.appendleft(Execution(first.workflow_id, first.first_run_id))
     seen = {each.run_id for each in waiting}
     while waiting:
-        next_one = waiting.popleft()
-        is_asked = next_one.run_id == asked.run_id
-        run = asked if is_asked else await _read_if_kept(client, next_one)
-        if run is None:
-            continue
+        following = waiting.popleft()
+        if following.run_id == first.run_id:
+            run = first
+        else:
+            try:
+                run = await _fetch_run(client, following)
+            except ExecutionNotFoundError:
+                continue
         yield run
-        following = [*run.children()] if children else []
-        following += [*run.others()] if whole_chain else []
-        for each in following:
-            if each.run_id not in seen:
-                seen.add(each.run_id)
-                waiting.append(each)
+        relatives = [*run.children()] if children else []
+        relatives += [*run.chain()] if whole_chain else []
+        for relative in relatives:
+            if relative.run_id not in seen:
+                seen.add(relative.run_id)
+                waiting.append(relative)
 
 
-async def _read_if_kept(client: Client, execution: Execution) -> RunHistory | None:
+async def _fetch_run(client: Client, execution: Execution) -> RunHistory:
+    handle = client.get_workflow_handle(execution.workflow_id, run_id=execution.run_id)
     try:
-        return await fetch_run(client, execution)
-    except ExecutionNotFoundError:
-        return None
+        events = [event async for event in handle.fetch_history_events()]
+    except RPCError as error:
+        if error.status not in _NO_SUCH_RUN:
+            raise
+        run = "" if execution.run_id is None else f" with the run {execution.run_id!r}"
+        msg = (
+            f"namespace {client.namespace!r} has no workflow {handle.id!r}{run}:"
+            " check the ID, the tenant and the namespace"
+        )
+        raise ExecutionNotFoundError(msg) from error
+    return RunHistory(client.namespace, events)
 
 
-def _not_found(client: Client, execution: Execution) -> ExecutionNotFoundError:
-    run = "" if execution.run_id is None else f" with the run {execution.run_id!r}"
-    return ExecutionNotFoundError(
-        f"namespace {client.namespace!r} has no workflow {execution.workflow_id!r}{run}:"
-        " check the ID, the tenant and the namespace"
-    )
+def attributes_of(event: HistoryEvent) -> Any:
+    """Return the attributes of an event, whatever its type."""
+    return getattr(event, event.WhichOneof("attributes") or "")
+
+
+def _is_reset(event: HistoryEvent) -> bool:
+    cause = event.workflow_task_failed_event_attributes.cause
+    return cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
+
+
+def time_ns_of(time: Timestamp) -> int:
+    """Convert a server time as the SDK does for workers: nanoseconds, cut to microseconds."""
+    return nanoseconds(time.ToDatetime(tzinfo=UTC))
 
 
 class PayloadDecoder:
-    """Decodes payloads in one context; what cannot be decoded is told by its size and encoding."""
+    """Decodes the payloads of a history without the types that the workflow's code has.
+
+    A payload that cannot be decoded is replaced by its size and encoding.
+    """
 
     def __init__(self, converter: DataConverter, context: SerializationContext) -> None:
-        """Decode with the client's converter, codec included."""
         self._converter = converter.with_context(context)
 
     async def arguments(self, payloads: Payloads | None) -> list[Any]:
-        """Each payload's value."""
+        """Decode each payload."""
         if payloads is None or not payloads.payloads:
             return []
         try:
@@ -231,12 +200,12 @@ class PayloadDecoder:
             return [await self._value(payload) for payload in payloads.payloads]
 
     async def result(self, payloads: Payloads | None) -> Any:
-        """The only value; None where there is none."""
+        """Decode the only payload; None if there is none."""
         values = await self.arguments(payloads)
         return values[0] if len(values) == 1 else values or None
 
     async def failure(self, failure: Failure) -> BaseException:
-        """The error that the failure stands for."""
+        """Decode a failure into its exception."""
         copied = Failure()
         copied.CopyFrom(failure)  # decoding writes into it
         try:
@@ -253,17 +222,14 @@ class PayloadDecoder:
         return value
 
 
-_FIRST_ACTIVATION: Final = 0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalActivityTimes:
-    """What the marker of a local activity says of its times, in nanoseconds since 1970.
+    """Times in the marker of a local activity, in nanoseconds since 1970.
 
     Attributes:
-        scheduled_wall_ns: `original_schedule_time`: by the wall clock of the worker.
-        completed_ns: `complete_time`: by the workflow's clock.
-        activation_index: In which activation of its task it was delivered, if the marker says so.
+        scheduled_wall_ns: `original_schedule_time`, by the wall clock of the worker.
+        completed_ns: `complete_time`, by the workflow's clock.
+        activation_index: Activation of its task that delivered it, if the marker says so.
     """
 
     scheduled_wall_ns: int
@@ -271,9 +237,18 @@ class LocalActivityTimes:
     activation_index: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Tick:
-    """A reading of the workflow's clock, and the worker's wall clock at or before it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalActivity:
+    """Marker of a local activity; the attempt is the last one so far."""
+
+    activity_id: str
+    activity_type: str
+    attempt: int
+    times: LocalActivityTimes
+
+
+class _Tick(NamedTuple):
+    """Reading of the workflow's clock, and the worker's wall clock at or before it."""
 
     wall_ns: int
     clock_ns: int
@@ -282,10 +257,10 @@ class _Tick:
 class WorkflowClock:
     """Follows the clock of a run along its history.
 
-    Call the methods in the order of the events: for each workflow task that was completed
-    `task_completed()`, then for each marker of a local activity that the task recorded
-    `local_activity()`. In between, `now_ns` is the clock at which the other events that the task
-    recorded were issued: markers and commands stand in the order in which they came about.
+    Call the methods in the order of the events: `task_completed()` for each completed workflow
+    task, then `local_activity()` for each marker of a local activity that the task recorded. In
+    between, `now_ns` is the clock at which the task's other commands were issued: markers and
+    commands are recorded in the order in which the code issued them.
     """
 
     def __init__(self) -> None:
@@ -302,32 +277,33 @@ class WorkflowClock:
         *,
         is_beat: bool = False,
     ) -> None:
-        """Go on to a workflow task that was completed.
+        """Advance to a completed workflow task.
+
+        Also sets `delivered_ns`, the clock at which the task's signals and updates were delivered.
 
         Args:
             started_ns: Time of its event `WorkflowTaskStarted`.
-            markers: Those of local activities that the task recorded.
-            is_beat: Whether the task before recorded nothing but that it goes on: a heartbeat,
-                during which local activities run on.
-
-        Sets `delivered_ns`, the clock at which the task's signals and updates were delivered.
+            markers: Local activities that the task recorded.
+            is_beat: The task before recorded no command: it was a heartbeat, and local activities
+                ran on.
         """
         self.now_ns = max(self.now_ns, started_ns)
-        with_first = (m.completed_ns for m in markers if m.activation_index == _FIRST_ACTIVATION)
-        self.delivered_ns = max(self.now_ns, *with_first, 0)
+        # The task's first activation delivers its signals together with these results.
+        resolved = (m.completed_ns for m in markers if m.activation_index == 0)
+        self.delivered_ns = max(self.now_ns, *resolved, 0)
         if not is_beat:
             self._ticks.clear()
         self._ticks.append(_Tick(started_ns if self._ticks else 0, self.now_ns))
 
     def local_activity(self, times: LocalActivityTimes) -> int:
-        """Go on to the marker of a local activity.
+        """Advance to the marker of a local activity.
 
-        A local activity that backs off longer than a task leaves one marker for each time that it
-        was scheduled, all with the same `scheduled_wall_ns`, and all its attempts begin with it.
+        A local activity that backs off longer than a task leaves one marker each time it was
+        scheduled, all with the same `scheduled_wall_ns`, and all its attempts begin with it.
 
         Returns:
             The clock when it was scheduled, at which its span begins: the latest reading that the
-            worker had seen by then. Where local activities run across several workflow tasks, the
+            worker had seen by then. If local activities run across several workflow tasks, the
             clocks of server and worker are compared.
         """
         wall_ns = times.scheduled_wall_ns
@@ -341,12 +317,10 @@ class WorkflowClock:
         return scheduled_ns
 
 
-_LOCAL_ACTIVITY: Final = "core_local_activity"
-_NANOSECONDS: Final = 1_000_000_000
-_INLINE: Final = "request-from-RespondWorkflowTaskCompleted"
-"""What the server calls a task that it gave in answer to another one's completion."""
-
-_TASKS: Final = frozenset(
+_LOCAL_ACTIVITY_MARKER: Final = "core_local_activity"
+# Request ID of a workflow task that the server returned in its answer to another completion.
+_INLINE_TASK: Final = "request-from-RespondWorkflowTaskCompleted"
+_TASK_EVENTS: Final = frozenset(
     {
         EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
         EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED,
@@ -354,6 +328,7 @@ _TASKS: Final = frozenset(
         EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED,
     }
 )
+# These name the task that issued the command, but are recorded later.
 _FAILED_COMMANDS: Final = frozenset(
     {
         EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED,
@@ -361,9 +336,7 @@ _FAILED_COMMANDS: Final = frozenset(
         EventType.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED,
     }
 )
-"""They name the task that issued the command, but come later."""
-
-_UPDATES: Final = frozenset(
+_UPDATE_EVENTS: Final = frozenset(
     {
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED,
@@ -371,69 +344,38 @@ _UPDATES: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalActivity:
-    """What the marker of a local activity says.
-
-    Attributes:
-        activity_id: Its activity ID.
-        activity_type: Its type.
-        attempt: The last attempt so far.
-        times: When it was scheduled and ended.
-    """
-
-    activity_id: str
-    activity_type: str
-    attempt: int
-    times: LocalActivityTimes
-
-
-@dataclass(frozen=True)
 class Timeline:
-    """The workflow's clock at the events of a run.
+    """Workflow clock at the events of a run.
 
     Attributes:
-        at: The clock, in nanoseconds since 1970, by event ID: when the event was delivered to the
-            workflow's code or what it stands for was issued by it; of a local activity's marker
-            when it was scheduled. Events that were never delivered are not in it.
-        local_activities: What markers of local activities say, by event ID.
+        at: Clock in nanoseconds since 1970, by event ID: when the workflow's code received the
+            event or issued its command; for the marker of a local activity, when the activity was
+            scheduled. Events that never reached the code are missing.
+        local_activities: Contents of local activities' markers, by event ID.
     """
 
-    at: Mapping[int, int]
-    local_activities: Mapping[int, LocalActivity]
+    def __init__(self, events: Sequence[HistoryEvent]) -> None:
+        """Follow the clock along the events."""
+        found = {event.event_id: _local_activity(event) for event in events}
+        self.at: dict[int, int] = {}
+        self.local_activities = {key: value for key, value in found.items() if value is not None}
+        self._events = events
+        self._clock = WorkflowClock()
+        self._undelivered: list[int] = []
+        self._is_idle = False
+        self._completed_id = 0
+        for index, event in enumerate(events):
+            self._add(index, event)
 
-
-def timeline_of(events: Sequence[HistoryEvent]) -> Timeline:
-    """Follow the clock along a history."""
-    walk = _Walk(events)
-    for index, event in enumerate(events):
-        walk.go_to(index, event)
-    return Timeline(walk.at, walk.markers)
-
-
-@dataclass
-class _Walk:
-    events: Sequence[HistoryEvent]
-    at: dict[int, int] = field(default_factory=dict[int, int])
-    markers: dict[int, LocalActivity] = field(init=False)
-    _clock: WorkflowClock = field(default_factory=WorkflowClock)
-    _undelivered: list[int] = field(default_factory=list[int])
-    _is_idle: bool = False
-    _completed_id: int = 0
-
-    def __post_init__(self) -> None:
-        found = ((event.event_id, _local_activity(event)) for event in self.events)
-        self.markers = {number: marker for number, marker in found if marker is not None}
-
-    def go_to(self, index: int, event: HistoryEvent) -> None:
+    def _add(self, index: int, event: HistoryEvent) -> None:
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
             self._complete_task(index, event)
-        elif event.event_type in _TASKS:
+        elif event.event_type in _TASK_EVENTS:
             return
-        elif event.event_id in self.markers:
-            marker = self.markers[event.event_id]
+        elif event.event_id in self.local_activities:
+            marker = self.local_activities[event.event_id]
             self.at[event.event_id] = self._clock.local_activity(marker.times)
-        elif event.event_type in _UPDATES or _is_command(event):
+        elif event.event_type in _UPDATE_EVENTS or _is_command(event):
             self._is_idle = False
             is_accepted = (
                 event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
@@ -446,17 +388,16 @@ class _Walk:
     def _complete_task(self, index: int, event: HistoryEvent) -> None:
         completed = event.workflow_task_completed_event_attributes
         started_id = completed.started_event_id
-        # IDs count from 1 and have no gaps.
-        started = self.events[started_id - 1]
-        recorded = self.events[index + 1 :]
+        # Event IDs count from 1 and have no gaps.
+        started = self._events[started_id - 1]
         markers: list[LocalActivityTimes] = []
-        for each in recorded:
-            if each.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
+        for recorded in self._events[index + 1 :]:
+            if recorded.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
                 break
-            if each.event_id in self.markers:
-                markers.append(self.markers[each.event_id].times)
-        is_inline = started.workflow_task_started_event_attributes.request_id == _INLINE
-        # Nothing else than a heartbeat asks for a task right after another.
+            if recorded.event_id in self.local_activities:
+                markers.append(self.local_activities[recorded.event_id].times)
+        is_inline = started.workflow_task_started_event_attributes.request_id == _INLINE_TASK
+        # Only a heartbeat asks for a task right after another.
         is_forced = completed.scheduled_event_id == self._completed_id + 1
         self._clock.task_completed(
             started.event_time.ToNanoseconds(),
@@ -466,8 +407,7 @@ class _Walk:
         self._is_idle, self._completed_id = True, event.event_id
         delivered = [number for number in self._undelivered if number < started_id]
         self._undelivered = self._undelivered[len(delivered) :]
-        for number in delivered:
-            self.at[number] = self._clock.delivered_ns
+        self.at |= dict.fromkeys(delivered, self._clock.delivered_ns)
 
 
 def _is_command(event: HistoryEvent) -> bool:
@@ -477,29 +417,24 @@ def _is_command(event: HistoryEvent) -> bool:
 
 
 def _local_activity(event: HistoryEvent) -> LocalActivity | None:
-    if not event.HasField("marker_recorded_event_attributes"):
-        return None
     marker = event.marker_recorded_event_attributes
-    if marker.marker_name != _LOCAL_ACTIVITY:
+    if marker.marker_name != _LOCAL_ACTIVITY_MARKER:
         return None
     try:
-        return _said(json.loads(marker.details["data"].payloads[0].data))
+        data = json.loads(marker.details["data"].payloads[0].data)
+        return LocalActivity(
+            activity_id=data["activity_id"],
+            activity_type=data["activity_type"],
+            attempt=data["attempt"],
+            times=LocalActivityTimes(
+                scheduled_wall_ns=_marker_time_ns(data["original_schedule_time"]),
+                completed_ns=_marker_time_ns(data["complete_time"]),
+                activation_index=data.get("activation_index"),
+            ),
+        )
     except (ValueError, KeyError, IndexError, TypeError):
-        return None  # of another core, which writes it otherwise
+        return None  # an SDK on another core writes its markers differently
 
 
-def _said(data: Mapping[str, Any]) -> LocalActivity:
-    return LocalActivity(
-        activity_id=data["activity_id"],
-        activity_type=data["activity_type"],
-        attempt=data["attempt"],
-        times=LocalActivityTimes(
-            scheduled_wall_ns=_nanoseconds(data["original_schedule_time"]),
-            completed_ns=_nanoseconds(data["complete_time"]),
-            activation_index=data.get("activation_index"),
-        ),
-    )
-
-
-def _nanoseconds(time: Mapping[str, int]) -> int:
-    return time["seconds"] * _NANOSECONDS + time["nanos"]
+def _marker_time_ns(time: Mapping[str, int]) -> int:
+    return time["seconds"] * 1_000_000_000 + time["nanos"]
