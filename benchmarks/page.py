@@ -1,4 +1,4 @@
-"""Writes the figures of "What it costs" from the results that are kept beside this module.
+"""Writes the figures of the benchmarks page from the results that are kept beside this module.
 
 make bench OPTIONS="--all --rounds 9 --scale 0.5 --json benchmarks/results/cpu.json"
 make bench OPTIONS="--all --no-cpu --instructions --json benchmarks/results/instructions.json"
@@ -136,14 +136,14 @@ def figures(measured: Sequence[Mapping[str, Any]], growth: Mapping[str, Any]) ->
     results = merged(measured)
     lines = ["", *(_where(each) for each in (*measured, growth)), ""]
     lines += [
-        "### What is aimed at",
+        "### Targets",
         "",
         "| | at most | measured | met |",
         "| --- | --: | --: | --- |",
     ]
     lines += [*map(str, aims(results)), ""]
     lines += ["![CPU of the worker beside the bare SDK](benchmarks.svg)", ""]
-    lines += ["### Where there is more of something", ""]
+    lines += ["### Growth", ""]
     lines += ["![CPU as tenants, cached workflows and events grow](growth.svg)", ""]
     return "\n".join(lines) + markdown(results) + "\n"
 

@@ -43,7 +43,7 @@ def markdown(results: Results) -> str:
         lines += ["", f"### {scenario.capitalize()}", "", f"| {' | '.join(header)} |"]
         lines.append("| --- |" + " --: |" * (len(header) - 1))
         lines += [f"| {' | '.join(cells)} |" for cells in told]
-    lines += ["", "### And besides", "", *(f"- {line}" for line in _others(results))]
+    lines += ["", "### Other figures", "", *(f"- {line}" for line in _others(results))]
     return "\n".join(lines)
 
 

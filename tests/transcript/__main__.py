@@ -28,10 +28,10 @@ PATIENCE: Final = 120.0
 
 HEAD: Final = (
     "# The first ten minutes\n\n"
-    "What a newcomer types, and what comes of it, from an empty directory to an application that is"
-    " traced and tested. `python -m tests.transcript` has typed all of it and written this page;"
-    " nothing was left out but the noise of `pip`. It took {total:.0f} s in all on a machine with"
-    " two cores{cache}. The [tutorial](tutorial.md) explains each step."
+    "This page shows what a new user types and sees, from an empty directory to a traced and tested"
+    " application. `python -m tests.transcript` ran every command and wrote this page; only the"
+    " output of `pip` is left out. It took {total:.0f} s in all on a machine with two cores{cache}."
+    " The [tutorial](tutorial.md) explains each step."
 )
 
 EDIT: Final = ("SMALL = 5_000", "SMALL = 100_000")
@@ -160,30 +160,32 @@ def play(script: Transcript) -> None:
         instead=f"pip install --quiet --disable-pip-version-check {shlex.quote(wheel)}",
         show=False,
     )
-    script.say("## An application\n\nRefunds: small ones are paid at once, others wait.")
+    script.say(
+        "## An application\n\nIt pays refunds: small ones immediately, larger ones after a decision."
+    )
     script.type("orkestra init")
     with script.beside("orkestra dev refunds", until=r"running .*\n") as dev:
-        script.say("It stays there; the rest is typed in another terminal.")
+        script.say("Keep it running and type the rest in another terminal.")
         script.type(f"""{start} --id r17 --input '{{"order": "17", "cents": 1200}}' --wait""")
         script.type(f"""{start} --id r18 --input '{{"order": "18", "cents": 90000}}'""")
         script.type("orkestra query r18 waits --tenant acme")
         script.type("orkestra list --tenant acme")
-        script.say("Another tenant sees none of it.")
+        script.say("Another tenant does not see these workflows.")
         script.type("orkestra list --tenant globex")
         script.type("orkestra signal r18 decide --tenant acme --input true")
         script.type("orkestra trace show r18 --tenant acme")
-        script.say("## A change\n\nSmall is more from now on. Saving is enough:")
+        script.say("## A change\n\nRaise the limit for small refunds and save the file:")
         script.edit("refunds/workflows.py", *EDIT)
         script.hear(dev, until=r"running .*\n")
         script.type(f"""{start} --id r19 --input '{{"order": "19", "cents": 90000}}' --wait""")
     script.edit("refunds/workflows.py", *reversed(EDIT))
-    script.say("## Its tests\n\nOn a real server, with nothing mocked but time.")
+    script.say("## Tests\n\nThe tests run on a real server. Only time is mocked.")
     script.type("pytest --quiet")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.transcript", description=__doc__)
-    parser.add_argument("--cold", action="store_true", help="leave pip's cache aside")
+    parser.add_argument("--cold", action="store_true", help="ignore the pip cache")
     cold = parser.parse_args().cold
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "shop"
@@ -193,7 +195,7 @@ def main() -> None:
             environment["PIP_CACHE_DIR"] = str(Path(folder) / "cache")
         script = Transcript(directory, build_wheel(Path(folder)), environment)
         play(script)
-    cache = ", with an empty cache of pip" if cold else ""
+    cache = ", with an empty pip cache" if cold else ""
     text = "\n\n".join([HEAD.format(total=script.total, cache=cache), *script.parts])
     PAGE.write_text(text + "\n", encoding="utf-8")
     sys.stdout.write(f"{PAGE.relative_to(ROOT)}: {script.total:.0f} s\n")
