@@ -161,7 +161,8 @@ def play(script: Transcript) -> None:
         show=False,
     )
     script.say(
-        "## An application\n\nIt pays refunds: small ones immediately, larger ones after a decision."
+        "## An application\n\n"
+        "It pays refunds: small ones immediately, larger ones after a decision."
     )
     script.type("orkestra init")
     with script.beside("orkestra dev refunds", until=r"running .*\n") as dev:
