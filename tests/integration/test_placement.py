@@ -369,7 +369,7 @@ async def test_a_directory_that_hangs_fails_the_task_before_the_sdk_calls_it_a_d
         handle = await town.forger(town.shared).start_workflow(
             Where.run, id=f"{town.shared}:hangs", task_queue=town.queue
         )
-        await until(lambda: "did not become known within" in caplog.text)
+        await until(lambda: "could not be looked up within" in caplog.text)
         release.set()
         assert (await handle.result())["queue"] == town.queue
     assert "deadlock" not in caplog.text

@@ -292,23 +292,29 @@ async def test_a_queue_means_the_tenants_own_a_shared_one_or_is_refused(placemen
             plain.queue(queue)
 
 
-async def test_work_that_starts_in_a_place_that_is_not_its_tenants_has_a_problem(placements):
+async def test_work_that_starts_where_its_tenant_is_not_placed_is_refused(placements):
     acme, beta, plain = [await placements.of(name) for name in ("acme", "beta", "plain")]
-    assert acme.problem("default", "acme-orders", is_start=True) is None
-    assert "maps queue 'orders'" in str(acme.problem("default", "orders", is_start=True))
-    assert "not this tenant's" in str(acme.problem("beta-space", "orders", is_start=True))
-    assert beta.problem("beta-space", "orders", is_start=True) is None
-    assert "places this tenant in" in str(beta.problem("default", "orders", is_start=True))
-    assert "not this tenant's" in str(plain.problem("default", "gold", is_start=True))
-    assert "places this tenant in" in str(plain.problem("staging", "orders", is_start=True))
+    acme.require_place("default", "acme-orders", is_start=True)
+    beta.require_place("beta-space", "orders", is_start=True)
+    for tenant, namespace, queue, problem in (
+        (acme, "default", "orders", "maps queue 'orders'"),
+        (acme, "beta-space", "orders", "not this tenant's"),
+        (beta, "default", "orders", "places this tenant in"),
+        (plain, "default", "gold", "not this tenant's"),
+        (plain, "staging", "orders", "places this tenant in"),
+    ):
+        with pytest.raises(TenantMismatchError, match=problem):
+            tenant.require_place(namespace, queue, is_start=True)
 
 
 async def test_what_was_started_before_a_tenant_moved_may_go_on_in_a_shared_place(placements):
     acme, beta = await placements.of("acme"), await placements.of("beta")
-    assert acme.problem("default", "orders", is_start=False) is None
-    assert beta.problem("default", "orders", is_start=False) is None
-    assert acme.problem("beta-space", "orders", is_start=False) is not None
-    assert beta.problem("default", "acme-orders", is_start=False) is not None
+    acme.require_place("default", "orders", is_start=False)
+    beta.require_place("default", "orders", is_start=False)
+    with pytest.raises(TenantMismatchError):
+        acme.require_place("beta-space", "orders", is_start=False)
+    with pytest.raises(TenantMismatchError):
+        beta.require_place("default", "acme-orders", is_start=False)
 
 
 async def test_unknown_and_suspended_tenants_are_told_apart(placements):
@@ -327,7 +333,7 @@ async def test_an_open_directory_places_tenants_wherever_they_are():
     acme.require_active()
     acme.require_namespace("anything")
     assert acme.queue("anything") == "anything"
-    assert acme.problem("anything", "at all", is_start=True) is None
+    acme.require_place("anything", "at all", is_start=True)
 
 
 async def test_what_is_remembered_needs_no_question(placements):

@@ -129,27 +129,32 @@ class Placement:
             raise TenantMismatchError(msg)
         return name
 
-    def problem(self, namespace: str, task_queue: str, *, is_start: bool) -> str | None:
-        """Why work of this tenant does not belong where it arrived, or None where it does.
+    def require_place(self, namespace: str, task_queue: str, *, is_start: bool) -> None:
+        """Refuse work of this tenant that does not belong where it arrived.
 
-        What was started before the tenant was moved still arrives where the tenant was, and that
-        is fine as long as the place is nobody else's.
+        Work that was started before the tenant was moved still arrives where the tenant was; it
+        belongs there unless the place is another tenant's now.
 
         Args:
             namespace: Namespace of the worker.
             task_queue: Queue of the worker.
             is_start: Whether the work starts here, and is not part of something older.
+
+        Raises:
+            TenantMismatchError: It does not belong there.
         """
-        if self._is_foreign(namespace, task_queue):
-            return f"queue {task_queue!r} of namespace {namespace!r} is not this tenant's"
-        if not is_start:
-            return None
-        if self.namespace not in (None, namespace):
-            return f"the directory places this tenant in namespace {self.namespace!r}"
         own = self.record.task_queues.get(task_queue, task_queue)
-        if own != task_queue:
-            return f"the directory maps queue {task_queue!r} to {own!r} for this tenant"
-        return None
+        problem = None
+        if self._is_foreign(namespace, task_queue):
+            problem = f"queue {task_queue!r} of namespace {namespace!r} is not this tenant's"
+        elif is_start and self.namespace not in (None, namespace):
+            problem = f"the directory places this tenant in namespace {self.namespace!r}"
+        elif (
+            is_start and (own := self.record.task_queues.get(task_queue, task_queue)) != task_queue
+        ):
+            problem = f"the directory maps queue {task_queue!r} to {own!r} for this tenant"
+        if problem is not None:
+            raise TenantMismatchError(problem)
 
     def _is_foreign(self, namespace: str | None, task_queue: str) -> bool:
         owners = self.owners.of(namespace, task_queue)

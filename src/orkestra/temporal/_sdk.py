@@ -26,6 +26,7 @@ import temporalio.workflow
 from google.protobuf.message import Message
 from temporalio import activity
 from temporalio.bridge.client import Client as CoreClient
+from temporalio.bridge.proto import workflow_commands
 from temporalio.bridge.proto.common import NamespacedWorkflowExecution
 from temporalio.bridge.proto.health.v1 import HealthCheckRequest
 from temporalio.bridge.proto.nexus import NexusOperationResult
@@ -34,13 +35,6 @@ from temporalio.bridge.proto.workflow_activation import (
     RemoveFromCache,
     WorkflowActivation,
     WorkflowActivationJob,
-)
-from temporalio.bridge.proto.workflow_commands import (
-    ContinueAsNewWorkflowExecution,
-    ScheduleActivity,
-    ScheduleNexusOperation,
-    StartChildWorkflowExecution,
-    WorkflowCommand,
 )
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.client import Client
@@ -56,22 +50,18 @@ if TYPE_CHECKING:
 # answer to a task nor all commands (cancelling an external workflow, upserting a memo).
 __all__ = [
     "BridgeServiceClient",
-    "ContinueAsNewWorkflowExecution",
     "CoreClient",
     "HealthCheckRequest",
     "InitializeWorkflow",
     "NamespacedWorkflowExecution",
     "NexusOperationResult",
     "RemoveFromCache",
-    "ScheduleActivity",
-    "ScheduleNexusOperation",
-    "StartChildWorkflowExecution",
     "WorkflowActivation",
     "WorkflowActivationCompletion",
     "WorkflowActivationJob",
-    "WorkflowCommand",
     "nexus_context",
     "nexus_link_to_temporal_link",
+    "workflow_commands",
 ]
 
 _Response = TypeVar("_Response", bound=Message)

@@ -39,7 +39,7 @@ from orkestra.temporal.backfill.history import (
     attributes_of,
     time_ns_of,
 )
-from orkestra.temporal.tenant.stamp import TenantPolicy
+from orkestra.temporal.tenant.stamp import TenantCodec
 from orkestra.temporal.tracing import TracingOptions
 from orkestra.temporal.tracing.headers import Headers, complete, read_header, read_nexus_header
 from orkestra.tracing import (
@@ -104,7 +104,7 @@ class TenantResolver:
         """
         if self.settings.mode == "off" or is_refused(run):
             return None
-        policy, started = TenantPolicy(self.settings), run.started
+        policy, started = TenantCodec(self.settings), run.started
         try:
             tenant = policy.read_header(started.header.fields) or policy.read_memo(
                 started.memo.fields
@@ -120,7 +120,7 @@ class TenantResolver:
         if self.settings.mode == "off":
             return False
         try:
-            sender = TenantPolicy(self.settings).read_header(headers)
+            sender = TenantCodec(self.settings).read_header(headers)
         except TenantMismatchError:
             return True
         if sender is None and tenant is not None:

@@ -1,6 +1,8 @@
-"""The activity's side: the tenant of the caller is the tenant of the code that runs.
+"""Activities and Nexus handlers: the caller's tenant is the tenant of the code that runs.
 
-The Nexus handler's side: the caller's tenant is the tenant of the code that runs.
+Both read the tenant that the call carries, ask the directory whether it belongs on this worker, set
+it, and bind the client that the code may ask for. An activity that is refused fails with an
+`ApplicationError`, an operation with a `HandlerError`; `TENANT_UNDECIDED` is tried again.
 """
 
 from collections.abc import Callable
@@ -24,9 +26,14 @@ from temporalio.worker import (
 from orkestra.errors import TENANT_MISMATCH, TENANT_REQUIRED, TenantError, TenantMismatchError
 from orkestra.temporal._sdk import activity_context, nexus_context
 from orkestra.temporal.nexus_task import enter_nexus_task
-from orkestra.temporal.tenant.admission import Arrivals, Verdict, count_misplaced, count_untenanted
-from orkestra.temporal.tenant.stamp import TenantPolicy
-from orkestra.tenancy import act_for, is_tenant_id
+from orkestra.temporal.tenant.admission import (
+    PlacementCheck,
+    Refusal,
+    count_misplaced,
+    count_untenanted,
+)
+from orkestra.temporal.tenant.stamp import TenantCodec
+from orkestra.tenancy import act_for
 
 BindClient: TypeAlias = Callable[[Client, str], Client]
 """Makes a client of a tenant from one that serves all."""
@@ -38,73 +45,70 @@ class TenantActivityInbound(ActivityInboundInterceptor):
     def __init__(
         self,
         next: ActivityInboundInterceptor,
-        policy: TenantPolicy,
-        arrivals: Arrivals,
+        codec: TenantCodec,
+        check: PlacementCheck,
         bind: BindClient | None,
     ) -> None:
-        """Check by the policy and the directory, and bind the client that the code may ask for."""
+        """Read with the codec, ask the directory, and bind the client that the code may ask for."""
         super().__init__(next)
-        self._policy = policy
-        self._arrivals = arrivals
+        self._codec = codec
+        self._check = check
         self._bind = bind
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         """See base class."""
         tenant = self._read(input)
-        await self._check_place(tenant)
+        # A local activity was admitted with its workflow, and never leaves its worker.
+        if not activity.info().is_local:
+            await self._check_place(tenant)
         act_for(tenant)
-        self._bind_client(tenant)
+        context = activity_context()
+        if tenant is not None and self._bind is not None and context.client is not None:
+            # `activity.client()` stays the tenant's, also where code leaves its context (B8).
+            context.client = self._bind(context.client, tenant)
         if tenant is not None and not isinstance(input.executor, ThreadPoolExecutor | None):
             input.fn = _InAnotherProcess(input.fn, tenant)
         return await super().execute_activity(input)
 
-    def _bind_client(self, tenant: str | None) -> None:
-        """Make `activity.client()` the tenant's for good, also where code leaves its context."""
-        context = activity_context()
-        if tenant is not None and self._bind is not None and context.client is not None:
-            context.client = self._bind(context.client, tenant)
-
     def _read(self, input: ExecuteActivityInput) -> str | None:
         info = activity.info()
         try:
-            tenant = self._policy.read_header(input.headers)
+            tenant = self._codec.read_header(input.headers)
             if tenant is not None:
-                self._policy.check_owner(tenant, info.workflow_id or info.activity_id)
+                self._codec.check_owner(tenant, info.workflow_id or info.activity_id)
         except TenantMismatchError as error:
-            raise self._refuse(Verdict(TENANT_MISMATCH, str(error)), None) from error
-        if tenant is None and self._policy.is_required:
-            problem = f"it was started without header {self._policy.header!r}"
-            raise self._refuse(Verdict(TENANT_REQUIRED, problem), None)
+            raise self._refuse(Refusal(TENANT_MISMATCH, str(error)), None) from error
+        if tenant is None and self._codec.is_required:
+            problem = f"it was started without header {self._codec.header!r}"
+            raise self._refuse(Refusal(TENANT_REQUIRED, problem), None)
         if tenant is None:
             count_untenanted(activity.metric_meter(), "activity")
         return tenant
 
     async def _check_place(self, tenant: str | None) -> None:
-        """Local activities were let in with their workflow, and never leave its worker."""
         info = activity.info()
-        if info.is_local:
-            return
-        verdict = await self._arrivals.verdict(
-            tenant,
-            namespace=info.namespace,
-            task_queue=info.task_queue,
-            is_start=info.workflow_id is None,
-        )
-        if verdict is None:
-            return
-        if self._arrivals.is_misplaced(tenant):
-            count_misplaced(activity.metric_meter(), self._policy.labels.of(tenant))
-            activity.logger.error("%s", verdict.problem)
-        raise self._refuse(verdict, tenant)
+        refusal = self._check.unserved(tenant, info.task_queue)
+        if refusal is not None:
+            count_misplaced(activity.metric_meter(), self._codec.labels.of(tenant))
+            activity.logger.error("%s", refusal.problem)
+        else:
+            refusal = await self._check.refusal(
+                tenant,
+                namespace=info.namespace,
+                task_queue=info.task_queue,
+                is_start=info.workflow_id is None,
+            )
+        if refusal is not None:
+            raise self._refuse(refusal, tenant)
 
-    def _refuse(self, verdict: Verdict, tenant: str | None) -> ApplicationError:
+    def _refuse(self, refusal: Refusal, tenant: str | None) -> ApplicationError:
         counter = activity.metric_meter().create_counter(
             "orkestra_refused_activities", "Activities refused for their tenant"
         )
-        counter.add(1, {"kind": verdict.kind} | self._policy.labels.of(tenant))
-        activity.logger.warning("Refused activity: %s", verdict.problem)
-        message = f"activity refused: {verdict.problem}"
-        return ApplicationError(message, type=verdict.kind, non_retryable=verdict.is_final)
+        counter.add(1, {"kind": refusal.kind} | self._codec.labels.of(tenant))
+        activity.logger.warning("Refused activity: %s", refusal.problem)
+        message = f"activity refused: {refusal.problem}"
+        return ApplicationError(message, type=refusal.kind, non_retryable=refusal.is_final)
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class _InAnotherProcess:
     """An activity function that a pool's process runs for its tenant.
 
     Context variables do not cross processes; a forked child even keeps the tenant that was current
-    when the pool started.
+    when the pool started (T27).
     """
 
     fn: Callable[..., Any]
@@ -127,22 +131,19 @@ class _InAnotherProcess:
 
 
 class TenantNexusInbound(NexusOperationInboundInterceptor):
-    """Refuses operations without a tenant, or in another's place.
-
-    Nexus headers arrive in lower case.
-    """
+    """Refuses operations without a tenant, or in another's place."""
 
     def __init__(
         self,
         next: NexusOperationInboundInterceptor,
-        policy: TenantPolicy,
-        arrivals: Arrivals,
+        codec: TenantCodec,
+        check: PlacementCheck,
         bind: BindClient | None,
     ) -> None:
-        """Check by the policy and the directory, and bind the client that the code may ask for."""
+        """Read with the codec, ask the directory, and bind the client that the code may ask for."""
         super().__init__(next)
-        self._policy = policy
-        self._arrivals = arrivals
+        self._codec = codec
+        self._check = check
         self._bind = bind
 
     async def execute_nexus_operation_start(
@@ -151,61 +152,50 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
         nexusrpc.handler.StartOperationResultSync[Any] | nexusrpc.handler.StartOperationResultAsync
     ):
         """See base class."""
-        self._act_for(await self._admit(input.ctx))
+        await self._admit(input.ctx)
         enter_nexus_task(input.ctx)
         try:
             return await super().execute_nexus_operation_start(input)
         except TenantError as error:
-            raise _final(input.ctx, error) from error
+            raise _final_error(input.ctx, f"a call of its handler was refused: {error}") from error
 
     async def execute_nexus_operation_cancel(self, input: ExecuteNexusOperationCancelInput) -> None:
         """See base class."""
-        self._act_for(await self._admit(input.ctx))
+        await self._admit(input.ctx)
         try:
             return await super().execute_nexus_operation_cancel(input)
         except TenantError as error:
-            raise _final(input.ctx, error) from error
+            raise _final_error(input.ctx, f"a call of its handler was refused: {error}") from error
 
-    def _act_for(self, tenant: str | None) -> None:
-        """Make `nexus.client()` the tenant's for good, also where code leaves its context."""
-        act_for(tenant)
-        if tenant is not None and self._bind is not None:
-            context = nexus_context()
-            context.client = self._bind(context.client, tenant)
-
-    async def _admit(self, context: nexusrpc.handler.OperationContext) -> str | None:
-        tenant, info = self._read(context), nexus.info()
-        verdict = await self._arrivals.verdict(
+    async def _admit(self, context: nexusrpc.handler.OperationContext) -> None:
+        """Act for the tenant of the operation, if it may run here."""
+        info = nexus.info()
+        try:
+            tenant = self._codec.read_nexus_headers(context.headers)
+        except TenantMismatchError as error:
+            raise _final_error(context, str(error)) from error
+        refusal = self._check.unserved(tenant, info.task_queue) or await self._check.refusal(
             tenant, namespace=info.namespace, task_queue=info.task_queue, is_start=False
         )
-        if verdict is None:
-            return tenant
-        kinds = nexusrpc.HandlerErrorType
-        raise nexusrpc.HandlerError(
-            f"operation {context.operation!r} refused: {verdict.problem}",
-            type=kinds.UNAUTHORIZED if verdict.is_final else kinds.UNAVAILABLE,
-            retryable_override=not verdict.is_final,
-        )
-
-    def _read(self, context: nexusrpc.handler.OperationContext) -> str | None:
-        name = self._policy.header.lower()
-        found = {value for key, value in context.headers.items() if key.lower() == name}
-        if not found and not self._policy.is_required:
-            return None
-        if len(found) == 1 and is_tenant_id(tenant := found.pop()):
-            return tenant
-        problem = f"it must carry one header {name!r} with a tenant ID"
-        raise nexusrpc.HandlerError(
-            f"operation {context.operation!r} refused: {problem}",
-            type=nexusrpc.HandlerErrorType.UNAUTHORIZED,
-            retryable_override=False,
-        )
+        if refusal is not None and refusal.is_final:
+            raise _final_error(context, refusal.problem)
+        if refusal is not None:
+            raise nexusrpc.HandlerError(
+                f"operation {context.operation!r} refused: {refusal.problem}",
+                type=nexusrpc.HandlerErrorType.UNAVAILABLE,
+                retryable_override=True,
+            )
+        act_for(tenant)
+        if tenant is not None and self._bind is not None:
+            # `nexus.client()` stays the tenant's, also where code leaves its context (B8).
+            temporal = nexus_context()
+            temporal.client = self._bind(temporal.client, tenant)
 
 
-def _final(context: nexusrpc.handler.OperationContext, error: TenantError) -> nexusrpc.HandlerError:
-    """What the code was refused ends the operation, which would else be tried until its end."""
+def _final_error(context: nexusrpc.handler.OperationContext, problem: str) -> nexusrpc.HandlerError:
+    """The error that ends an operation, which would otherwise be tried again until its time-out."""
     return nexusrpc.HandlerError(
-        f"operation {context.operation!r} was refused a call: {error}",
+        f"operation {context.operation!r} refused: {problem}",
         type=nexusrpc.HandlerErrorType.UNAUTHORIZED,
         retryable_override=False,
     )

@@ -1,25 +1,12 @@
-"""Whether a run may begin here: asked once, on its first task, and never again under replay.
+"""Whether work may run on this worker: asked of the directory when it arrives, never on replay.
 
-The first run of a chain that may not begin fails for good. A later one (continue-as-new, a retry)
-belongs to work that was let in once, so it waits: its task fails and is tried again, until the
-directory says otherwise. Each run of a cron schedule counts as a first one.
+The directory's answer is not in a workflow's history. So a run is asked about once, on its first
+task, and a refusal that fails the workflow leaves a marker in history, the one that
+`workflow.patched()` makes: a replay finds it and refuses again without asking anyone.
 
-What arrives at a worker besides workflows: whether its tenant belongs here.
-
-Refusing on the workflow's thread: what is wrong, and whether it ends the workflow.
-
-What the directory says is not in the history. So a refusal that rests on it leaves a marker there,
-the one that `workflow.patched()` makes: a replay is told of it beforehand, and refuses without
-asking anybody.
-
-Asking from the workflow's thread, which may wait a moment for the event loop but not longer.
-
-The SDK gives an activation two seconds before it calls the workflow deadlocked. Whatever has not
-come by then fails the workflow task, which the server tries again; the answer is there by then.
-
-What arrives without a tenant while it is let through: counted, so that one can see it end.
-
-A system that is moved over runs in mode `optional` until these counts stand still.
+Only the first run of a chain fails for good. A later one (continue-as-new, a retry) belongs to
+work that was admitted before, so its task fails and is tried again until the directory allows it.
+Each run of a cron schedule counts as a first one (B17).
 """
 
 import asyncio
@@ -28,20 +15,21 @@ import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 from temporalio.api.enums.v1 import ContinueAsNewInitiator
 from temporalio.api.failure.v1 import Failure
 from temporalio.common import MetricMeter
 from temporalio.worker import WorkflowInstanceDetails
 
-from orkestra.directory import Placement, Placements, TenantLabels
+from orkestra.directory import Placement, Placements
 from orkestra.errors import (
     TENANT_MISMATCH,
     TENANT_SUSPENDED,
     TENANT_UNDECIDED,
     TENANT_UNKNOWN,
     DirectoryUnavailableError,
+    TenantMismatchError,
     TenantSuspendedError,
     UnknownTenantError,
 )
@@ -52,19 +40,34 @@ from orkestra.temporal._sdk import (
     WorkflowActivationCompletion,
     WorkflowActivationJob,
 )
+from orkestra.temporal.tenant.stamp import TenantCodec
 
-RUN: Final = "orkestra-refused-run:"
-COMMAND: Final = "orkestra-refused-command:"
+_logger: Final = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
+_Args = TypeVarTuple("_Args")
+
+REFUSED_RUN: Final = "orkestra-refused-run:"
+REFUSED_COMMAND: Final = "orkestra-refused-command:"
+"""Markers in history, before the kind of the refusal."""
+
+_KINDS: Final[Mapping[type[Exception], str]] = {
+    DirectoryUnavailableError: TENANT_UNDECIDED,
+    UnknownTenantError: TENANT_UNKNOWN,
+    TenantSuspendedError: TENANT_SUSPENDED,
+    TenantMismatchError: TENANT_MISMATCH,
+}
+_ERRORS: Final = tuple(_KINDS)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Why a run may not go on as it would.
+class Refusal:
+    """Reason why work does not run here, and how it fails.
 
     Attributes:
         kind: `ApplicationError.type` of the failure.
-        problem: What is wrong, and how to mend it.
-        marker: What history has to say of it before the kind; empty where it follows from history.
+        problem: What is wrong, and how to fix it.
+        marker: What to write into history before the kind; empty where history alone decided.
     """
 
     kind: str
@@ -73,18 +76,18 @@ class Verdict:
 
     @property
     def is_final(self) -> bool:
-        """Whether the workflow fails, and not just its task, which is tried again."""
+        """Whether the work fails, and not just this attempt or workflow task."""
         return self.kind != TENANT_UNDECIDED
 
     def completion(self) -> WorkflowActivationCompletion:
-        """What an activation leads to that this verdict stops before any workflow code runs."""
+        """Answer an activation that is stopped before any workflow code runs."""
         completion = WorkflowActivationCompletion()
         completion.successful.SetInParent()
         self.write(completion)
         return completion
 
     def write(self, completion: WorkflowActivationCompletion) -> None:
-        """Put the failure in place of everything that the activation led to."""
+        """Put the failure in place of everything that an activation led to."""
         if not self.is_final:
             completion.failed.SetInParent()
             self._fill(completion.failed.failure)
@@ -95,8 +98,8 @@ class Verdict:
             commands.add().set_patch_marker.patch_id = f"{self.marker}{self.kind}"
         self._fill(commands.add().fail_workflow_execution.failure)
 
-    def answers(self, activation: WorkflowActivation) -> WorkflowActivationCompletion:
-        """What queries get of a run that was refused, for it has no code to ask."""
+    def query_answers(self, activation: WorkflowActivation) -> WorkflowActivationCompletion:
+        """Fail the queries of a run that was refused and so has no code to answer them."""
         completion = WorkflowActivationCompletion()
         completion.successful.SetInParent()
         for job in activation.jobs:
@@ -113,81 +116,83 @@ class Verdict:
         failure.application_failure_info.non_retryable = self.is_final
 
 
-def recorded_verdict(activation: WorkflowActivation, marker: str) -> Verdict | None:
-    """The refusal that history tells of the task that is replayed, or None.
+def _kind_of(error: Exception) -> str:
+    return next(kind for type_, kind in _KINDS.items() if isinstance(error, type_))
+
+
+def recorded_refusal(activation: WorkflowActivation, marker: str) -> Refusal | None:
+    """The refusal that history has of the task that is replayed, or None.
 
     Args:
         activation: The first activation of the task.
-        marker: `RUN` or `COMMAND`.
+        marker: `REFUSED_RUN` or `REFUSED_COMMAND`.
     """
     for job in activation.jobs:
         patch = job.notify_has_patch.patch_id
         if patch.startswith(marker):
-            return Verdict(patch.removeprefix(marker), "workflow refused when it ran", marker)
+            return Refusal(patch.removeprefix(marker), "workflow refused when it ran", marker)
     return None
 
 
 @dataclass(frozen=True)
-class Arrivals:
-    """Asks the directory about activities and Nexus operations.
+class PlacementCheck:
+    """Checks whether a tenant's work belongs on this worker.
 
     Attributes:
-        placements: Where tenants belong.
+        placements: The directory's answers.
         tenants: The tenants that the worker serves; None means all.
     """
 
     placements: Placements
     tenants: Collection[str] | None = None
 
-    def is_misplaced(self, tenant: str | None) -> bool:
-        """Whether the work is of a tenant that this worker does not serve."""
-        return self.tenants is not None and tenant not in self.tenants
+    def unserved(self, tenant: str | None, task_queue: str) -> Refusal | None:
+        """Refuse this attempt at the work of a tenant that the worker does not serve (B16)."""
+        if self.tenants is None or tenant in self.tenants:
+            return None
+        problem = (
+            f"misconfiguration: task queue {task_queue!r} delivered work of tenant {tenant!r}, whom"
+            " this worker does not serve: start a worker for this tenant there, or change the"
+            " directory back"
+        )
+        return Refusal(TENANT_UNDECIDED, problem)
 
-    async def verdict(
+    async def refusal(
         self, tenant: str | None, *, namespace: str, task_queue: str, is_start: bool
-    ) -> Verdict | None:
-        """Why the work is not done here, or None where it is.
+    ) -> Refusal | None:
+        """Refuse an activity or Nexus operation that the directory does not allow here (B5).
 
         Args:
-            tenant: Whose work it is, if anyone's.
+            tenant: Its tenant, if any.
             namespace: Namespace of the worker.
             task_queue: Queue of the worker.
             is_start: Whether the work is not part of something older, as a workflow.
         """
-        if self.is_misplaced(tenant):
-            return Verdict(TENANT_UNDECIDED, misplaced(task_queue, tenant))
         if tenant is None or self.placements.is_open:
             return None
         try:
             placement = await self.placements.of(tenant)
             if is_start:
                 placement.require_active()
-        except DirectoryUnavailableError as error:
-            return Verdict(TENANT_UNDECIDED, str(error))
-        except UnknownTenantError as error:
-            return Verdict(TENANT_UNKNOWN, str(error))
-        except TenantSuspendedError as error:
-            return Verdict(TENANT_SUSPENDED, str(error))
-        problem = placement.problem(namespace, task_queue, is_start=is_start)
-        return None if problem is None else Verdict(TENANT_MISMATCH, problem)
+            placement.require_place(namespace, task_queue, is_start=is_start)
+        except _ERRORS as error:
+            return Refusal(_kind_of(error), str(error))
+        return None
 
 
-_Answer = TypeVar("_Answer")
+class LoopBridge:
+    """Asks the directory and the server from the workflow's thread; made on the event loop.
 
-_LONGEST: Final = 1.0
-_BUDGET: Final = 1.6
-
-
-class _DebuggedError(DirectoryUnavailableError):
-    """The SDK's debug mode activates on the loop's own thread: waiting would be for ever."""
-
-
-class Asking:
-    """Asks the directory and the server for one run; made on the worker's event loop.
+    The SDK calls a workflow deadlocked two seconds after an activation began (T57). An answer that
+    does not come in time fails the workflow task. The server tries that again, and the answer is
+    there by then.
 
     Args:
-        placements: Where tenants belong.
+        placements: The directory's answers.
     """
+
+    _MAX_WAIT_SECONDS: Final = 1.0
+    _ACTIVATION_SECONDS: Final = 1.6
 
     def __init__(self, placements: Placements) -> None:
         self._placements = placements
@@ -199,13 +204,13 @@ class Asking:
         except RuntimeError:  # a workflow is validated, and nothing will be asked
             self._loop = None
 
-    def start(self) -> None:
-        """Begin an activation, whose time counts for all questions together."""
+    def begin_activation(self) -> None:
+        """Start the clock that all questions of an activation share."""
         self._started = time.monotonic()
         self._placement = None
 
     def placement(self, tenant: str) -> Placement:
-        """Where the run's tenant belongs, the same for all of an activation.
+        """The placement of the run's tenant, the same for all of an activation.
 
         Raises:
             UnknownTenantError: The directory does not know the tenant.
@@ -217,38 +222,46 @@ class Asking:
 
     def _ask(self, tenant: str) -> Placement:
         try:
-            return self.wait_for(lambda: self._placements.of(tenant))
-        except _DebuggedError:
+            return self.wait_for(self._placements.of, tenant)
+        except _SameThreadError:
             last = self._placements.last(tenant)
             if last is None:
                 raise
             return last
 
-    def wait_for(self, question: Callable[[], Coroutine[Any, Any, _Answer]]) -> _Answer:
-        """Run a coroutine on the event loop and wait for what it returns.
+    def wait_for(
+        self, ask: Callable[[*_Args], Coroutine[Any, Any, _Answer]], *args: *_Args
+    ) -> _Answer:
+        """Run a coroutine function on the event loop and wait for what it returns.
 
         Raises:
             DirectoryUnavailableError: It took too long.
         """
-        patience = min(_LONGEST, self._started + _BUDGET - time.monotonic())
-        if self._loop is None or patience <= 0:
-            msg = "there is no time left in this activation to ask whose work this is"
+        left = self._started + self._ACTIVATION_SECONDS - time.monotonic()
+        timeout = min(self._MAX_WAIT_SECONDS, left)
+        if self._loop is None or timeout <= 0:
+            msg = "this workflow task has no time left to look up the tenant"
             raise DirectoryUnavailableError(msg)
-        future = asyncio.run_coroutine_threadsafe(question(), self._loop)
+        future = asyncio.run_coroutine_threadsafe(ask(*args), self._loop)
         if threading.get_ident() == self._thread:
-            msg = "in debug mode whose work this is cannot be awaited, only asked for the next try"
-            raise _DebuggedError(msg)
+            msg = (
+                "the tenant cannot be looked up in the SDK's debug mode, which runs workflows on"
+                " the event loop: the answer is there when the task is tried again"
+            )
+            raise _SameThreadError(msg)
         try:
-            return future.result(patience)
+            return future.result(timeout)
         except TimeoutError:
             future.cancel()
-            msg = f"it did not become known within {patience:.1f} s whose work this is"
+            msg = f"the tenant could not be looked up within {timeout:.1f} s"
             raise DirectoryUnavailableError(msg) from None
 
 
-_logger: Final = logging.getLogger(__name__)
+class _SameThreadError(DirectoryUnavailableError):
+    """The workflow runs on the event loop's own thread, where waiting would block for ever."""
 
-_BEGINNINGS: Final = frozenset(
+
+_FIRST_RUNS: Final = frozenset(
     {
         ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_UNSPECIFIED,
         ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE,
@@ -257,110 +270,68 @@ _BEGINNINGS: Final = frozenset(
 
 
 class Admission:
-    """Decides over the first task of one run.
+    """Decides whether a run may be worked on here.
 
     Args:
+        codec: Names and mode.
         details: What the SDK knows of the run.
-        tenant: The run's tenant.
-        asking: Asks the directory.
-        labels: What is counted under.
+        tenant: The run's tenant, if any.
+        check: The directory's answers, and the tenants that the worker serves.
+        bridge: Asks the directory.
     """
 
     def __init__(
         self,
+        codec: TenantCodec,
         details: WorkflowInstanceDetails,
-        tenant: str,
-        asking: Asking,
-        labels: TenantLabels,
+        tenant: str | None,
+        *,
+        check: PlacementCheck,
+        bridge: LoopBridge,
     ) -> None:
-        self._labels = labels
+        self._codec = codec
+        self._details = details
         self._info = details.info
         self._tenant = tenant
-        self._asking = asking
-        self._meter = meter_of(details)
+        self._check = check
+        self._bridge = bridge
 
-    def verdict(self, activation: WorkflowActivation) -> Verdict | None:
-        """Why the run may not begin here, or None where it may or has begun long ago."""
+    def refusal(self, activation: WorkflowActivation) -> Refusal | None:
+        """Refuse the run of a tenant that is not served here, or whose first task may not run."""
+        refusal = self._check.unserved(self._tenant, self._info.task_queue)
+        if refusal is not None:
+            self._log(logging.ERROR, refusal)
+            count_misplaced(meter_of(self._details), self._codec.labels.of(self._tenant))
+            return refusal
         first = _first_task(activation)
-        if first is None:
+        if first is None or self._tenant is None:
             return None
-        is_start = first.continued_initiator in _BEGINNINGS
-        verdict = self._judge(is_start=is_start)
-        if verdict is not None:
-            self._report(verdict)
-        return verdict
+        refusal = self._ask(self._tenant, is_start=first.continued_initiator in _FIRST_RUNS)
+        if refusal is not None:
+            self._log(logging.WARNING, refusal)
+            meter_of(self._details).create_counter(
+                "orkestra_refused_workflows", "Workflows that were refused on their first task"
+            ).add(1, {"kind": refusal.kind} | self._codec.labels.of(self._tenant))
+        return refusal
 
-    def _judge(self, *, is_start: bool) -> Verdict | None:
+    def _ask(self, tenant: str, *, is_start: bool) -> Refusal | None:
+        info = self._info
         try:
-            placement = self._asking.placement(self._tenant)
-            if (problem := self._place_problem(placement, is_start=is_start)) is not None:
-                verdict = Verdict(TENANT_MISMATCH, f"workflow refused: {problem}", RUN)
-            else:
-                placement.require_active()
-                return None
-        except DirectoryUnavailableError as error:
-            return Verdict(TENANT_UNDECIDED, f"workflow waits: {error}")
-        except UnknownTenantError as error:
-            verdict = Verdict(TENANT_UNKNOWN, f"workflow refused: {error}", RUN)
-        except TenantSuspendedError as error:
-            verdict = Verdict(TENANT_SUSPENDED, f"workflow refused: {error}", RUN)
-        if is_start:
-            return verdict
-        return Verdict(TENANT_UNDECIDED, f"a later run of this workflow waits: {verdict.problem}")
+            placement = self._bridge.placement(tenant)
+            placement.require_place(info.namespace, info.task_queue, is_start=is_start)
+            placement.require_active()
+        except _ERRORS as error:
+            kind = _kind_of(error)
+            if kind == TENANT_UNDECIDED:
+                return Refusal(kind, f"workflow waits: {error}")
+            if is_start:
+                return Refusal(kind, f"workflow refused: {error}", REFUSED_RUN)
+            return Refusal(TENANT_UNDECIDED, f"a later run of this workflow waits: {error}")
+        return None
 
-    def _place_problem(self, placement: Placement, *, is_start: bool) -> str | None:
+    def _log(self, level: int, refusal: Refusal) -> None:
         info = self._info
-        return placement.problem(info.namespace, info.task_queue, is_start=is_start)
-
-    def _report(self, verdict: Verdict) -> None:
-        info = self._info
-        _logger.warning("%s (ID %r, run %s)", verdict.problem, info.workflow_id, info.run_id)
-        name, text = "orkestra_refused_workflows", "Workflows that were not let in"
-        self._meter.create_counter(name, text).add(
-            1, {"kind": verdict.kind} | self._labels.of(self._tenant)
-        )
-
-
-class Limit:
-    """Keeps a worker to some tenants: the work of others is left for those who serve them.
-
-    Args:
-        details: What the SDK knows of the run.
-        tenants: The tenants that the worker serves.
-        labels: What is counted under.
-    """
-
-    def __init__(
-        self, details: WorkflowInstanceDetails, tenants: Collection[str], labels: TenantLabels
-    ) -> None:
-        self._labels = labels
-        self._info = details.info
-        self._tenants = tenants
-        self._meter = meter_of(details)
-
-    def verdict(self, tenant: str | None) -> Verdict | None:
-        """Why this worker does not touch the run, or None where it serves the tenant."""
-        if tenant in self._tenants:
-            return None
-        info = self._info
-        problem = misplaced(info.task_queue, tenant)
-        _logger.error("%s (workflow %r, run %s)", problem, info.workflow_id, info.run_id)
-        count_misplaced(self._meter, self._labels.of(tenant))
-        return Verdict(TENANT_UNDECIDED, problem)
-
-
-def misplaced(task_queue: str, tenant: str | None) -> str:
-    """What to say of work that a worker of other tenants got."""
-    return (
-        f"misconfiguration: a worker of some tenants got work of {tenant!r} from task queue"
-        f" {task_queue!r}: start a worker of this tenant there, or change the directory back"
-    )
-
-
-def count_misplaced(meter: MetricMeter, labels: Mapping[str, str]) -> None:
-    """Count a task that a worker of other tenants got."""
-    text = "Tasks that a worker of other tenants got"
-    meter.create_counter("orkestra_misplaced_tasks", text).add(1, labels)
+        _logger.log(level, "%s (ID %r, run %s)", refusal.problem, info.workflow_id, info.run_id)
 
 
 def _first_task(activation: WorkflowActivation) -> InitializeWorkflow | None:
@@ -372,37 +343,32 @@ def _first_task(activation: WorkflowActivation) -> InitializeWorkflow | None:
     return next(jobs, None)
 
 
-def meter_of(details: WorkflowInstanceDetails) -> MetricMeter:
-    """The meter that `workflow.metric_meter()` gives to workflow code."""
-    functions: Mapping[str, Callable[..., object]]
-    functions = details.extern_functions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - the SDK leaves them untyped
-    make = functions.get(METRIC_METER_FUNCTION)
-    made = None if make is None else make()
-    return made if isinstance(made, MetricMeter) else MetricMeter.noop
+class MigrationMetrics:
+    """Counts the start and the messages of a run that have no tenant, in mode `optional`.
 
-
-class Untenanted:
-    """Counts the start and the messages of one run that have no tenant.
+    A system that adopts Orkestra stays in that mode until these counts no longer grow.
 
     Args:
+        codec: Names and mode.
         details: What the SDK knows of the run.
-        header: The header that would name the tenant.
         tenant: The run's tenant, if any.
     """
 
-    def __init__(self, details: WorkflowInstanceDetails, header: str, tenant: str | None) -> None:
-        self._info = details.info
-        self._header = header
+    def __init__(
+        self, codec: TenantCodec, details: WorkflowInstanceDetails, tenant: str | None
+    ) -> None:
+        self._header = codec.header
+        self._details = details
         self._tenant = tenant
-        self._meter = meter_of(details)
 
     def count(self, activation: WorkflowActivation) -> None:
         """Count what is new in an activation."""
-        for kind, name in self._found(activation):
-            _logger.info("%s %r without a tenant (ID %r)", kind, name, self._info.workflow_id)
-            count_untenanted(self._meter, kind)
+        for kind, name in self._untenanted(activation):
+            workflow_id = self._details.info.workflow_id
+            _logger.info("%s %r without a tenant (ID %r)", kind, name, workflow_id)
+            count_untenanted(meter_of(self._details), kind)
 
-    def _found(self, activation: WorkflowActivation) -> Iterator[tuple[str, str]]:
+    def _untenanted(self, activation: WorkflowActivation) -> Iterator[tuple[str, str]]:
         for job in activation.jobs:
             if job.HasField("query_workflow"):  # never replayed, whatever the activation says
                 if self._header not in job.query_workflow.headers:
@@ -421,11 +387,21 @@ class Untenanted:
 
 
 def count_untenanted(meter: MetricMeter, kind: str) -> None:
-    """Count something that was let through without a tenant.
-
-    Args:
-        meter: Where to count.
-        kind: What it was: workflow, signal, query, update or activity.
-    """
-    text = "What mode optional let through without a tenant"
+    """Count a workflow, signal, query, update or activity that mode `optional` accepted."""
+    text = "Work without a tenant that mode optional accepted"
     meter.create_counter("orkestra_untenanted", text).add(1, {"kind": kind})
+
+
+def count_misplaced(meter: MetricMeter, labels: Mapping[str, str]) -> None:
+    """Count a task of a tenant that the worker does not serve."""
+    text = "Tasks of tenants that the worker does not serve"
+    meter.create_counter("orkestra_misplaced_tasks", text).add(1, labels)
+
+
+def meter_of(details: WorkflowInstanceDetails) -> MetricMeter:
+    """The meter that `workflow.metric_meter()` gives to workflow code."""
+    functions: Mapping[str, Callable[..., object]]
+    functions = details.extern_functions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - the SDK leaves them untyped
+    make = functions.get(METRIC_METER_FUNCTION)
+    made = None if make is None else make()
+    return made if isinstance(made, MetricMeter) else MetricMeter.noop

@@ -1,299 +1,40 @@
-"""The client's side: no call leaves without its tenant, and every ID is the tenant's own.
+"""Client side: every call carries its tenant, and every ID in it is the tenant's own.
 
-The client's calls, one rule each: the single place where a call kind is added.
+Each method of the SDK's outbound interceptor is written out below: it applies one rule to its
+input and sends it on. A rule writes the tenant into the input and scopes the IDs in it. A call
+without a rule is refused to tenants; rules that lead to new work ask the directory first.
 
-A rule writes the tenant into a call's input, scopes the IDs in it, or refuses. Calls that are not
-in `CALLS` are refused to tenants, so that a new one of the SDK is never let through by accident.
+Interceptors only write. The guard checks what leaves, for requests made without them too.
 """
 
 import copy
 import inspect
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
-from temporalio.client import (
-    AsyncActivityIDReference,
-    CompleteAsyncActivityInput,
-    CreateScheduleInput,
-    FailAsyncActivityInput,
-    HeartbeatAsyncActivityInput,
-    OutboundInterceptor,
-    QueryWorkflowInput,
-    ReportCancellationAsyncActivityInput,
-    Schedule,
-    ScheduleActionStartWorkflow,
-    ScheduleUpdate,
-    ScheduleUpdateInput,
-    SignalWorkflowInput,
-    StartActivityInput,
-    StartWorkflowInput,
-    StartWorkflowUpdateInput,
-    StartWorkflowUpdateWithStartInput,
-    UpdateScheduleInput,
-    UpdateWithStartStartWorkflowInput,
-)
-from temporalio.common import Priority, TypedSearchAttributes
+from temporalio import client
+from temporalio.common import TypedSearchAttributes
 
 from orkestra.directory import Placement, Placements
-from orkestra.errors import (
-    ForbiddenOperationError,
-    TenantError,
-)
-from orkestra.temporal.tenant.stamp import Headers, TenantPolicy
+from orkestra.errors import ForbiddenOperationError, TenantError
+from orkestra.temporal.tenant.stamp import TenantCodec
 from orkestra.tenancy import AllTenants, acting_tenant, check_id, owner_of
 
+_Input = TypeVar("_Input")
+_Rule: TypeAlias = Callable[[TenantCodec, str, _Input], None]
+_StartRule: TypeAlias = Callable[[TenantCodec, str, Placement, _Input], None]
 
-@dataclass(frozen=True)
-class Acting:
-    """For whom a call is made.
-
-    Attributes:
-        policy: Names and mode.
-        tenant: The tenant that the call acts for.
-        placement: Where the tenant belongs; only known to calls that start work.
-    """
-
-    policy: TenantPolicy
-    tenant: str
-    placement: Placement | None = None
-
-    def scope(self, user_id: str) -> str:
-        """The ID on the server of what the tenant calls so."""
-        return self.policy.scope(self.tenant, user_id)
-
-    def headers(self, headers: Headers) -> Headers:
-        """The headers with the tenant."""
-        return self.policy.stamp_headers(headers, self.tenant)
-
-    def queue(self, name: str) -> str:
-        """The queue on the server that the queue's name means for the tenant."""
-        return self._place.queue(name)
-
-    def fair(self, priority: Priority) -> Priority:
-        """The priority with the tenant's own key and weight."""
-        record = self._place.record
-        return self.policy.fair(
-            priority,
-            self.tenant,
-            weight=record.fairness_weight,
-            most_urgent=record.most_urgent_priority,
-        )
-
-    @property
-    def _place(self) -> Placement:
-        if self.placement is None:
-            msg = "a rule places work, but its call is not in STARTS"
-            raise AssertionError(msg)
-        return self.placement
+OnRefusal: TypeAlias = Callable[[str, TenantError], None]
+"""Called with the name of a call that was refused, and why."""
 
 
-Rule: TypeAlias = Callable[[Acting, Any], None]
-"""Changes the input of a call in place; takes for whom it is made, and the input."""
-
-_AsyncActivityInput: TypeAlias = (
-    HeartbeatAsyncActivityInput
-    | CompleteAsyncActivityInput
-    | FailAsyncActivityInput
-    | ReportCancellationAsyncActivityInput
-)
-
-
-def _start(acting: Acting, call: StartWorkflowInput | UpdateWithStartStartWorkflowInput) -> None:
-    policy, tenant = acting.policy, acting.tenant
-    check_id(call.id)
-    call.headers = acting.headers(call.headers)
-    call.memo = policy.stamp_memo(call.memo, tenant)
-    call.search_attributes = policy.stamp_attributes(call.search_attributes, tenant)
-    call.priority = acting.fair(call.priority)
-    call.task_queue = acting.queue(call.task_queue)
-    call.id = acting.scope(call.id)
-
-
-def _update_with_start(acting: Acting, call: StartWorkflowUpdateWithStartInput) -> None:
-    _start(acting, call.start_workflow_input)
-    update = call.update_workflow_input
-    update.headers = acting.headers(update.headers)
-
-
-def _message(
-    acting: Acting, call: SignalWorkflowInput | QueryWorkflowInput | StartWorkflowUpdateInput
-) -> None:
-    call.headers = acting.headers(call.headers)
-    call.id = acting.scope(call.id)
-
-
-def _create_schedule(acting: Acting, call: CreateScheduleInput) -> None:
-    policy, tenant = acting.policy, acting.tenant
-    check_id(call.id)
-    call.schedule = _stamped_schedule(acting, call.schedule)
-    call.search_attributes = policy.stamp_attributes(call.search_attributes, tenant)
-    call.memo = policy.stamp_memo(call.memo, tenant)
-    call.id = acting.scope(call.id)
-
-
-def _update_schedule(acting: Acting, call: UpdateScheduleInput) -> None:
-    updater = call.updater
-
-    async def stamping(described: ScheduleUpdateInput) -> ScheduleUpdate | None:
-        made = updater(described)
-        update = await made if inspect.isawaitable(made) else made
-        if update is None:
-            return None
-        attributes = update.search_attributes
-        if attributes is not None:
-            stamped = acting.policy.stamp_attributes(attributes, acting.tenant)
-            attributes = stamped if isinstance(stamped, TypedSearchAttributes) else attributes
-        return ScheduleUpdate(_stamped_schedule(acting, update.schedule), attributes)
-
-    call.updater = stamping
-    call.id = acting.scope(call.id)
-
-
-def _stamped_schedule(acting: Acting, schedule: Schedule) -> Schedule:
-    """A copy of the schedule whose action starts workflows of the tenant."""
-    policy, tenant = acting.policy, acting.tenant
-    action = schedule.action
-    if not isinstance(action, ScheduleActionStartWorkflow):
-        msg = f"a schedule's action of {type(action).__name__} is not known: start a workflow"
-        raise ForbiddenOperationError(msg)
-    stamped = copy.copy(action)
-    stamped.headers = acting.headers(action.headers or {})
-    stamped.memo = policy.stamp_memo(action.memo, tenant)
-    stamped.typed_search_attributes = policy.stamp_typed(action.typed_search_attributes, tenant)
-    stamped.priority = acting.fair(action.priority)
-    stamped.task_queue = acting.queue(action.task_queue)
-    stamped.id = acting.scope(check_id(action.id))
-    copied = copy.copy(schedule)
-    copied.action = stamped
-    return copied
-
-
-def _start_activity(acting: Acting, call: StartActivityInput) -> None:
-    check_id(call.id)
-    call.headers = acting.headers(call.headers)
-    attributes = call.search_attributes or TypedSearchAttributes.empty
-    call.search_attributes = acting.policy.stamp_typed(attributes, acting.tenant)
-    call.priority = acting.fair(call.priority)
-    call.task_queue = acting.queue(call.task_queue)
-    call.id = acting.scope(call.id)
-
-
-def _async_activity(acting: Acting, call: _AsyncActivityInput) -> None:
-    reference = call.id_or_token
-    if isinstance(reference, bytes):
-        msg = (
-            f"a task token does not say whose it is, and tenant {acting.tenant!r} gave one:"
-            " complete the activity by workflow ID, run ID and activity ID"
-        )
-        raise ForbiddenOperationError(msg)
-    workflow_id, activity_id = reference.workflow_id, reference.activity_id
-    call.id_or_token = AsyncActivityIDReference(
-        None if workflow_id is None else acting.scope(workflow_id),
-        reference.run_id,
-        acting.scope(activity_id) if workflow_id is None else activity_id,
-    )
-
-
-def _scope(field: str) -> Rule:
-    def rule(acting: Acting, call: Any) -> None:
-        setattr(call, field, acting.scope(getattr(call, field)))
-
-    return rule
-
-
-def _confined(_acting: Acting, _call: Any) -> None:
-    """Lists and counts: the guard writes their queries anew, for raw requests too."""
-
-
-CALLS: Final[Mapping[str, Rule]] = {
-    "start_workflow": _start,
-    "start_update_with_start_workflow": _update_with_start,
-    "signal_workflow": _message,
-    "query_workflow": _message,
-    "start_workflow_update": _message,
-    "cancel_workflow": _scope("id"),
-    "terminate_workflow": _scope("id"),
-    "describe_workflow": _scope("id"),
-    "fetch_workflow_history_events": _scope("id"),
-    "list_workflows": _confined,
-    "count_workflows": _confined,
-    "create_schedule": _create_schedule,
-    "update_schedule": _update_schedule,
-    "describe_schedule": _scope("id"),
-    "pause_schedule": _scope("id"),
-    "unpause_schedule": _scope("id"),
-    "trigger_schedule": _scope("id"),
-    "backfill_schedule": _scope("id"),
-    "delete_schedule": _scope("id"),
-    "list_schedules": _confined,
-    "start_activity": _start_activity,
-    "describe_activity": _scope("activity_id"),
-    "cancel_activity": _scope("activity_id"),
-    "terminate_activity": _scope("activity_id"),
-    "pause_activity": _scope("activity_id"),
-    "unpause_activity": _scope("activity_id"),
-    "update_activity_options": _scope("activity_id"),
-    "list_activities": _confined,
-    "count_activities": _confined,
-    "heartbeat_async_activity": _async_activity,
-    "complete_async_activity": _async_activity,
-    "fail_async_activity": _async_activity,
-    "report_cancellation_async_activity": _async_activity,
-}
-"""What a tenant's client may call, and how the tenant goes with it."""
-
-STARTS: Final = frozenset(
-    {
-        "start_workflow",
-        "start_update_with_start_workflow",
-        "create_schedule",
-        "update_schedule",
-        "unpause_schedule",
-        "trigger_schedule",
-        "backfill_schedule",
-        "start_activity",
-    }
-)
-"""What leads to new work: the directory is asked first, and a suspended tenant refused."""
-
-REFUSED: Final = frozenset(
-    {
-        "cancel_nexus_operation",
-        "count_nexus_operations",
-        "describe_nexus_operation",
-        "get_nexus_operation_result",
-        "get_worker_build_id_compatibility",
-        "get_worker_task_reachability",
-        "list_nexus_operations",
-        "start_nexus_operation",
-        "terminate_nexus_operation",
-        "update_worker_build_id_compatibility",
-    }
-)
-"""What only an operator may call: versions of workers are not a tenant's, and Nexus operations
-without a workflow have no place for a search attribute on every server yet."""
-
-
-def named_id(call: object) -> str | None:
-    """The ID on the server that a call's input names, if any."""
-    start = getattr(call, "start_workflow_input", call)
-    found = getattr(start, "id", None) or getattr(start, "activity_id", None)
-    return found if isinstance(found, str) else None
-
-
-OnRefusal = Callable[[str, TenantError], None]
-"""Called with a call that was refused, and why."""
-
-
-class TenantClientOutbound(OutboundInterceptor):
-    """Applies the rule of each call; the methods are made from the table of rules below."""
+class TenantClientOutbound(client.OutboundInterceptor):
+    """Applies the rule of each call to its input, and sends it on."""
 
     def __init__(
         self,
-        next: OutboundInterceptor,
-        policy: TenantPolicy,
+        next: client.OutboundInterceptor,
+        codec: TenantCodec,
         tenant: str | AllTenants | None,
         *,
         placements: Placements,
@@ -302,100 +43,464 @@ class TenantClientOutbound(OutboundInterceptor):
     ) -> None:
         """Act for the tenant; None means the tenant of the running code."""
         super().__init__(next)
-        self._policy = policy
+        self._codec = codec
         self._tenant = tenant
         self._placements = placements
         self._namespace = namespace
         self._on_refusal = on_refusal
 
-    def acting_tenant(self, call: str, server_id: str | None) -> str | None:
-        """The tenant that a call acts for, or None where it may go without one.
-
-        Args:
-            call: What is attempted, for the error.
-            server_id: The ID it names; an operator acts for the tenant in its prefix.
-
-        Raises:
-            TenantRequiredError: There is none and there must be one.
-            TenantMismatchError: The client is bound to one tenant and the code acts for another.
-        """
-        tenant = acting_tenant(call, self._tenant, is_required=self._policy.is_required)
-        if tenant is None and isinstance(self._tenant, AllTenants):
-            named = None if self._policy.has_global_ids else server_id
-            return None if named is None else owner_of(named)
-        return tenant
-
-    @contextmanager
-    def noting_refusals(self, call: str) -> Generator[None]:
-        """Tell whoever counts them of refusals in the block."""
-        try:
-            yield
-        except TenantError as error:
-            if self._on_refusal is not None:
-                self._on_refusal(call, error)
-            raise
-
-    def apply(self, call: str, rule: Rule | None, input: Any) -> None:
-        """Write the tenant into the input of a call that starts nothing.
+    def _apply(self, call: str, input: _Input, rule: _Rule[_Input] | None = None) -> None:
+        """Apply the rule of a call that starts nothing; without one, tenants may not make it.
 
         Raises:
             TenantError: The call may not be made so, or not by a tenant.
         """
-        tenant = self.acting_tenant(call, named_id(input))
-        if tenant is None:
-            return
-        if rule is None:
-            msg = f"{call} is not available to tenant {tenant!r}: use a client of ALL_TENANTS"
-            raise ForbiddenOperationError(msg)
-        rule(Acting(self._policy, tenant), input)
+        try:
+            tenant = self._acting_tenant(call, input)
+            if tenant is not None and rule is None:
+                msg = f"{call} is not available to tenant {tenant!r}: use a client of ALL_TENANTS"
+                raise ForbiddenOperationError(msg)
+            if tenant is not None and rule is not None:
+                rule(self._codec, tenant, input)
+        except TenantError as error:
+            self._note_refusal(call, error)
+            raise
 
-    async def apply_to_start(self, call: str, rule: Rule, input: Any) -> None:
-        """Write the tenant into the input of a call that leads to new work, where it may.
+    async def _apply_to_start(self, call: str, input: _Input, rule: _StartRule[_Input]) -> None:
+        """Apply the rule of a call that leads to new work, if the directory allows it.
+
+        An operator is not stopped by a suspension here, but workers refuse what it starts (B17).
 
         Raises:
             TenantError: The call may not be made so, or not by this tenant now.
             DirectoryUnavailableError: The directory gave no answer.
         """
-        tenant = self.acting_tenant(call, named_id(input))
-        if tenant is not None:
-            placement = await self._admitted(tenant)
-            rule(Acting(self._policy, tenant, placement), input)
+        try:
+            tenant = self._acting_tenant(call, input)
+            if tenant is None:
+                return
+            placement = await self._placements.of(tenant)
+            if not isinstance(self._tenant, AllTenants):
+                placement.require_active()
+            if self._namespace is not None:
+                placement.require_namespace(self._namespace)
+            rule(self._codec, tenant, placement, input)
+        except TenantError as error:
+            self._note_refusal(call, error)
+            raise
 
-    async def _admitted(self, tenant: str) -> Placement:
-        """Operators are not stopped by a suspension here, but workers refuse what they start."""
-        placement = await self._placements.of(tenant)
-        if not isinstance(self._tenant, AllTenants):
-            placement.require_active()
-        if self._namespace is not None:
-            placement.require_namespace(self._namespace)
-        return placement
+    def _acting_tenant(self, call: str, input: object) -> str | None:
+        tenant = acting_tenant(call, self._tenant, is_required=self._codec.is_required)
+        if tenant is not None or not isinstance(self._tenant, AllTenants):
+            return tenant
+        # An operator acts for the tenant that the ID names.
+        server_id = None if self._codec.has_global_ids else workflow_id_of(input)
+        return None if server_id is None else owner_of(server_id)
+
+    def _note_refusal(self, call: str, error: TenantError) -> None:
+        if self._on_refusal is not None:
+            self._on_refusal(call, error)
+
+    async def start_workflow(
+        self, input: client.StartWorkflowInput
+    ) -> client.WorkflowHandle[Any, Any]:
+        """See base class."""
+        await self._apply_to_start("start_workflow", input, _stamp_start)
+        return await self.next.start_workflow(input)
+
+    async def start_update_with_start_workflow(
+        self, input: client.StartWorkflowUpdateWithStartInput
+    ) -> client.WorkflowUpdateHandle[Any]:
+        """See base class."""
+        await self._apply_to_start(
+            "start_update_with_start_workflow", input, _stamp_update_with_start
+        )
+        return await self.next.start_update_with_start_workflow(input)
+
+    async def signal_workflow(self, input: client.SignalWorkflowInput) -> None:
+        """See base class."""
+        self._apply("signal_workflow", input, _stamp_message)
+        await self.next.signal_workflow(input)
+
+    async def query_workflow(self, input: client.QueryWorkflowInput) -> Any:
+        """See base class."""
+        self._apply("query_workflow", input, _stamp_message)
+        return await self.next.query_workflow(input)
+
+    async def start_workflow_update(
+        self, input: client.StartWorkflowUpdateInput
+    ) -> client.WorkflowUpdateHandle[Any]:
+        """See base class."""
+        self._apply("start_workflow_update", input, _stamp_message)
+        return await self.next.start_workflow_update(input)
+
+    async def cancel_workflow(self, input: client.CancelWorkflowInput) -> None:
+        """See base class."""
+        self._apply("cancel_workflow", input, _scope_id)
+        await self.next.cancel_workflow(input)
+
+    async def terminate_workflow(self, input: client.TerminateWorkflowInput) -> None:
+        """See base class."""
+        self._apply("terminate_workflow", input, _scope_id)
+        await self.next.terminate_workflow(input)
+
+    async def describe_workflow(
+        self, input: client.DescribeWorkflowInput
+    ) -> client.WorkflowExecutionDescription:
+        """See base class."""
+        self._apply("describe_workflow", input, _scope_id)
+        return await self.next.describe_workflow(input)
+
+    def fetch_workflow_history_events(
+        self, input: client.FetchWorkflowHistoryEventsInput
+    ) -> client.WorkflowHistoryEventAsyncIterator:
+        """See base class."""
+        self._apply("fetch_workflow_history_events", input, _scope_id)
+        return self.next.fetch_workflow_history_events(input)
+
+    def list_workflows(
+        self, input: client.ListWorkflowsInput
+    ) -> client.WorkflowExecutionAsyncIterator:
+        """See base class."""
+        self._apply("list_workflows", input, _scoped_by_guard)
+        return self.next.list_workflows(input)
+
+    async def count_workflows(
+        self, input: client.CountWorkflowsInput
+    ) -> client.WorkflowExecutionCount:
+        """See base class."""
+        self._apply("count_workflows", input, _scoped_by_guard)
+        return await self.next.count_workflows(input)
+
+    async def create_schedule(self, input: client.CreateScheduleInput) -> client.ScheduleHandle:
+        """See base class."""
+        await self._apply_to_start("create_schedule", input, _stamp_new_schedule)
+        return await self.next.create_schedule(input)
+
+    async def update_schedule(self, input: client.UpdateScheduleInput) -> None:
+        """See base class."""
+        await self._apply_to_start("update_schedule", input, _stamp_schedule_update)
+        await self.next.update_schedule(input)
+
+    async def describe_schedule(
+        self, input: client.DescribeScheduleInput
+    ) -> client.ScheduleDescription:
+        """See base class."""
+        self._apply("describe_schedule", input, _scope_id)
+        return await self.next.describe_schedule(input)
+
+    async def pause_schedule(self, input: client.PauseScheduleInput) -> None:
+        """See base class."""
+        self._apply("pause_schedule", input, _scope_id)
+        await self.next.pause_schedule(input)
+
+    async def unpause_schedule(self, input: client.UnpauseScheduleInput) -> None:
+        """See base class."""
+        await self._apply_to_start("unpause_schedule", input, _scope_schedule_id)
+        await self.next.unpause_schedule(input)
+
+    async def trigger_schedule(self, input: client.TriggerScheduleInput) -> None:
+        """See base class."""
+        await self._apply_to_start("trigger_schedule", input, _scope_schedule_id)
+        await self.next.trigger_schedule(input)
+
+    async def backfill_schedule(self, input: client.BackfillScheduleInput) -> None:
+        """See base class."""
+        await self._apply_to_start("backfill_schedule", input, _scope_schedule_id)
+        await self.next.backfill_schedule(input)
+
+    async def delete_schedule(self, input: client.DeleteScheduleInput) -> None:
+        """See base class."""
+        self._apply("delete_schedule", input, _scope_id)
+        await self.next.delete_schedule(input)
+
+    def list_schedules(self, input: client.ListSchedulesInput) -> client.ScheduleAsyncIterator:
+        """See base class."""
+        self._apply("list_schedules", input, _scoped_by_guard)
+        return self.next.list_schedules(input)
+
+    async def start_activity(self, input: client.StartActivityInput) -> client.ActivityHandle[Any]:
+        """See base class."""
+        await self._apply_to_start("start_activity", input, _stamp_activity)
+        return await self.next.start_activity(input)
+
+    async def describe_activity(
+        self, input: client.DescribeActivityInput
+    ) -> client.ActivityExecutionDescription:
+        """See base class."""
+        self._apply("describe_activity", input, _scope_activity_id)
+        return await self.next.describe_activity(input)
+
+    async def cancel_activity(self, input: client.CancelActivityInput) -> None:
+        """See base class."""
+        self._apply("cancel_activity", input, _scope_activity_id)
+        await self.next.cancel_activity(input)
+
+    async def terminate_activity(self, input: client.TerminateActivityInput) -> None:
+        """See base class."""
+        self._apply("terminate_activity", input, _scope_activity_id)
+        await self.next.terminate_activity(input)
+
+    async def pause_activity(self, input: client.PauseActivityInput) -> None:
+        """See base class."""
+        self._apply("pause_activity", input, _scope_activity_id)
+        await self.next.pause_activity(input)
+
+    async def unpause_activity(self, input: client.UnpauseActivityInput) -> None:
+        """See base class."""
+        self._apply("unpause_activity", input, _scope_activity_id)
+        await self.next.unpause_activity(input)
+
+    async def update_activity_options(
+        self, input: client.UpdateActivityOptionsInput
+    ) -> client.ActivityExecutionOptions:
+        """See base class."""
+        self._apply("update_activity_options", input, _scope_activity_id)
+        return await self.next.update_activity_options(input)
+
+    def list_activities(
+        self, input: client.ListActivitiesInput
+    ) -> client.ActivityExecutionAsyncIterator:
+        """See base class."""
+        self._apply("list_activities", input, _scoped_by_guard)
+        return self.next.list_activities(input)
+
+    async def count_activities(
+        self, input: client.CountActivitiesInput
+    ) -> client.ActivityExecutionCount:
+        """See base class."""
+        self._apply("count_activities", input, _scoped_by_guard)
+        return await self.next.count_activities(input)
+
+    async def heartbeat_async_activity(self, input: client.HeartbeatAsyncActivityInput) -> None:
+        """See base class."""
+        self._apply("heartbeat_async_activity", input, _scope_reference)
+        await self.next.heartbeat_async_activity(input)
+
+    async def complete_async_activity(self, input: client.CompleteAsyncActivityInput) -> None:
+        """See base class."""
+        self._apply("complete_async_activity", input, _scope_reference)
+        await self.next.complete_async_activity(input)
+
+    async def fail_async_activity(self, input: client.FailAsyncActivityInput) -> None:
+        """See base class."""
+        self._apply("fail_async_activity", input, _scope_reference)
+        await self.next.fail_async_activity(input)
+
+    async def report_cancellation_async_activity(
+        self, input: client.ReportCancellationAsyncActivityInput
+    ) -> None:
+        """See base class."""
+        self._apply("report_cancellation_async_activity", input, _scope_reference)
+        await self.next.report_cancellation_async_activity(input)
+
+    async def start_nexus_operation(
+        self, input: client.StartNexusOperationInput
+    ) -> client.NexusOperationHandle[Any]:
+        """See base class."""
+        self._apply("start_nexus_operation", input)
+        return await self.next.start_nexus_operation(input)
+
+    async def describe_nexus_operation(
+        self, input: client.DescribeNexusOperationInput
+    ) -> client.NexusOperationExecutionDescription:
+        """See base class."""
+        self._apply("describe_nexus_operation", input)
+        return await self.next.describe_nexus_operation(input)
+
+    async def get_nexus_operation_result(self, input: client.GetNexusOperationResultInput) -> Any:
+        """See base class."""
+        self._apply("get_nexus_operation_result", input)
+        return await self.next.get_nexus_operation_result(input)
+
+    async def cancel_nexus_operation(self, input: client.CancelNexusOperationInput) -> None:
+        """See base class."""
+        self._apply("cancel_nexus_operation", input)
+        await self.next.cancel_nexus_operation(input)
+
+    async def terminate_nexus_operation(self, input: client.TerminateNexusOperationInput) -> None:
+        """See base class."""
+        self._apply("terminate_nexus_operation", input)
+        await self.next.terminate_nexus_operation(input)
+
+    def list_nexus_operations(
+        self, input: client.ListNexusOperationsInput
+    ) -> client.NexusOperationExecutionAsyncIterator:
+        """See base class."""
+        self._apply("list_nexus_operations", input)
+        return self.next.list_nexus_operations(input)
+
+    async def count_nexus_operations(
+        self, input: client.CountNexusOperationsInput
+    ) -> client.NexusOperationExecutionCount:
+        """See base class."""
+        self._apply("count_nexus_operations", input)
+        return await self.next.count_nexus_operations(input)
+
+    async def get_worker_build_id_compatibility(
+        self, input: client.GetWorkerBuildIdCompatibilityInput
+    ) -> client.WorkerBuildIdVersionSets:
+        """See base class."""
+        self._apply("get_worker_build_id_compatibility", input)
+        return await self.next.get_worker_build_id_compatibility(input)
+
+    async def update_worker_build_id_compatibility(
+        self, input: client.UpdateWorkerBuildIdCompatibilityInput
+    ) -> None:
+        """See base class."""
+        self._apply("update_worker_build_id_compatibility", input)
+        await self.next.update_worker_build_id_compatibility(input)
+
+    async def get_worker_task_reachability(
+        self, input: client.GetWorkerTaskReachabilityInput
+    ) -> client.WorkerTaskReachability:
+        """See base class."""
+        self._apply("get_worker_task_reachability", input)
+        return await self.next.get_worker_task_reachability(input)
 
 
-def _method(call: str, rule: Rule | None) -> Any:
-    def method(self: TenantClientOutbound, input: Any) -> Any:
-        with self.noting_refusals(call):
-            self.apply(call, rule, input)
-        return getattr(self.next, call)(input)
-
-    return method
+def workflow_id_of(call: object) -> str | None:
+    """The ID on the server that a call's input names, if any."""
+    start = getattr(call, "start_workflow_input", call)
+    found = getattr(start, "id", None) or getattr(start, "activity_id", None)
+    return found if isinstance(found, str) else None
 
 
-def _starting_method(call: str, rule: Rule) -> Any:
-    async def method(self: TenantClientOutbound, input: Any) -> Any:
-        with self.noting_refusals(call):
-            await self.apply_to_start(call, rule, input)
-        return await getattr(self.next, call)(input)
-
-    return method
-
-
-def _override(call: str) -> Any:
-    is_start = call in STARTS
-    method = _starting_method(call, CALLS[call]) if is_start else _method(call, CALLS.get(call))
-    method.__name__ = call
-    method.__doc__ = "See base class."
-    return method
+def _stamp_start(
+    codec: TenantCodec,
+    tenant: str,
+    placement: Placement,
+    call: client.StartWorkflowInput | client.UpdateWithStartStartWorkflowInput,
+) -> None:
+    check_id(call.id)
+    call.headers = codec.stamp_headers(call.headers, tenant)
+    call.memo = codec.stamp_memo(call.memo, tenant)
+    call.search_attributes = codec.stamp_attributes(call.search_attributes, tenant)
+    call.priority = codec.fair(call.priority, tenant, placement.record)
+    call.task_queue = placement.queue(call.task_queue)
+    call.id = codec.scope(tenant, call.id)
 
 
-for _call in (*CALLS, *REFUSED):
-    setattr(TenantClientOutbound, _call, _override(_call))
+def _stamp_update_with_start(
+    codec: TenantCodec,
+    tenant: str,
+    placement: Placement,
+    call: client.StartWorkflowUpdateWithStartInput,
+) -> None:
+    # The SDK calls neither start_workflow nor start_workflow_update for this one (T5).
+    _stamp_start(codec, tenant, placement, call.start_workflow_input)
+    update = call.update_workflow_input
+    update.headers = codec.stamp_headers(update.headers, tenant)
+
+
+def _stamp_message(
+    codec: TenantCodec,
+    tenant: str,
+    call: client.SignalWorkflowInput | client.QueryWorkflowInput | client.StartWorkflowUpdateInput,
+) -> None:
+    call.headers = codec.stamp_headers(call.headers, tenant)
+    call.id = codec.scope(tenant, call.id)
+
+
+def _scope_id(codec: TenantCodec, tenant: str, call: Any) -> None:
+    """Calls that name a workflow or a schedule, and have no place for a tenant (T9)."""
+    call.id = codec.scope(tenant, call.id)
+
+
+def _scope_activity_id(codec: TenantCodec, tenant: str, call: Any) -> None:
+    call.activity_id = codec.scope(tenant, call.activity_id)
+
+
+def _scoped_by_guard(_codec: TenantCodec, _tenant: str, _call: object) -> None:
+    """Lists and counts: the guard rewrites their queries, of raw requests too."""
+
+
+def _stamp_new_schedule(
+    codec: TenantCodec, tenant: str, placement: Placement, call: client.CreateScheduleInput
+) -> None:
+    check_id(call.id)
+    call.schedule = _stamped_schedule(codec, tenant, placement, call.schedule)
+    call.search_attributes = codec.stamp_attributes(call.search_attributes, tenant)
+    call.memo = codec.stamp_memo(call.memo, tenant)
+    call.id = codec.scope(tenant, call.id)
+
+
+def _stamp_schedule_update(
+    codec: TenantCodec, tenant: str, placement: Placement, call: client.UpdateScheduleInput
+) -> None:
+    updater = call.updater
+
+    # An updater may return a fresh action, without what the old one carried (T4).
+    async def stamping(described: client.ScheduleUpdateInput) -> client.ScheduleUpdate | None:
+        made = updater(described)
+        update = await made if inspect.isawaitable(made) else made
+        if update is None:
+            return None
+        attributes = update.search_attributes
+        return client.ScheduleUpdate(
+            _stamped_schedule(codec, tenant, placement, update.schedule),
+            None if attributes is None else codec.stamp_typed(attributes, tenant),
+        )
+
+    call.updater = stamping
+    call.id = codec.scope(tenant, call.id)
+
+
+def _scope_schedule_id(codec: TenantCodec, tenant: str, _placement: Placement, call: Any) -> None:
+    """Calls that make a schedule start workflows."""
+    call.id = codec.scope(tenant, call.id)
+
+
+def _stamped_schedule(
+    codec: TenantCodec, tenant: str, placement: Placement, schedule: client.Schedule
+) -> client.Schedule:
+    """A copy of the schedule whose action starts workflows of the tenant."""
+    action = schedule.action
+    if not isinstance(action, client.ScheduleActionStartWorkflow):
+        msg = f"schedule action {type(action).__name__} is not supported: start a workflow"
+        raise ForbiddenOperationError(msg)
+    stamped = copy.copy(action)
+    stamped.headers = codec.stamp_headers(action.headers or {}, tenant)
+    stamped.memo = codec.stamp_memo(action.memo, tenant)
+    stamped.typed_search_attributes = codec.stamp_typed(action.typed_search_attributes, tenant)
+    stamped.priority = codec.fair(action.priority, tenant, placement.record)
+    stamped.task_queue = placement.queue(action.task_queue)
+    stamped.id = codec.scope(tenant, check_id(action.id))
+    copied = copy.copy(schedule)
+    copied.action = stamped
+    return copied
+
+
+def _stamp_activity(
+    codec: TenantCodec, tenant: str, placement: Placement, call: client.StartActivityInput
+) -> None:
+    check_id(call.id)
+    call.headers = codec.stamp_headers(call.headers, tenant)
+    attributes = call.search_attributes or TypedSearchAttributes.empty
+    call.search_attributes = codec.stamp_typed(attributes, tenant)
+    call.priority = codec.fair(call.priority, tenant, placement.record)
+    call.task_queue = placement.queue(call.task_queue)
+    call.id = codec.scope(tenant, call.id)
+
+
+def _scope_reference(
+    codec: TenantCodec,
+    tenant: str,
+    call: client.HeartbeatAsyncActivityInput
+    | client.CompleteAsyncActivityInput
+    | client.FailAsyncActivityInput
+    | client.ReportCancellationAsyncActivityInput,
+) -> None:
+    reference = call.id_or_token
+    if isinstance(reference, bytes):  # unsigned, so anyone can rewrite it (B2)
+        msg = (
+            f"tenant {tenant!r} gave a task token, which does not prove whose activity it names:"
+            " complete the activity by workflow ID, run ID and activity ID"
+        )
+        raise ForbiddenOperationError(msg)
+    workflow_id, activity_id = reference.workflow_id, reference.activity_id
+    call.id_or_token = client.AsyncActivityIDReference(
+        None if workflow_id is None else codec.scope(tenant, workflow_id),
+        reference.run_id,
+        codec.scope(tenant, activity_id) if workflow_id is None else activity_id,
+    )

@@ -1,13 +1,16 @@
-"""What a tenant looks like on Temporal's calls: one method for each place it is written or read.
+"""The tenant on Temporal's calls: each place where it is written or read, with one method each.
 
-Pure: it runs in the workflow sandbox as well as in clients. It never raises SDK errors; callers
-turn `TenantMismatchError` into what their side of the call needs.
+Context does not travel by itself (T1 to T12): headers, memo, search attributes and fairness keys
+each have their own rules for which call inherits them. So every call is stamped in every place
+that it has, and a place that names another tenant already is an error.
+
+Pure: it runs in the workflow sandbox as well as in clients. It raises `TenantMismatchError` and
+never an SDK error; callers turn it into what their side of the call needs.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from temporalio import workflow
@@ -21,50 +24,62 @@ from temporalio.common import (
 )
 
 from orkestra.config import TenancySettings
-from orkestra.directory import TenantLabels
+from orkestra.directory import TenantLabels, TenantRecord
 from orkestra.errors import TenantMismatchError
-from orkestra.tenancy import PLAIN_JSON, owner_of, scope_id, tenant_as_json, tenant_in_payload
+from orkestra.tenancy import (
+    PLAIN_JSON,
+    is_tenant_id,
+    owner_of,
+    scope_id,
+    tenant_as_json,
+    tenant_in_payload,
+)
 
 Headers = Mapping[str, Payload]
 """Temporal headers as the SDK has them."""
 
 
 @dataclass(frozen=True)
-class TenantPolicy:
+class TenantCodec:
     """Writes a tenant into calls and reads it back, under the configured names.
 
     Frozen, because one is shared by all tenants of a worker, within reach of their code.
 
     Attributes:
         settings: Names and mode.
-        labels: What is counted under; the default names no tenants.
+        labels: Metric labels; the default names no tenants.
+        header: Name of the Temporal header and memo field of the tenant.
+        nexus_header: Name of its Nexus header; those arrive in lower case (T7).
+        attribute: The search attribute of the tenant.
+        is_required: Whether work without a tenant is refused.
+        has_global_ids: Whether IDs are left as they are given, and do not name their tenant.
     """
 
     settings: TenancySettings
     labels: TenantLabels = field(default_factory=TenantLabels)
+    header: str = field(init=False)
+    nexus_header: str = field(init=False)
+    attribute: SearchAttributeKey[str] = field(init=False)
+    is_required: bool = field(init=False)
+    has_global_ids: bool = field(init=False)
 
-    @cached_property
-    def header(self) -> str:
-        """Name of the Temporal header and memo field of the tenant."""
-        return self.settings.header
-
-    @cached_property
-    def attribute(self) -> SearchAttributeKey[str]:
-        """The search attribute of the tenant."""
-        return SearchAttributeKey.for_keyword(self.settings.search_attribute)
-
-    @property
-    def is_required(self) -> bool:
-        """Whether work without a tenant is refused."""
-        return self.settings.mode == "required"
+    def __post_init__(self) -> None:
+        settings = self.settings
+        vars(self).update(  # past the frozen dataclass
+            header=settings.header,
+            nexus_header=settings.header.lower(),
+            attribute=SearchAttributeKey.for_keyword(settings.search_attribute),
+            is_required=settings.mode == "required",
+            has_global_ids=settings.workflow_ids == "global",
+        )
 
     def stamp_headers(self, headers: Headers, tenant: str) -> Headers:
-        """The headers with the tenant, as the default converter of every SDK reads it.
+        """Add the tenant to headers.
 
-        The payload is a new object each time: an encoding codec rewrites header payloads in place.
+        The payload is a new object each time: an encoding codec rewrites header payloads in place,
+        and would encode a shared one twice (T5).
         """
-        present = self.read_header(headers)
-        if present is not None and present != tenant:
+        if self.header in headers and (present := self.read_header(headers)) != tenant:
             raise _contradiction(f"header {self.header!r}", present, tenant)
         payload = Payload(metadata={"encoding": PLAIN_JSON}, data=tenant_as_json(tenant))
         return {**headers, self.header: payload}
@@ -90,7 +105,8 @@ class TenantPolicy:
     def read_run(self, info: workflow.Info) -> str | None:
         """The tenant that a run was started for, or None where it was started for none.
 
-        The header of the start event decides, as nothing can change it; without one, the memo.
+        The header of the start event decides, as nothing can change it (B10); without one, the
+        memo.
 
         Raises:
             TenantMismatchError: Header, memo, search attribute and ID disagree.
@@ -107,8 +123,40 @@ class TenantPolicy:
         self.check_owner(tenant, info.workflow_id)
         return tenant
 
+    def message_problem(self, headers: Headers, tenant: str | None) -> str | None:
+        """Why a message with these headers is not for a run of the tenant; None where it is."""
+        try:
+            sender = self.read_header(headers)
+        except TenantMismatchError as error:
+            return str(error)
+        if sender == tenant:
+            return None
+        if sender is None:
+            return "it has no tenant" if self.is_required else None
+        return "it comes from another tenant"
+
+    def stamp_nexus_headers(self, headers: Mapping[str, str] | None, tenant: str) -> dict[str, str]:
+        """Add the tenant to a Nexus operation's headers, in place of any case of its name (B12)."""
+        given = headers or {}
+        others = {name: v for name, v in given.items() if name.lower() != self.nexus_header}
+        return {**others, self.nexus_header: tenant}
+
+    def read_nexus_headers(self, headers: Mapping[str, str]) -> str | None:
+        """The tenant in a Nexus operation's headers; None where it may be and is missing.
+
+        Raises:
+            TenantMismatchError: It is missing or malformed, or there are two.
+        """
+        found = {value for name, value in headers.items() if name.lower() == self.nexus_header}
+        if not found and not self.is_required:
+            return None
+        if len(found) != 1 or not is_tenant_id(tenant := found.pop()):
+            msg = f"it must carry one header {self.nexus_header!r} with a tenant ID"
+            raise TenantMismatchError(msg)
+        return tenant
+
     def stamp_memo(self, memo: Mapping[str, Any] | None, tenant: str) -> Mapping[str, Any] | None:
-        """The memo with the tenant where the settings ask for it."""
+        """Add the tenant to a memo where the settings ask for it."""
         present = None if memo is None else memo.get(self.header)
         if isinstance(present, Payload):
             present = _read(present, f"memo {self.header!r}")
@@ -119,42 +167,41 @@ class TenantPolicy:
     def stamp_attributes(
         self, attributes: TypedSearchAttributes | SearchAttributes | None, tenant: str
     ) -> TypedSearchAttributes | SearchAttributes:
-        """The search attributes with the tenant, typed or untyped as they were given."""
+        """Add the tenant to search attributes, typed or untyped as they were given."""
         if attributes is None or isinstance(attributes, TypedSearchAttributes):
             return self.stamp_typed(attributes or TypedSearchAttributes.empty, tenant)
         name = self.attribute.name
-        self._check_attribute(list(attributes.get(name, ())), tenant)
+        present = list(attributes.get(name, ()))
+        if present not in ([], [tenant]):
+            raise _contradiction(f"search attribute {name!r}", present[0], tenant)
         return {**attributes, name: [tenant]}
 
     def stamp_typed(self, attributes: TypedSearchAttributes, tenant: str) -> TypedSearchAttributes:
-        """The typed search attributes with the tenant."""
+        """Add the tenant to typed search attributes."""
         name = self.attribute.name
         given: Any = attributes  # its pairs are untyped in the SDK
-        self._check_attribute([pair.value for pair in given if pair.key.name == name], tenant)
+        for pair in given:
+            if pair.key.name == name and pair.value != tenant:
+                raise _contradiction(f"search attribute {name!r}", pair.value, tenant)
         stamped: TypedSearchAttributes = given.updated(SearchAttributePair(self.attribute, tenant))
         return stamped
 
-    def _check_attribute(self, present: list[Any], tenant: str) -> None:
-        if present not in ([], [tenant]):
-            where = f"search attribute {self.attribute.name!r}"
-            raise _contradiction(where, present[0], tenant)
-
-    def fair(
-        self, priority: Priority, tenant: str, *, weight: float | None, most_urgent: int
-    ) -> Priority:
-        """The priority of what a client starts: the tenant as fairness key, its own weight.
+    def fair(self, priority: Priority, tenant: str, record: TenantRecord) -> Priority:
+        """The priority of what a client starts: the tenant as fairness key, its own weight (B13).
 
         Args:
             priority: What the caller set.
             tenant: The fairness key to be.
-            weight: The tenant's share; None means 1.
-            most_urgent: The smallest priority key that the tenant may use.
+            record: The tenant's weight, and the smallest priority key that it may use.
         """
         if not self.settings.fairness:
             return priority
         key = priority.priority_key
-        urgency = None if key is None else max(key, most_urgent)
-        return Priority(priority_key=urgency, fairness_key=tenant, fairness_weight=weight)
+        return Priority(
+            priority_key=None if key is None else max(key, record.most_urgent_priority),
+            fairness_key=tenant,
+            fairness_weight=record.fairness_weight,
+        )
 
     def fair_inside(self, priority: Priority, tenant: str, inherited: Priority) -> Priority:
         """The priority of what a workflow starts, whose urgency is bounded with its command.
@@ -163,7 +210,7 @@ class TenantPolicy:
             priority: What workflow code set.
             tenant: The fairness key to be.
             inherited: The workflow's own, whose fields the server fills in where `priority` has
-                none: the weight, too, which came from the directory.
+                none (T2): the weight, too, which came from the directory.
         """
         is_inherited = inherited.fairness_key == tenant
         is_untouched = priority.fairness_key is None and priority.fairness_weight is None
@@ -176,13 +223,8 @@ class TenantPolicy:
         """The ID on the server of what the tenant calls `user_id`."""
         return user_id if self.has_global_ids else scope_id(tenant, user_id)
 
-    @property
-    def has_global_ids(self) -> bool:
-        """Whether IDs are as they were given, and say nothing of whose they are."""
-        return self.settings.workflow_ids == "global"
-
     def is_scoped(self, tenant: str | None, server_id: str) -> bool:
-        """Whether an ID of the tenant's has its prefix, as what it starts is to have, too."""
+        """Whether an ID of the tenant has its prefix, so that what it starts must have it, too."""
         return not self.has_global_ids and tenant is not None and owner_of(server_id) == tenant
 
     def check_owner(self, tenant: str, server_id: str) -> None:

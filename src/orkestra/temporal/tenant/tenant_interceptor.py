@@ -11,10 +11,10 @@ from orkestra.temporal.tenant.activity_calls import (
     TenantActivityInbound,
     TenantNexusInbound,
 )
-from orkestra.temporal.tenant.admission import Arrivals
+from orkestra.temporal.tenant.admission import PlacementCheck
 from orkestra.temporal.tenant.client_calls import OnRefusal, TenantClientOutbound
 from orkestra.temporal.tenant.run_commands import Owners, TenantRunHook
-from orkestra.temporal.tenant.stamp import TenantPolicy
+from orkestra.temporal.tenant.stamp import TenantCodec
 from orkestra.temporal.tenant.workflow_calls import TenantWorkflowInbound
 from orkestra.tenancy import AllTenants
 
@@ -46,7 +46,7 @@ class TenantInterceptor(client.Interceptor):
             labels: What is counted under; None names no tenants.
             on_refusal: Called with each call that is refused here, and why.
         """
-        self._policy = TenantPolicy(settings or TenancySettings(), labels or TenantLabels())
+        self._codec = TenantCodec(settings or TenancySettings(), labels or TenantLabels())
         self._on_refusal = on_refusal
         self._tenant = tenant
         self._placements = placements or Placements()
@@ -56,7 +56,7 @@ class TenantInterceptor(client.Interceptor):
         """See base class."""
         return TenantClientOutbound(
             next,
-            self._policy,
+            self._codec,
             self._tenant,
             placements=self._placements,
             namespace=self._namespace,
@@ -90,23 +90,23 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
             labels: What is counted under; None names no tenants.
         """
         self._bind_client = bind
-        self._policy = TenantPolicy(settings or TenancySettings(), labels or TenantLabels())
-        self._arrivals = Arrivals(placements or Placements(), tenants)
+        self._codec = TenantCodec(settings or TenancySettings(), labels or TenantLabels())
+        self._check = PlacementCheck(placements or Placements(), tenants)
         self._workflow_class = type(
-            "TenantWorkflowInbound", (TenantWorkflowInbound,), {"policy": self._policy}
+            "TenantWorkflowInbound", (TenantWorkflowInbound,), {"codec": self._codec}
         )
 
     def intercept_activity(
         self, next: worker.ActivityInboundInterceptor
     ) -> worker.ActivityInboundInterceptor:
         """See base class."""
-        return TenantActivityInbound(next, self._policy, self._arrivals, self._bind_client)
+        return TenantActivityInbound(next, self._codec, self._check, self._bind_client)
 
     def intercept_nexus_operation(
         self, next: worker.NexusOperationInboundInterceptor
     ) -> worker.NexusOperationInboundInterceptor:
         """See base class."""
-        return TenantNexusInbound(next, self._policy, self._arrivals, self._bind_client)
+        return TenantNexusInbound(next, self._codec, self._check, self._bind_client)
 
     def workflow_interceptor_class(
         self, input: worker.WorkflowInterceptorClassInput
@@ -122,19 +122,12 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
         Args:
             owners: Looks up whose a workflow is, where IDs do not say it; None asks nobody.
         """
-        arrivals = self._arrivals
 
         def run_hook(details: worker.WorkflowInstanceDetails) -> TenantRunHook:
-            return TenantRunHook(
-                self._policy,
-                details,
-                placements=arrivals.placements,
-                tenants=arrivals.tenants,
-                owners=owners,
-            )
+            return TenantRunHook(self._codec, details, check=self._check, owners=owners)
 
         return run_hook
 
     def replay_hook(self, details: worker.WorkflowInstanceDetails) -> TenantRunHook:
         """The same for a replayer, which asks nothing."""
-        return TenantRunHook(self._policy, details)
+        return TenantRunHook(self._codec, details)

@@ -1,7 +1,11 @@
-"""The workflow's side, inside the sandbox: pure, and the same under replay.
+"""Workflow side, inside the sandbox: what reaches a run is checked, what it sends is stamped.
 
-What is refused depends on history alone (headers, memo, attribute, ID). A signal from elsewhere is
-dropped, because an error from a signal handler would end the workflow or stall its task.
+What is refused depends on history alone (headers, memo, attribute, ID), so a replay decides the
+same. A signal from another tenant is dropped, because an error from a signal handler would end the
+workflow or stall its task (T14), and any caller could do that to another tenant's workflow.
+
+This code shares a process with the workflow's own, which can change what it reads. So
+`run_commands` verifies every command once more, from outside the sandbox.
 """
 
 from collections.abc import Mapping
@@ -26,87 +30,45 @@ from temporalio.worker import (
 )
 
 from orkestra.errors import TENANT_MISMATCH, TENANT_REQUIRED, TenantMismatchError
-from orkestra.temporal.tenant.stamp import Headers, TenantPolicy
+from orkestra.temporal.tenant.stamp import Headers, TenantCodec
 from orkestra.tenancy import act_for, scope_id
 
 
-class _Tenancy:
-    """What one workflow run knows of its tenant, read once and before any of its own code."""
-
-    def __init__(self, policy: TenantPolicy) -> None:
-        self.policy = policy
-        self._tenant: str | None = None
-        self._refusal: ApplicationError | None = None
-        self._is_read = False
-
-    @property
-    def tenant(self) -> str | None:
-        """The run's tenant; None where it has none and need not.
-
-        Raises:
-            ApplicationError: The run is refused.
-        """
-        if not self._is_read:
-            self._is_read = True
-            try:
-                self._tenant = self.policy.read_run(workflow.info())
-            except TenantMismatchError as error:
-                self._refusal = refusal(TENANT_MISMATCH, f"workflow refused: {error}")
-            if self._tenant is None and self._refusal is None and self.policy.is_required:
-                message = f"workflow refused: it was started without header {self.policy.header!r}"
-                self._refusal = refusal(TENANT_REQUIRED, message)
-            if self._refusal is not None:
-                _count_refused(
-                    "workflows", self._refusal.type or "", self.policy.labels.of(self._tenant)
-                )
-        if self._refusal is not None:
-            raise self._refusal
-        return self._tenant
-
-    def problem(self, headers: Headers) -> str | None:
-        """Why a message with these headers is not for this run; None where it is."""
-        tenant = self.tenant
-        try:
-            sender = self.policy.read_header(headers)
-        except TenantMismatchError as error:
-            return str(error)
-        if sender == tenant:
-            return None
-        if sender is None:
-            return "it has no tenant" if self.policy.is_required else None
-        return "it comes from another tenant"
-
-
 class TenantWorkflowInbound(WorkflowInboundInterceptor):
-    """Checks what reaches a workflow; subclassed once for each policy."""
+    """Checks what reaches a workflow; subclassed once for each codec."""
 
-    policy: ClassVar[TenantPolicy]
+    codec: ClassVar[TenantCodec]
 
     def init(self, outbound: WorkflowOutboundInterceptor) -> None:
         """See base class."""
-        self._tenancy = _Tenancy(self.policy)
-        super().init(TenantWorkflowOutbound(outbound, self._tenancy))
+        self._run = _RunTenant(self.codec)
+        super().init(TenantWorkflowOutbound(outbound, self._run))
 
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
         """See base class."""
-        act_for(self._tenancy.tenant)
+        act_for(self._run.tenant)
         return await super().execute_workflow(input)
 
     async def handle_signal(self, input: HandleSignalInput) -> None:
         """See base class."""
         try:
-            problem = self._tenancy.problem(input.headers)
+            tenant = self._run.tenant
+            problem = self.codec.message_problem(input.headers, tenant)
         except ApplicationError:
-            problem = "the workflow itself is refused"
+            tenant, problem = None, "the workflow itself is refused"
         if problem is not None:
-            self._drop(input.signal, problem)
+            workflow.logger.warning("Dropped signal %r: %s", input.signal, problem)
+            counter = workflow.metric_meter().create_counter(
+                "orkestra_dropped_signals", "Signals dropped for their tenant"
+            )
+            counter.add(1, self.codec.labels.of(tenant))
             return
-        act_for(self._tenancy.tenant)
+        act_for(tenant)
         await super().handle_signal(input)
 
     async def handle_query(self, input: HandleQueryInput) -> Any:
         """See base class."""
-        if input.query not in self.policy.settings.built_in_queries:
+        if input.query not in self.codec.settings.built_in_queries:  # B25
             self._admit("query", input.query, input.headers)
         return await super().handle_query(input)
 
@@ -116,49 +78,31 @@ class TenantWorkflowInbound(WorkflowInboundInterceptor):
         super().handle_update_validator(input)
 
     async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
-        """See base class; repeated here because updates without a validator skip the other."""
+        """See base class; checked here too, because an update may have no validator."""
         self._admit("update", input.update, input.headers)
         return await super().handle_update_handler(input)
 
     def _admit(self, kind: str, name: str, headers: Headers) -> None:
-        problem = self._tenancy.problem(headers)
+        tenant = self._run.tenant
+        problem = self.codec.message_problem(headers, tenant)
         if problem is not None:
-            _count_refused("messages", kind, self._labels())
-            message = f"{kind} {name!r} refused: {problem}"
-            raise refusal(TENANT_MISMATCH, message)
-        act_for(self._tenancy.tenant)
-
-    def _drop(self, signal: str, problem: str) -> None:
-        workflow.logger.warning("Dropped signal %r: %s", signal, problem)
-        meter = workflow.metric_meter()
-        meter.create_counter("orkestra_dropped_signals", "Signals dropped for their tenant").add(
-            1, self._labels()
-        )
-
-    def _labels(self) -> Mapping[str, str]:
-        try:
-            return self.policy.labels.of(self._tenancy.tenant)
-        except ApplicationError:
-            return self.policy.labels.of(None)
+            _count_refused("messages", kind, self.codec.labels.of(tenant))
+            raise _refusal(TENANT_MISMATCH, f"{kind} {name!r} refused: {problem}")
+        act_for(tenant)
 
 
 class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
     """Carries the tenant into everything a workflow starts or signals."""
 
-    def __init__(self, next: WorkflowOutboundInterceptor, tenancy: _Tenancy) -> None:
-        """Carry the tenant that `tenancy` reads."""
+    def __init__(self, next: WorkflowOutboundInterceptor, run: "_RunTenant") -> None:
+        """Carry the tenant of the run."""
         super().__init__(next)
-        self._tenancy = tenancy
+        self._run = run
+        self._codec = run.codec
 
     def continue_as_new(self, input: ContinueAsNewInput) -> NoReturn:
         """See base class."""
         self._stamp(input)
-        tenant = self._tenancy.tenant
-        if tenant is not None:
-            if input.search_attributes is not None:
-                input.search_attributes = self._attributes(input.search_attributes, tenant)
-            if input.memo is not None:
-                input.memo = self._memo(input.memo, tenant)
         super().continue_as_new(input)
 
     async def signal_child_workflow(self, input: SignalChildWorkflowInput) -> None:
@@ -179,7 +123,7 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
         return super().start_activity(input)
 
     def start_local_activity(self, input: StartLocalActivityInput) -> workflow.ActivityHandle[Any]:
-        """See base class."""
+        """See base class; local activities have neither priority nor queue (T10)."""
         self._stamp(input)
         return super().start_local_activity(input)
 
@@ -190,37 +134,27 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
         self._stamp(input)
         self._prioritise(input)
         input.id = self._scope(input.id)
-        tenant = self._tenancy.tenant
-        if tenant is not None:
-            input.search_attributes = self._attributes(input.search_attributes, tenant)
-            input.memo = self._memo(input.memo, tenant)
         return await super().start_child_workflow(input)
 
     async def start_nexus_operation(
         self, input: StartNexusOperationInput[Any, Any]
     ) -> workflow.NexusOperationHandle[Any]:
         """See base class."""
-        tenant = self._tenancy.tenant
+        tenant = self._run.tenant
         if tenant is not None:
-            ours = self._tenancy.policy.header.lower()
-            others = {k: v for k, v in (input.headers or {}).items() if k.lower() != ours}
-            input.headers = {**others, ours: tenant}
+            input.headers = self._codec.stamp_nexus_headers(input.headers, tenant)
         return await super().start_nexus_operation(input)
 
     async def start_system_nexus_operation(
         self, input: StartNexusOperationInput[Any, Any]
     ) -> workflow.NexusOperationHandle[Any]:
         """See base class; refused, as nothing in these operations can be confined to a tenant."""
-        if self._tenancy.tenant is not None:
-            message = f"system operation {input.operation_name!r} is not available to a tenant"
-            raise refusal(TENANT_MISMATCH, message)
+        self._refuse_to_tenants(f"system operation {input.operation_name!r}")
         return await super().start_system_nexus_operation(input)
 
     async def start_signal_with_start_workflow(self, request: Any) -> Any:
         """See base class; refused as all system operations are."""
-        if self._tenancy.tenant is not None:
-            message = "signal-with-start from a workflow is not available to a tenant"
-            raise refusal(TENANT_MISMATCH, message)
+        self._refuse_to_tenants("signal-with-start from a workflow")
         return await super().start_signal_with_start_workflow(request)
 
     def _stamp(
@@ -232,42 +166,82 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
         | StartLocalActivityInput
         | StartChildWorkflowInput,
     ) -> None:
-        tenant = self._tenancy.tenant
+        """Write the tenant into every place that a command has."""
+        tenant, codec = self._run.tenant, self._codec
         if tenant is None:
             return
         try:
-            call.headers = self._tenancy.policy.stamp_headers(call.headers, tenant)
+            call.headers = codec.stamp_headers(call.headers, tenant)
+            if isinstance(call, StartChildWorkflowInput):
+                call.search_attributes = codec.stamp_attributes(call.search_attributes, tenant)
+                call.memo = codec.stamp_memo(call.memo, tenant)
+            elif isinstance(call, ContinueAsNewInput):
+                # What is not given is inherited, unlike headers (T1).
+                if call.search_attributes is not None:
+                    call.search_attributes = codec.stamp_attributes(call.search_attributes, tenant)
+                if call.memo is not None:
+                    call.memo = codec.stamp_memo(call.memo, tenant)
         except TenantMismatchError as error:
-            raise refusal(TENANT_MISMATCH, str(error)) from error
+            raise _refusal(TENANT_MISMATCH, str(error)) from error
 
     def _prioritise(self, call: StartActivityInput | StartChildWorkflowInput) -> None:
-        tenant = self._tenancy.tenant
+        tenant = self._run.tenant
         if tenant is not None:
             inherited = workflow.info().priority
-            call.priority = self._tenancy.policy.fair_inside(call.priority, tenant, inherited)
-
-    def _attributes(self, attributes: Any, tenant: str) -> Any:
-        try:
-            return self._tenancy.policy.stamp_attributes(attributes, tenant)
-        except TenantMismatchError as error:
-            raise refusal(TENANT_MISMATCH, str(error)) from error
-
-    def _memo(self, memo: Mapping[str, Any] | None, tenant: str) -> Mapping[str, Any] | None:
-        try:
-            return self._tenancy.policy.stamp_memo(memo, tenant)
-        except TenantMismatchError as error:
-            raise refusal(TENANT_MISMATCH, str(error)) from error
+            call.priority = self._codec.fair_inside(call.priority, tenant, inherited)
 
     def _scope(self, workflow_id: str) -> str:
         """Scope as this run's own ID is, so that an unscoped run replays without the plugin."""
-        tenant, own_id = self._tenancy.tenant, workflow.info().workflow_id
-        if tenant is None or not self._tenancy.policy.is_scoped(tenant, own_id):
+        tenant, own_id = self._run.tenant, workflow.info().workflow_id
+        if tenant is None or not self._codec.is_scoped(tenant, own_id):
             return workflow_id
         return scope_id(tenant, workflow_id)
 
+    def _refuse_to_tenants(self, what: str) -> None:
+        if self._run.tenant is not None:
+            raise _refusal(TENANT_MISMATCH, f"{what} is not available to a tenant")
 
-def refusal(kind: str, message: str) -> ApplicationError:
-    """The error that ends a workflow, an update, a query or an activity for good."""
+
+class _RunTenant:
+    """The tenant of one run, read once and before any of its own code.
+
+    Not when the interceptor is made: `workflow.info()` does not work there yet (T52).
+    """
+
+    def __init__(self, codec: TenantCodec) -> None:
+        self.codec = codec
+        self._tenant: str | None = None
+        self._refusal: ApplicationError | None = None
+        self._is_read = False
+
+    @property
+    def tenant(self) -> str | None:
+        """The run's tenant; None where it has none and need not.
+
+        Raises:
+            ApplicationError: The run is refused.
+        """
+        if not self._is_read:
+            self._is_read = True
+            try:
+                self._tenant = self.codec.read_run(workflow.info())
+            except TenantMismatchError as error:
+                self._refuse(TENANT_MISMATCH, str(error))
+            else:
+                if self._tenant is None and self.codec.is_required:
+                    header = self.codec.header
+                    self._refuse(TENANT_REQUIRED, f"it was started without header {header!r}")
+        if self._refusal is not None:
+            raise self._refusal
+        return self._tenant
+
+    def _refuse(self, kind: str, problem: str) -> None:
+        self._refusal = _refusal(kind, f"workflow refused: {problem}")
+        _count_refused("workflows", kind, self.codec.labels.of(None))
+
+
+def _refusal(kind: str, message: str) -> ApplicationError:
+    """The error that ends a workflow, an update or a query for good (T13)."""
     return ApplicationError(message, type=kind, non_retryable=True)
 
 
