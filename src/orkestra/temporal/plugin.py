@@ -46,7 +46,7 @@ from orkestra.errors import ConfigurationError, ForbiddenOperationError, TenantM
 from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.guard import GuardedServiceClient, OwnerMemory, Owners, unguarded_service
 from orkestra.temporal.guard.rules import DirectoryGrants
-from orkestra.temporal.run_hooks import HookFactory, hooked
+from orkestra.temporal.run_hooks import HookFactory, with_run_hooks
 from orkestra.temporal.sandbox import sandbox_runner
 from orkestra.temporal.tenant import TenantInterceptor, TenantWorkerInterceptor
 from orkestra.temporal.threads import ActivityThreads
@@ -548,10 +548,10 @@ class WorkerSide:
             if isinstance(runner, SandboxedWorkflowRunner):
                 workflows = config["workflows"] if "workflows" in config else ()
                 runner = sandbox_runner(runner, workflows, self._shared.config.worker.sandbox)
-            config["workflow_runner"] = hooked(runner, hooks)
+            config["workflow_runner"] = with_run_hooks(runner, hooks)
         if "unsandboxed_workflow_runner" in config:
             runner = config["unsandboxed_workflow_runner"]
-            config["unsandboxed_workflow_runner"] = hooked(runner, hooks)
+            config["unsandboxed_workflow_runner"] = with_run_hooks(runner, hooks)
 
     def _add_interceptors(self, config: worker.WorkerConfig) -> None:
         """Add ours where the client has not brought them, and see that they come first."""

@@ -41,7 +41,7 @@ class HookFactory(Protocol):
         ...
 
 
-def hooked(runner: WorkflowRunner, hooks: Sequence[HookFactory]) -> WorkflowRunner:
+def with_run_hooks(runner: WorkflowRunner, hooks: Sequence[HookFactory]) -> WorkflowRunner:
     """The runner with the hooks around every run.
 
     Args:

@@ -104,13 +104,13 @@ class TenantResolver:
         """
         if self.settings.mode == "off" or is_refused(run):
             return None
-        policy, started = TenantCodec(self.settings), run.started
+        codec, started = TenantCodec(self.settings), run.started
         try:
-            tenant = policy.read_header(started.header.fields) or policy.read_memo(
+            tenant = codec.read_header(started.header.fields) or codec.read_memo(
                 started.memo.fields
             )
             if tenant is not None:
-                policy.check_owner(tenant, run.workflow_id)
+                codec.check_owner(tenant, run.workflow_id)
         except TenantMismatchError:
             return None
         return tenant
@@ -119,13 +119,7 @@ class TenantResolver:
         """Tell whether the worker of the tenant dropped a signal with these headers."""
         if self.settings.mode == "off":
             return False
-        try:
-            sender = TenantCodec(self.settings).read_header(headers)
-        except TenantMismatchError:
-            return True
-        if sender is None and tenant is not None:
-            return self.settings.mode == "required"
-        return sender != tenant
+        return TenantCodec(self.settings).message_problem(headers, tenant) is not None
 
 
 def is_refused(run: RunHistory) -> bool:

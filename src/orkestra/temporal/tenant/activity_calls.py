@@ -56,7 +56,6 @@ class TenantActivityInbound(ActivityInboundInterceptor):
         self._bind = bind
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
-        """See base class."""
         tenant = self._read(input)
         # A local activity was admitted with its workflow, and never leaves its worker.
         if not activity.info().is_local:
@@ -151,7 +150,6 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
     ) -> (
         nexusrpc.handler.StartOperationResultSync[Any] | nexusrpc.handler.StartOperationResultAsync
     ):
-        """See base class."""
         await self._admit(input.ctx)
         enter_nexus_task(input.ctx)
         try:
@@ -160,7 +158,6 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
             raise _final_error(input.ctx, f"a call of its handler was refused: {error}") from error
 
     async def execute_nexus_operation_cancel(self, input: ExecuteNexusOperationCancelInput) -> None:
-        """See base class."""
         await self._admit(input.ctx)
         try:
             return await super().execute_nexus_operation_cancel(input)

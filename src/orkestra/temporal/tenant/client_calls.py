@@ -104,257 +104,214 @@ class TenantClientOutbound(client.OutboundInterceptor):
     async def start_workflow(
         self, input: client.StartWorkflowInput
     ) -> client.WorkflowHandle[Any, Any]:
-        """See base class."""
         await self._apply_to_start("start_workflow", input, _stamp_start)
         return await self.next.start_workflow(input)
 
     async def start_update_with_start_workflow(
         self, input: client.StartWorkflowUpdateWithStartInput
     ) -> client.WorkflowUpdateHandle[Any]:
-        """See base class."""
         await self._apply_to_start(
             "start_update_with_start_workflow", input, _stamp_update_with_start
         )
         return await self.next.start_update_with_start_workflow(input)
 
     async def signal_workflow(self, input: client.SignalWorkflowInput) -> None:
-        """See base class."""
         self._apply("signal_workflow", input, _stamp_message)
         await self.next.signal_workflow(input)
 
     async def query_workflow(self, input: client.QueryWorkflowInput) -> Any:
-        """See base class."""
         self._apply("query_workflow", input, _stamp_message)
         return await self.next.query_workflow(input)
 
     async def start_workflow_update(
         self, input: client.StartWorkflowUpdateInput
     ) -> client.WorkflowUpdateHandle[Any]:
-        """See base class."""
         self._apply("start_workflow_update", input, _stamp_message)
         return await self.next.start_workflow_update(input)
 
     async def cancel_workflow(self, input: client.CancelWorkflowInput) -> None:
-        """See base class."""
         self._apply("cancel_workflow", input, _scope_id)
         await self.next.cancel_workflow(input)
 
     async def terminate_workflow(self, input: client.TerminateWorkflowInput) -> None:
-        """See base class."""
         self._apply("terminate_workflow", input, _scope_id)
         await self.next.terminate_workflow(input)
 
     async def describe_workflow(
         self, input: client.DescribeWorkflowInput
     ) -> client.WorkflowExecutionDescription:
-        """See base class."""
         self._apply("describe_workflow", input, _scope_id)
         return await self.next.describe_workflow(input)
 
     def fetch_workflow_history_events(
         self, input: client.FetchWorkflowHistoryEventsInput
     ) -> client.WorkflowHistoryEventAsyncIterator:
-        """See base class."""
         self._apply("fetch_workflow_history_events", input, _scope_id)
         return self.next.fetch_workflow_history_events(input)
 
     def list_workflows(
         self, input: client.ListWorkflowsInput
     ) -> client.WorkflowExecutionAsyncIterator:
-        """See base class."""
         self._apply("list_workflows", input, _scoped_by_guard)
         return self.next.list_workflows(input)
 
     async def count_workflows(
         self, input: client.CountWorkflowsInput
     ) -> client.WorkflowExecutionCount:
-        """See base class."""
         self._apply("count_workflows", input, _scoped_by_guard)
         return await self.next.count_workflows(input)
 
     async def create_schedule(self, input: client.CreateScheduleInput) -> client.ScheduleHandle:
-        """See base class."""
         await self._apply_to_start("create_schedule", input, _stamp_new_schedule)
         return await self.next.create_schedule(input)
 
     async def update_schedule(self, input: client.UpdateScheduleInput) -> None:
-        """See base class."""
         await self._apply_to_start("update_schedule", input, _stamp_schedule_update)
         await self.next.update_schedule(input)
 
     async def describe_schedule(
         self, input: client.DescribeScheduleInput
     ) -> client.ScheduleDescription:
-        """See base class."""
         self._apply("describe_schedule", input, _scope_id)
         return await self.next.describe_schedule(input)
 
     async def pause_schedule(self, input: client.PauseScheduleInput) -> None:
-        """See base class."""
         self._apply("pause_schedule", input, _scope_id)
         await self.next.pause_schedule(input)
 
     async def unpause_schedule(self, input: client.UnpauseScheduleInput) -> None:
-        """See base class."""
         await self._apply_to_start("unpause_schedule", input, _scope_schedule_id)
         await self.next.unpause_schedule(input)
 
     async def trigger_schedule(self, input: client.TriggerScheduleInput) -> None:
-        """See base class."""
         await self._apply_to_start("trigger_schedule", input, _scope_schedule_id)
         await self.next.trigger_schedule(input)
 
     async def backfill_schedule(self, input: client.BackfillScheduleInput) -> None:
-        """See base class."""
         await self._apply_to_start("backfill_schedule", input, _scope_schedule_id)
         await self.next.backfill_schedule(input)
 
     async def delete_schedule(self, input: client.DeleteScheduleInput) -> None:
-        """See base class."""
         self._apply("delete_schedule", input, _scope_id)
         await self.next.delete_schedule(input)
 
     def list_schedules(self, input: client.ListSchedulesInput) -> client.ScheduleAsyncIterator:
-        """See base class."""
         self._apply("list_schedules", input, _scoped_by_guard)
         return self.next.list_schedules(input)
 
     async def start_activity(self, input: client.StartActivityInput) -> client.ActivityHandle[Any]:
-        """See base class."""
         await self._apply_to_start("start_activity", input, _stamp_activity)
         return await self.next.start_activity(input)
 
     async def describe_activity(
         self, input: client.DescribeActivityInput
     ) -> client.ActivityExecutionDescription:
-        """See base class."""
         self._apply("describe_activity", input, _scope_activity_id)
         return await self.next.describe_activity(input)
 
     async def cancel_activity(self, input: client.CancelActivityInput) -> None:
-        """See base class."""
         self._apply("cancel_activity", input, _scope_activity_id)
         await self.next.cancel_activity(input)
 
     async def terminate_activity(self, input: client.TerminateActivityInput) -> None:
-        """See base class."""
         self._apply("terminate_activity", input, _scope_activity_id)
         await self.next.terminate_activity(input)
 
     async def pause_activity(self, input: client.PauseActivityInput) -> None:
-        """See base class."""
         self._apply("pause_activity", input, _scope_activity_id)
         await self.next.pause_activity(input)
 
     async def unpause_activity(self, input: client.UnpauseActivityInput) -> None:
-        """See base class."""
         self._apply("unpause_activity", input, _scope_activity_id)
         await self.next.unpause_activity(input)
 
     async def update_activity_options(
         self, input: client.UpdateActivityOptionsInput
     ) -> client.ActivityExecutionOptions:
-        """See base class."""
         self._apply("update_activity_options", input, _scope_activity_id)
         return await self.next.update_activity_options(input)
 
     def list_activities(
         self, input: client.ListActivitiesInput
     ) -> client.ActivityExecutionAsyncIterator:
-        """See base class."""
         self._apply("list_activities", input, _scoped_by_guard)
         return self.next.list_activities(input)
 
     async def count_activities(
         self, input: client.CountActivitiesInput
     ) -> client.ActivityExecutionCount:
-        """See base class."""
         self._apply("count_activities", input, _scoped_by_guard)
         return await self.next.count_activities(input)
 
     async def heartbeat_async_activity(self, input: client.HeartbeatAsyncActivityInput) -> None:
-        """See base class."""
         self._apply("heartbeat_async_activity", input, _scope_reference)
         await self.next.heartbeat_async_activity(input)
 
     async def complete_async_activity(self, input: client.CompleteAsyncActivityInput) -> None:
-        """See base class."""
         self._apply("complete_async_activity", input, _scope_reference)
         await self.next.complete_async_activity(input)
 
     async def fail_async_activity(self, input: client.FailAsyncActivityInput) -> None:
-        """See base class."""
         self._apply("fail_async_activity", input, _scope_reference)
         await self.next.fail_async_activity(input)
 
     async def report_cancellation_async_activity(
         self, input: client.ReportCancellationAsyncActivityInput
     ) -> None:
-        """See base class."""
         self._apply("report_cancellation_async_activity", input, _scope_reference)
         await self.next.report_cancellation_async_activity(input)
 
     async def start_nexus_operation(
         self, input: client.StartNexusOperationInput
     ) -> client.NexusOperationHandle[Any]:
-        """See base class."""
         self._apply("start_nexus_operation", input)
         return await self.next.start_nexus_operation(input)
 
     async def describe_nexus_operation(
         self, input: client.DescribeNexusOperationInput
     ) -> client.NexusOperationExecutionDescription:
-        """See base class."""
         self._apply("describe_nexus_operation", input)
         return await self.next.describe_nexus_operation(input)
 
     async def get_nexus_operation_result(self, input: client.GetNexusOperationResultInput) -> Any:
-        """See base class."""
         self._apply("get_nexus_operation_result", input)
         return await self.next.get_nexus_operation_result(input)
 
     async def cancel_nexus_operation(self, input: client.CancelNexusOperationInput) -> None:
-        """See base class."""
         self._apply("cancel_nexus_operation", input)
         await self.next.cancel_nexus_operation(input)
 
     async def terminate_nexus_operation(self, input: client.TerminateNexusOperationInput) -> None:
-        """See base class."""
         self._apply("terminate_nexus_operation", input)
         await self.next.terminate_nexus_operation(input)
 
     def list_nexus_operations(
         self, input: client.ListNexusOperationsInput
     ) -> client.NexusOperationExecutionAsyncIterator:
-        """See base class."""
         self._apply("list_nexus_operations", input)
         return self.next.list_nexus_operations(input)
 
     async def count_nexus_operations(
         self, input: client.CountNexusOperationsInput
     ) -> client.NexusOperationExecutionCount:
-        """See base class."""
         self._apply("count_nexus_operations", input)
         return await self.next.count_nexus_operations(input)
 
     async def get_worker_build_id_compatibility(
         self, input: client.GetWorkerBuildIdCompatibilityInput
     ) -> client.WorkerBuildIdVersionSets:
-        """See base class."""
         self._apply("get_worker_build_id_compatibility", input)
         return await self.next.get_worker_build_id_compatibility(input)
 
     async def update_worker_build_id_compatibility(
         self, input: client.UpdateWorkerBuildIdCompatibilityInput
     ) -> None:
-        """See base class."""
         self._apply("update_worker_build_id_compatibility", input)
         await self.next.update_worker_build_id_compatibility(input)
 
     async def get_worker_task_reachability(
         self, input: client.GetWorkerTaskReachabilityInput
     ) -> client.WorkerTaskReachability:
-        """See base class."""
         self._apply("get_worker_task_reachability", input)
         return await self.next.get_worker_task_reachability(input)
 

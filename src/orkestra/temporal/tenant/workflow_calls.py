@@ -40,17 +40,14 @@ class TenantWorkflowInbound(WorkflowInboundInterceptor):
     codec: ClassVar[TenantCodec]
 
     def init(self, outbound: WorkflowOutboundInterceptor) -> None:
-        """See base class."""
         self._run = _RunTenant(self.codec)
         super().init(TenantWorkflowOutbound(outbound, self._run))
 
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
-        """See base class."""
         act_for(self._run.tenant)
         return await super().execute_workflow(input)
 
     async def handle_signal(self, input: HandleSignalInput) -> None:
-        """See base class."""
         try:
             tenant = self._run.tenant
             problem = self.codec.message_problem(input.headers, tenant)
@@ -67,18 +64,16 @@ class TenantWorkflowInbound(WorkflowInboundInterceptor):
         await super().handle_signal(input)
 
     async def handle_query(self, input: HandleQueryInput) -> Any:
-        """See base class."""
         if input.query not in self.codec.settings.built_in_queries:  # B25
             self._admit("query", input.query, input.headers)
         return await super().handle_query(input)
 
     def handle_update_validator(self, input: HandleUpdateInput) -> None:
-        """See base class."""
         self._admit("update", input.update, input.headers)
         super().handle_update_validator(input)
 
     async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
-        """See base class; checked here too, because an update may have no validator."""
+        """Checked here too, because an update may have no validator."""
         self._admit("update", input.update, input.headers)
         return await super().handle_update_handler(input)
 
@@ -101,36 +96,31 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
         self._codec = run.codec
 
     def continue_as_new(self, input: ContinueAsNewInput) -> NoReturn:
-        """See base class."""
         self._stamp(input)
         super().continue_as_new(input)
 
     async def signal_child_workflow(self, input: SignalChildWorkflowInput) -> None:
-        """See base class."""
         self._stamp(input)
         await super().signal_child_workflow(input)
 
     async def signal_external_workflow(self, input: SignalExternalWorkflowInput) -> None:
-        """See base class."""
         self._stamp(input)
         input.workflow_id = self._scope(input.workflow_id)
         await super().signal_external_workflow(input)
 
     def start_activity(self, input: StartActivityInput) -> workflow.ActivityHandle[Any]:
-        """See base class."""
         self._stamp(input)
         self._prioritise(input)
         return super().start_activity(input)
 
     def start_local_activity(self, input: StartLocalActivityInput) -> workflow.ActivityHandle[Any]:
-        """See base class; local activities have neither priority nor queue (T10)."""
+        """Local activities have neither priority nor queue (T10)."""
         self._stamp(input)
         return super().start_local_activity(input)
 
     async def start_child_workflow(
         self, input: StartChildWorkflowInput
     ) -> workflow.ChildWorkflowHandle[Any, Any]:
-        """See base class."""
         self._stamp(input)
         self._prioritise(input)
         input.id = self._scope(input.id)
@@ -139,7 +129,6 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
     async def start_nexus_operation(
         self, input: StartNexusOperationInput[Any, Any]
     ) -> workflow.NexusOperationHandle[Any]:
-        """See base class."""
         tenant = self._run.tenant
         if tenant is not None:
             input.headers = self._codec.stamp_nexus_headers(input.headers, tenant)
@@ -148,12 +137,12 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
     async def start_system_nexus_operation(
         self, input: StartNexusOperationInput[Any, Any]
     ) -> workflow.NexusOperationHandle[Any]:
-        """See base class; refused, as nothing in these operations can be confined to a tenant."""
+        """Refused, as nothing in these operations can be confined to a tenant."""
         self._refuse_to_tenants(f"system operation {input.operation_name!r}")
         return await super().start_system_nexus_operation(input)
 
     async def start_signal_with_start_workflow(self, request: Any) -> Any:
-        """See base class; refused as all system operations are."""
+        """Refused as all system operations are."""
         self._refuse_to_tenants("signal-with-start from a workflow")
         return await super().start_signal_with_start_workflow(request)
 

@@ -322,7 +322,7 @@ class Outbox:
         return self._held
 
     def hook(self, details: WorkflowInstanceDetails) -> "RunOutbox":
-        """The hook of one run, for `orkestra.temporal.run_hooks.hooked()`."""
+        """The hook of one run, for `orkestra.temporal.run_hooks.with_run_hooks()`."""
         commands = RunCommands(self._limits, self._timer_threshold)
         info = details.info
         interruptions = self._interruptions.get(info.run_id, 0)
