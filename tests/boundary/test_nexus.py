@@ -19,6 +19,7 @@ from temporalio.worker import Interceptor as WorkerInterceptor
 
 from orkestra import ForbiddenOperationError
 from orkestra.temporal.guard import NexusTask, SharedQueues
+from orkestra.temporal.nexus_task import current_nexus_task, enter_nexus_task
 from tests.support.guarded_clients import GuardDesk
 from tests.support.names import Fresh
 from tests.workflows.nexus_caller import Backing, Caller, Desk
@@ -42,7 +43,8 @@ class Remembering(WorkerInterceptor):
 
 class RememberingInbound(NexusOperationInboundInterceptor):
     async def execute_nexus_operation_start(self, input: ExecuteNexusOperationStartInput) -> Any:
-        handled.set(NexusTask.of(input.ctx))
+        enter_nexus_task(input.ctx)
+        handled.set(current_nexus_task())
         return await super().execute_nexus_operation_start(input)
 
 

@@ -2,13 +2,13 @@
 
 Interceptors see what the SDK has hooks for. What it has none for (cancelling an external workflow,
 upserting memo and search attributes, whether the server took a task's result) can only be seen
-here. The SDK calls this interface unstable: a test pins what is used of it.
+here (T67). The SDK calls this interface unstable: a test pins what is used of it.
 """
 
 import contextvars
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
 
 from temporalio import workflow
 from temporalio.converter import SerializationContext, StorageDriverStoreContext
@@ -25,28 +25,24 @@ class RunHook(Protocol):
         """Called before the activation; context variables set here hold for all of it.
 
         Returns:
-            What the activation leads to, without the workflow and the hooks further in; None lets
-            it go on.
+            The result of the activation, without running the workflow and the hooks further in;
+            None runs them.
         """
 
     def after(self, completion: WorkflowActivationCompletion) -> None:
-        """Called with what the activation led to, which it may change."""
+        """Called with the result of the activation, which it may change."""
 
 
-class HookFactory(Protocol):
-    """Makes the hook of a run."""
-
-    def __call__(self, details: WorkflowInstanceDetails, /) -> RunHook:
-        """Make the hook; also called, with made-up details, when a workflow is validated."""
-        ...
+HookFactory: TypeAlias = Callable[[WorkflowInstanceDetails], RunHook]
+"""Makes the hook of a run; also called, with made-up details, when a workflow is validated."""
 
 
 def with_run_hooks(runner: WorkflowRunner, hooks: Sequence[HookFactory]) -> WorkflowRunner:
-    """The runner with the hooks around every run.
+    """Put hooks around every run of a runner.
 
     Args:
-        runner: Any runner; a sandboxed one stays one, because the SDK's debug mode asks for it,
-            and one that has hooks keeps just those.
+        runner: Any runner. A sandboxed one stays one, because the SDK's debug mode asks for it. One
+            that has hooks already is returned as it is.
         hooks: Factories of the hooks, the outermost first.
     """
     if not hooks or isinstance(runner, _HookedSandbox | _HookedRunner):

@@ -49,7 +49,6 @@ class TenantActivityInbound(ActivityInboundInterceptor):
         check: PlacementCheck,
         bind: BindClient | None,
     ) -> None:
-        """Read with the codec, ask the directory, and bind the client that the code may ask for."""
         super().__init__(next)
         self._codec = codec
         self._check = check
@@ -139,7 +138,6 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
         check: PlacementCheck,
         bind: BindClient | None,
     ) -> None:
-        """Read with the codec, ask the directory, and bind the client that the code may ask for."""
         super().__init__(next)
         self._codec = codec
         self._check = check

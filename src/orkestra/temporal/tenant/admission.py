@@ -121,12 +121,7 @@ def _kind_of(error: Exception) -> str:
 
 
 def recorded_refusal(activation: WorkflowActivation, marker: str) -> Refusal | None:
-    """The refusal that history has of the task that is replayed, or None.
-
-    Args:
-        activation: The first activation of the task.
-        marker: `REFUSED_RUN` or `REFUSED_COMMAND`.
-    """
+    """The refusal that a task's first activation repeats from history, or None."""
     for job in activation.jobs:
         patch = job.notify_has_patch.patch_id
         if patch.startswith(marker):
@@ -162,11 +157,7 @@ class PlacementCheck:
     ) -> Refusal | None:
         """Refuse an activity or Nexus operation that the directory does not allow here (B5).
 
-        Args:
-            tenant: Its tenant, if any.
-            namespace: Namespace of the worker.
-            task_queue: Queue of the worker.
-            is_start: Whether the work is not part of something older, as a workflow.
+        What is part of something older, as a workflow's activity, is no start.
         """
         if tenant is None or self.placements.is_open:
             return None
@@ -186,9 +177,6 @@ class LoopBridge:
     The SDK calls a workflow deadlocked two seconds after an activation began (T57). An answer that
     does not come in time fails the workflow task. The server tries that again, and the answer is
     there by then.
-
-    Args:
-        placements: The directory's answers.
     """
 
     _MAX_WAIT_SECONDS: Final = 1.0
@@ -210,12 +198,7 @@ class LoopBridge:
         self._placement = None
 
     def placement(self, tenant: str) -> Placement:
-        """The placement of the run's tenant, the same for all of an activation.
-
-        Raises:
-            UnknownTenantError: The directory does not know the tenant.
-            DirectoryUnavailableError: It gave no answer in time.
-        """
+        """The placement of the run's tenant, the same for all of an activation."""
         if self._placement is None:
             self._placement = self._placements.remembered(tenant) or self._ask(tenant)
         return self._placement
@@ -232,11 +215,7 @@ class LoopBridge:
     def wait_for(
         self, ask: Callable[[*_Args], Coroutine[Any, Any, _Answer]], *args: *_Args
     ) -> _Answer:
-        """Run a coroutine function on the event loop and wait for what it returns.
-
-        Raises:
-            DirectoryUnavailableError: It took too long.
-        """
+        """Run a coroutine function on the event loop and wait for what it returns."""
         left = self._started + self._ACTIVATION_SECONDS - time.monotonic()
         timeout = min(self._MAX_WAIT_SECONDS, left)
         if self._loop is None or timeout <= 0:
@@ -269,55 +248,38 @@ _FIRST_RUNS: Final = frozenset(
 )
 
 
+@dataclass(eq=False)
 class Admission:
-    """Decides whether a run may be worked on here.
+    """Decides whether a run may be worked on here."""
 
-    Args:
-        codec: Names and mode.
-        details: What the SDK knows of the run.
-        tenant: The run's tenant, if any.
-        check: The directory's answers, and the tenants that the worker serves.
-        bridge: Asks the directory.
-    """
-
-    def __init__(
-        self,
-        codec: TenantCodec,
-        details: WorkflowInstanceDetails,
-        tenant: str | None,
-        *,
-        check: PlacementCheck,
-        bridge: LoopBridge,
-    ) -> None:
-        self._codec = codec
-        self._details = details
-        self._info = details.info
-        self._tenant = tenant
-        self._check = check
-        self._bridge = bridge
+    codec: TenantCodec
+    details: WorkflowInstanceDetails
+    tenant: str | None
+    check: PlacementCheck
+    bridge: LoopBridge
 
     def refusal(self, activation: WorkflowActivation) -> Refusal | None:
         """Refuse the run of a tenant that is not served here, or whose first task may not run."""
-        refusal = self._check.unserved(self._tenant, self._info.task_queue)
+        refusal = self.check.unserved(self.tenant, self.details.info.task_queue)
         if refusal is not None:
             self._log(logging.ERROR, refusal)
-            count_misplaced(meter_of(self._details), self._codec.labels.of(self._tenant))
+            count_misplaced(meter_of(self.details), self.codec.labels.of(self.tenant))
             return refusal
         first = _first_task(activation)
-        if first is None or self._tenant is None:
+        if first is None or self.tenant is None:
             return None
-        refusal = self._ask(self._tenant, is_start=first.continued_initiator in _FIRST_RUNS)
+        refusal = self._ask(self.tenant, is_start=first.continued_initiator in _FIRST_RUNS)
         if refusal is not None:
             self._log(logging.WARNING, refusal)
-            meter_of(self._details).create_counter(
+            meter_of(self.details).create_counter(
                 "orkestra_refused_workflows", "Workflows that were refused on their first task"
-            ).add(1, {"kind": refusal.kind} | self._codec.labels.of(self._tenant))
+            ).add(1, {"kind": refusal.kind} | self.codec.labels.of(self.tenant))
         return refusal
 
     def _ask(self, tenant: str, *, is_start: bool) -> Refusal | None:
-        info = self._info
+        info = self.details.info
         try:
-            placement = self._bridge.placement(tenant)
+            placement = self.bridge.placement(tenant)
             placement.require_place(info.namespace, info.task_queue, is_start=is_start)
             placement.require_active()
         except _ERRORS as error:
@@ -330,7 +292,7 @@ class Admission:
         return None
 
     def _log(self, level: int, refusal: Refusal) -> None:
-        info = self._info
+        info = self.details.info
         _logger.log(level, "%s (ID %r, run %s)", refusal.problem, info.workflow_id, info.run_id)
 
 
@@ -343,45 +305,38 @@ def _first_task(activation: WorkflowActivation) -> InitializeWorkflow | None:
     return next(jobs, None)
 
 
+@dataclass(eq=False)
 class MigrationMetrics:
     """Counts the start and the messages of a run that have no tenant, in mode `optional`.
 
     A system that adopts Orkestra stays in that mode until these counts no longer grow.
-
-    Args:
-        codec: Names and mode.
-        details: What the SDK knows of the run.
-        tenant: The run's tenant, if any.
     """
 
-    def __init__(
-        self, codec: TenantCodec, details: WorkflowInstanceDetails, tenant: str | None
-    ) -> None:
-        self._header = codec.header
-        self._details = details
-        self._tenant = tenant
+    header: str
+    details: WorkflowInstanceDetails
+    tenant: str | None
 
     def count(self, activation: WorkflowActivation) -> None:
         """Count what is new in an activation."""
         for kind, name in self._untenanted(activation):
-            workflow_id = self._details.info.workflow_id
+            workflow_id = self.details.info.workflow_id
             _logger.info("%s %r without a tenant (ID %r)", kind, name, workflow_id)
-            count_untenanted(meter_of(self._details), kind)
+            count_untenanted(meter_of(self.details), kind)
 
     def _untenanted(self, activation: WorkflowActivation) -> Iterator[tuple[str, str]]:
         for job in activation.jobs:
             if job.HasField("query_workflow"):  # never replayed, whatever the activation says
-                if self._header not in job.query_workflow.headers:
+                if self.header not in job.query_workflow.headers:
                     yield "query", job.query_workflow.query_type
             elif not activation.is_replaying and (found := self._new(job)) is not None:
                 yield found
 
     def _new(self, job: WorkflowActivationJob) -> tuple[str, str] | None:
-        if job.HasField("initialize_workflow") and self._tenant is None:
+        if job.HasField("initialize_workflow") and self.tenant is None:
             return "workflow", job.initialize_workflow.workflow_type
-        if job.HasField("signal_workflow") and self._header not in job.signal_workflow.headers:
+        if job.HasField("signal_workflow") and self.header not in job.signal_workflow.headers:
             return "signal", job.signal_workflow.signal_name
-        if job.HasField("do_update") and self._header not in job.do_update.headers:
+        if job.HasField("do_update") and self.header not in job.do_update.headers:
             return "update", job.do_update.name
         return None
 

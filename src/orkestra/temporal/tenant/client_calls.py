@@ -36,12 +36,10 @@ class TenantClientOutbound(client.OutboundInterceptor):
         next: client.OutboundInterceptor,
         codec: TenantCodec,
         tenant: str | AllTenants | None,
-        *,
         placements: Placements,
         namespace: str | None,
-        on_refusal: OnRefusal | None = None,
+        on_refusal: OnRefusal | None,
     ) -> None:
-        """Act for the tenant; None means the tenant of the running code."""
         super().__init__(next)
         self._codec = codec
         self._tenant = tenant
@@ -50,11 +48,7 @@ class TenantClientOutbound(client.OutboundInterceptor):
         self._on_refusal = on_refusal
 
     def _apply(self, call: str, input: _Input, rule: _Rule[_Input] | None = None) -> None:
-        """Apply the rule of a call that starts nothing; without one, tenants may not make it.
-
-        Raises:
-            TenantError: The call may not be made so, or not by a tenant.
-        """
+        """Apply the rule of a call that starts nothing; without one, tenants may not make it."""
         try:
             tenant = self._acting_tenant(call, input)
             if tenant is not None and rule is None:
@@ -70,10 +64,6 @@ class TenantClientOutbound(client.OutboundInterceptor):
         """Apply the rule of a call that leads to new work, if the directory allows it.
 
         An operator is not stopped by a suspension here, but workers refuse what it starts (B17).
-
-        Raises:
-            TenantError: The call may not be made so, or not by this tenant now.
-            DirectoryUnavailableError: The directory gave no answer.
         """
         try:
             tenant = self._acting_tenant(call, input)

@@ -60,12 +60,7 @@ class Owners(Protocol):
 class TenantRunHook:
     """Sets the tenant for all code of a run, lets it begin, and verifies the commands it issues.
 
-    Args:
-        codec: Names and mode.
-        details: What the SDK knows of the run.
-        check: The directory's answers, and the tenants that the worker serves; None asks nothing,
-            as for a replayer.
-        owners: Looks up whose an external workflow is, where its ID does not say it.
+    Without a check, as for a replayer, it asks nothing.
     """
 
     def __init__(
@@ -87,11 +82,9 @@ class TenantRunHook:
         self._admission: Admission | None = None
         if check is not None and self._bridge is not None:
             if codec.settings.mode == "optional":
-                self._metrics = MigrationMetrics(codec, details, self._tenant)
+                self._metrics = MigrationMetrics(codec.header, details, self._tenant)
             if not fails_anyway:
-                self._admission = Admission(
-                    codec, details, self._tenant, check=check, bridge=self._bridge
-                )
+                self._admission = Admission(codec, details, self._tenant, check, self._bridge)
         self._verifier: CommandVerifier | None = None
         if self._tenant is not None:
             self._verifier = CommandVerifier(
@@ -150,15 +143,7 @@ _SYSTEM_ENDPOINTS: Final = "__temporal"
 
 
 class CommandVerifier:
-    """Holds the commands of one run to its tenant, with one method for each kind of command.
-
-    Args:
-        codec: Names and mode.
-        details: What the SDK knows of the run.
-        tenant: The run's tenant.
-        bridge: Asks the directory; None asks nothing.
-        owners: Looks up whose an external workflow is, where its ID does not say it.
-    """
+    """Holds the commands of one run to its tenant, with one method for each kind of command."""
 
     def __init__(
         self,
@@ -179,13 +164,7 @@ class CommandVerifier:
         self._is_replaying = True
 
     def verify(self, command: commands.WorkflowCommand, *, is_replaying: bool) -> None:
-        """Scope, place and verify a command.
-
-        Raises:
-            TenantMismatchError: It leaves the tenant.
-            DirectoryUnavailableError: The directory gave no answer.
-            UnknownTenantError: The directory does not know the tenant.
-        """
+        """Scope and place a command, or raise a `TenantMismatchError` if it leaves the tenant."""
         kind = command.WhichOneof("variant")
         verify = None if kind is None else COMMANDS.get(kind)
         if kind is not None and verify is not None:

@@ -48,9 +48,9 @@ class TenantCodec:
     Attributes:
         settings: Names and mode.
         labels: Metric labels; the default names no tenants.
-        header: Name of the Temporal header and memo field of the tenant.
-        nexus_header: Name of its Nexus header; those arrive in lower case (T7).
-        attribute: The search attribute of the tenant.
+        header: Name of the Temporal header and memo field.
+        nexus_header: Name of the Nexus header; those arrive in lower case (T7).
+        attribute: The search attribute.
         is_required: Whether work without a tenant is refused.
         has_global_ids: Whether IDs are left as they are given, and do not name their tenant.
     """
@@ -85,20 +85,12 @@ class TenantCodec:
         return {**headers, self.header: payload}
 
     def read_header(self, headers: Headers) -> str | None:
-        """The tenant in the headers, or None where there is none.
-
-        Raises:
-            TenantMismatchError: There is one, but it cannot be read.
-        """
+        """The tenant in the headers, or None where there is none; raises if it is unreadable."""
         payload = headers.get(self.header)
         return None if payload is None else _read(payload, f"header {self.header!r}")
 
     def read_memo(self, memo: Mapping[str, Payload]) -> str | None:
-        """The tenant in a raw memo, or None where there is none.
-
-        Raises:
-            TenantMismatchError: There is one, but it cannot be read.
-        """
+        """The tenant in a raw memo, or None where there is none; raises if it is unreadable."""
         payload = memo.get(self.header)
         return None if payload is None else _read(payload, f"memo {self.header!r}")
 
@@ -106,10 +98,7 @@ class TenantCodec:
         """The tenant that a run was started for, or None where it was started for none.
 
         The header of the start event decides, as nothing can change it (B10); without one, the
-        memo.
-
-        Raises:
-            TenantMismatchError: Header, memo, search attribute and ID disagree.
+        memo. Raises if header, memo, search attribute and ID disagree.
         """
         header = self.read_header(info.headers)
         memo = self.read_memo(info.raw_memo)
@@ -142,11 +131,7 @@ class TenantCodec:
         return {**others, self.nexus_header: tenant}
 
     def read_nexus_headers(self, headers: Mapping[str, str]) -> str | None:
-        """The tenant in a Nexus operation's headers; None where it may be and is missing.
-
-        Raises:
-            TenantMismatchError: It is missing or malformed, or there are two.
-        """
+        """The tenant in a Nexus operation's headers; None where it is missing and may be."""
         found = {value for name, value in headers.items() if name.lower() == self.nexus_header}
         if not found and not self.is_required:
             return None
@@ -187,13 +172,7 @@ class TenantCodec:
         return stamped
 
     def fair(self, priority: Priority, tenant: str, record: TenantRecord) -> Priority:
-        """The priority of what a client starts: the tenant as fairness key, its own weight (B13).
-
-        Args:
-            priority: What the caller set.
-            tenant: The fairness key to be.
-            record: The tenant's weight, and the smallest priority key that it may use.
-        """
+        """The priority of what a client starts: the tenant as fairness key, its weight (B13)."""
         if not self.settings.fairness:
             return priority
         key = priority.priority_key
@@ -206,11 +185,8 @@ class TenantCodec:
     def fair_inside(self, priority: Priority, tenant: str, inherited: Priority) -> Priority:
         """The priority of what a workflow starts, whose urgency is bounded with its command.
 
-        Args:
-            priority: What workflow code set.
-            tenant: The fairness key to be.
-            inherited: The workflow's own, whose fields the server fills in where `priority` has
-                none (T2): the weight, too, which came from the directory.
+        The server fills in what it lacks from the workflow's own (T2): the weight, too, which came
+        from the directory.
         """
         is_inherited = inherited.fairness_key == tenant
         is_untouched = priority.fairness_key is None and priority.fairness_weight is None
@@ -228,11 +204,7 @@ class TenantCodec:
         return not self.has_global_ids and tenant is not None and owner_of(server_id) == tenant
 
     def check_owner(self, tenant: str, server_id: str) -> None:
-        """Refuse an ID whose prefix names another tenant; global IDs name none.
-
-        Raises:
-            TenantMismatchError: It does.
-        """
+        """Raise if an ID's prefix names another tenant; global IDs name none."""
         owner = None if self.has_global_ids else owner_of(server_id)
         if owner is not None and owner != tenant:
             raise _contradiction("ID", owner, tenant)

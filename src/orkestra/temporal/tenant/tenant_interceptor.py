@@ -1,6 +1,7 @@
-"""The two ends of the tenant interceptor."""
+"""The tenant interceptor: what a client and what a worker install."""
 
 from collections.abc import Callable, Collection
+from functools import partial
 
 from temporalio import client, worker
 
@@ -43,7 +44,7 @@ class TenantInterceptor(client.Interceptor):
             tenant: The tenant that the client is bound to; None means `current_tenant()`.
             placements: Asked before each start; None lets every tenant start work, anywhere.
             namespace: Namespace of the client; None compares it with nothing.
-            labels: What is counted under; None names no tenants.
+            labels: Metric labels; None names no tenants.
             on_refusal: Called with each call that is refused here, and why.
         """
         self._codec = TenantCodec(settings or TenancySettings(), labels or TenantLabels())
@@ -55,12 +56,7 @@ class TenantInterceptor(client.Interceptor):
     def intercept_client(self, next: client.OutboundInterceptor) -> client.OutboundInterceptor:
         """See base class."""
         return TenantClientOutbound(
-            next,
-            self._codec,
-            self._tenant,
-            placements=self._placements,
-            namespace=self._namespace,
-            on_refusal=self._on_refusal,
+            next, self._codec, self._tenant, self._placements, self._namespace, self._on_refusal
         )
 
 
@@ -84,10 +80,10 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
 
         Args:
             settings: Names and mode; None means the defaults.
-            placements: Asked what is let in, and where; None lets every tenant in, anywhere.
-            tenants: The tenants to serve, where no others may come; None means all.
+            placements: The directory's answers; None admits every tenant, anywhere.
+            tenants: The tenants to serve, on queues that are theirs alone; None means all.
             bind: Makes the client that an activity's code may ask for; None leaves the worker's.
-            labels: What is counted under; None names no tenants.
+            labels: Metric labels; None names no tenants.
         """
         self._bind_client = bind
         self._codec = TenantCodec(settings or TenancySettings(), labels or TenantLabels())
@@ -117,17 +113,13 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
     def hook_factory(
         self, owners: Owners | None
     ) -> Callable[[worker.WorkflowInstanceDetails], TenantRunHook]:
-        """Make what makes the hooks that see runs, for the runner's wrapper.
+        """Factory of the hooks around a worker's runs.
 
         Args:
             owners: Looks up whose a workflow is, where IDs do not say it; None asks nobody.
         """
-
-        def run_hook(details: worker.WorkflowInstanceDetails) -> TenantRunHook:
-            return TenantRunHook(self._codec, details, check=self._check, owners=owners)
-
-        return run_hook
+        return partial(TenantRunHook, self._codec, check=self._check, owners=owners)
 
     def replay_hook(self, details: worker.WorkflowInstanceDetails) -> TenantRunHook:
-        """The same for a replayer, which asks nothing."""
+        """The hook of a replayed run, which asks nothing."""
         return TenantRunHook(self._codec, details)

@@ -90,7 +90,6 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
     """Carries the tenant into everything a workflow starts or signals."""
 
     def __init__(self, next: WorkflowOutboundInterceptor, run: "_RunTenant") -> None:
-        """Carry the tenant of the run."""
         super().__init__(next)
         self._run = run
         self._codec = run.codec
@@ -110,7 +109,6 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
 
     def start_activity(self, input: StartActivityInput) -> workflow.ActivityHandle[Any]:
         self._stamp(input)
-        self._prioritise(input)
         return super().start_activity(input)
 
     def start_local_activity(self, input: StartLocalActivityInput) -> workflow.ActivityHandle[Any]:
@@ -122,7 +120,6 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
         self, input: StartChildWorkflowInput
     ) -> workflow.ChildWorkflowHandle[Any, Any]:
         self._stamp(input)
-        self._prioritise(input)
         input.id = self._scope(input.id)
         return await super().start_child_workflow(input)
 
@@ -161,6 +158,9 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
             return
         try:
             call.headers = codec.stamp_headers(call.headers, tenant)
+            if isinstance(call, StartActivityInput | StartChildWorkflowInput):
+                inherited = workflow.info().priority
+                call.priority = codec.fair_inside(call.priority, tenant, inherited)
             if isinstance(call, StartChildWorkflowInput):
                 call.search_attributes = codec.stamp_attributes(call.search_attributes, tenant)
                 call.memo = codec.stamp_memo(call.memo, tenant)
@@ -172,12 +172,6 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
                     call.memo = codec.stamp_memo(call.memo, tenant)
         except TenantMismatchError as error:
             raise _refusal(TENANT_MISMATCH, str(error)) from error
-
-    def _prioritise(self, call: StartActivityInput | StartChildWorkflowInput) -> None:
-        tenant = self._run.tenant
-        if tenant is not None:
-            inherited = workflow.info().priority
-            call.priority = self._codec.fair_inside(call.priority, tenant, inherited)
 
     def _scope(self, workflow_id: str) -> str:
         """Scope as this run's own ID is, so that an unscoped run replays without the plugin."""
@@ -205,11 +199,7 @@ class _RunTenant:
 
     @property
     def tenant(self) -> str | None:
-        """The run's tenant; None where it has none and need not.
-
-        Raises:
-            ApplicationError: The run is refused.
-        """
+        """The run's tenant, or None where it has none and need not; raises if it is refused."""
         if not self._is_read:
             self._is_read = True
             try:
