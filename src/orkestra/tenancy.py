@@ -8,11 +8,11 @@ ContextVar holds the tenant: the interceptors set it in workflows, handlers and 
 import json
 import re
 import unicodedata
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, TypeGuard, final
+from typing import Final, TypeGuard, final
 
 from orkestra.errors import (
     InvalidIdError,
@@ -20,9 +20,6 @@ from orkestra.errors import (
     TenantMismatchError,
     TenantRequiredError,
 )
-
-if TYPE_CHECKING:
-    from temporalio.api.common.v1 import Payload
 
 MAX_TENANT_LENGTH: Final = 63
 """A tenant ID is also a fairness key, which the server limits to 64 bytes (T25)."""
@@ -225,10 +222,9 @@ def tenant_as_json(tenant: str) -> bytes:
     return b'"%b"' % tenant.encode()
 
 
-def tenant_in_payload(payload: "Payload") -> str | None:
+def tenant_in_payload(metadata: Mapping[str, bytes], data: bytes) -> str | None:
     """The tenant that a header's or memo's payload names, or None where it cannot be read."""
-    data = payload.data
-    is_plain = len(data) <= _MAX_JSON_BYTES and payload.metadata.get("encoding") == PLAIN_JSON
+    is_plain = len(data) <= _MAX_JSON_BYTES and metadata.get("encoding") == PLAIN_JSON
     return _tenant_in_json(data) if is_plain else None
 
 

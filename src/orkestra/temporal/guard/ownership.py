@@ -231,7 +231,9 @@ class Owners:
 
     def _read(self, fields: Mapping[str, Payload]) -> str | None:
         payload = fields.get(self._header)
-        return None if payload is None else tenant_in_payload(payload)
+        if payload is None:
+            return None
+        return tenant_in_payload(payload.metadata, payload.data)
 
 
 def _activity_key(activity_id: str) -> str:

@@ -211,7 +211,7 @@ class TenantCodec:
 
 
 def _read(payload: Payload, where: str) -> str:
-    tenant = tenant_in_payload(payload)
+    tenant = tenant_in_payload(payload.metadata, payload.data)
     if tenant is None:
         msg = f"the tenant in {where} cannot be read: it must be a tenant ID in plain JSON"
         raise TenantMismatchError(msg)
