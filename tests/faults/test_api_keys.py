@@ -161,8 +161,8 @@ def no_key() -> str:
     [
         ({"api_key_file": Path("no/such/file")}, "'no/such/file' cannot be read: No such file"),
         ({"api_key": no_key}, "the function temporal.api_key raised OSError"),
-        ({"api_key": lambda: ""}, "it must be a line of printable ASCII"),
-        ({"api_key": lambda: None}, "it must be a line of printable ASCII"),
+        ({"api_key": lambda: ""}, "it must be one line of printable ASCII"),
+        ({"api_key": lambda: None}, "it must be one line of printable ASCII"),
     ],
 )
 async def test_a_connection_without_the_key_it_should_have_is_not_tried(source, message):

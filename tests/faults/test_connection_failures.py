@@ -288,10 +288,10 @@ DAMAGED = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("", "holds no PEM certificate"),
-        ("not a certificate", "holds no PEM certificate"),
-        ("\x00\x80\udcff", "holds no PEM certificate"),
-        (DAMAGED, "holds a certificate that is damaged"),
+        ("", "has no PEM certificate"),
+        ("not a certificate", "has no PEM certificate"),
+        ("\x00\x80\udcff", "has no PEM certificate"),
+        (DAMAGED, "has a damaged certificate"),
     ],
 )
 async def test_a_file_that_holds_no_certificate_is_named(

@@ -88,8 +88,8 @@ async def test_a_proxy_leads_to_a_name_that_only_it_knows_and_that_moves(dev_ser
 @pytest.mark.parametrize(
     ("password", "names", "reason", "words"),
     [
-        ("wrong", {NAME: "127.0.0.1:1"}, Reason.UNAUTHENTICATED, "another user or password"),
-        ("s3cret", {}, Reason.UNAVAILABLE, "the proxy does not get through"),
+        ("wrong", {NAME: "127.0.0.1:1"}, Reason.UNAUTHENTICATED, "rejects the user or password"),
+        ("s3cret", {}, Reason.UNAVAILABLE, "the proxy cannot reach this address"),
     ],
 )
 async def test_a_proxy_that_refuses_is_told_from_a_server_that_does(

@@ -8,6 +8,7 @@ import os
 import socket
 import weakref
 from collections.abc import Awaitable, Sequence
+from dataclasses import asdict
 from functools import cache, partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -102,8 +103,8 @@ class TemporalConnectionManager:
         """What the connections of this manager are doing, without asking the server."""
         shared = list(self._shared.values())
         connections = [each for each in (*shared, *self._dedicated) if not each.is_closed]
-        return ConnectionStatistics.of(
-            self._counters,
+        return ConnectionStatistics(
+            **asdict(self._counters),
             state=self._state([each.state for each in shared]),
             connections=len(connections),
             calls_in_flight=sum(each.calls_in_flight for each in connections),

@@ -201,7 +201,7 @@ def _make(client: Client, *, workflows: Sequence[type], **options: Any) -> Worke
         raise ConfigurationError(msg) from error
     service = unguarded_service(worker.client)
     if isinstance(service, ManagedServiceClient):
-        service.connection.made(worker)
+        service.connection.add_worker(worker)
     return worker
 
 

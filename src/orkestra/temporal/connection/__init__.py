@@ -1,15 +1,17 @@
-"""Connections to the Temporal service: opened with patience, shared by many, closed for good.
+"""Connections to the Temporal service: opened with retries, shared by many clients, and closed.
 
-The SDK fails at once where the service is not there yet, and has no way to close a connection that
-somebody still holds. Both are mended here.
+The SDK fails at once where the service is not up yet, and cannot close a connection that somebody
+still refers to.
 """
 
 from orkestra.temporal.connection.connect import open_connection, verify_namespace
-from orkestra.temporal.connection.connection import Connection, ManagedServiceClient, require_idle
-from orkestra.temporal.connection.load import (
+from orkestra.temporal.connection.connection import (
+    Connection,
     ConnectionCounters,
     ConnectionState,
     ConnectionStatistics,
+    ManagedServiceClient,
+    require_idle,
 )
 from orkestra.temporal.connection.single_flight import SingleFlight
 

@@ -1,15 +1,11 @@
-"""Opening a connection: try again while that can help, and say why where it cannot.
-
-Asking a server about TLS, once it has hung up without saying why.
-
-Servers in Go, Temporal's among them, answer plain text on a TLS port by closing the connection;
-some close it as silently on clients without a certificate. Both look like a server that is not
-ready yet, and trying again would never end well.
-
-Why the SDK could not connect: the one place that reads its error texts.
+"""Opening a connection: retry while that can help, and explain the failure where it cannot.
 
 For a failed connection the SDK raises a bare RuntimeError, ValueError or AssertionError around a
-text of its core; there is nothing else to go by. A test pins the wording.
+text of its core, so `classify()` has to read these texts; nothing else does, and a test pins them.
+
+Servers in Go, Temporal's among them, answer plain text on a TLS port by closing the connection, and
+some close it without a word on clients that have no certificate. Both look like a server that is
+not ready yet, which would be retried in vain. `probe_tls()` tells them apart.
 """
 
 import asyncio
@@ -36,48 +32,310 @@ from tenacity import (
 )
 
 from orkestra.config import TemporalSettings
-from orkestra.errors import ConnectionFailedError, ConnectionFailureReason, OrkestraError
+from orkestra.errors import ConnectionFailedError, OrkestraError
 from orkestra.errors import ConnectionFailureReason as Reason
 from orkestra.temporal._sdk import is_core_client_released
 from orkestra.temporal.connection.config import (
-    BadApiKeyError,
-    BadCertificateError,
+    BadCredentialsError,
+    CredentialRotation,
     connect_config,
     has_changing_credentials,
-    reason_of,
     uses_tls,
 )
-from orkestra.temporal.connection.connection import Connection, Rotation
-from orkestra.temporal.connection.load import ConnectionCounters, Load
+from orkestra.temporal.connection.connection import Backpressure, Connection, ConnectionCounters
+
+_logger: Final = logging.getLogger("orkestra.temporal.connection")
+_FIRST_WAIT_SECONDS: Final = 0.1
+_LONGEST_WAIT_SECONDS: Final = 3.0
+_TLS_PROBE_SECONDS: Final = 2.0
+_CORE_RELEASE_SECONDS: Final = 0.25
+_CORE_RELEASE_CHECK_SECONDS: Final = 0.001
+
+
+async def open_connection(
+    settings: TemporalSettings,
+    *,
+    namespace: str | None = None,
+    runtime: Runtime | None = None,
+    plugins: Sequence[Plugin] = (),
+    counters: ConnectionCounters | None = None,
+) -> Connection:
+    """Connect to the Temporal service, and retry until `temporal.connect_deadline`.
+
+    Failures that may end by themselves (nothing listens, unknown host, reset, unavailable, no
+    answer) are retried after random, growing waits; others fail at once. Each failed attempt is one
+    log line.
+
+    Args:
+        settings: Address of the service, credentials and time limits.
+        namespace: Namespace to look for if `verify_namespace` is set; None means the settings'.
+        runtime: Runtime of the SDK's core; None means its default one.
+        plugins: Plugins of the SDK whose `connect_service_client` is called.
+        counters: Where attempts, calls and rotations are counted; None means new ones.
+
+    Returns:
+        An open connection, to be closed by the caller.
+
+    Raises:
+        ConnectionFailedError: It could not be opened.
+
+    Example:
+        ```python
+        connection = await open_connection(TemporalSettings(address="localhost:7233"))
+        client = Client(connection.service_client, namespace="default")
+        ```
+    """
+    if not settings.verify_namespace:
+        namespace = None
+    elif namespace is None:
+        namespace = settings.namespace
+    counters = counters or ConnectionCounters()
+    attempts = _ConnectAttempts(settings, namespace, plugins, counters)
+    config = await attempts.configure(runtime)
+    connection = await attempts.run(config)
+    if settings.credentials_refresh and has_changing_credentials(settings):
+        rotation = CredentialRotation(
+            connection,
+            settings,
+            runtime,
+            config=config,
+            reopen=lambda changed: _ConnectAttempts(settings, None, plugins, counters).run(changed),
+            counters=counters,
+        )
+        connection.rotate_with(rotation)
+    return connection
+
+
+async def verify_namespace(connection: Connection, namespace: str, *, timeout: timedelta) -> None:
+    """Check that a namespace exists.
+
+    Args:
+        connection: An open connection.
+        namespace: Its name.
+        timeout: How long the SDK may retry.
+
+    Raises:
+        ConnectionFailedError: It does not exist, or the service does not answer.
+        ConnectionClosedError: The connection was closed.
+    """
+    started = time.monotonic()
+    try:
+        await _describe(connection, namespace, timeout=timeout, retry=True)
+    except RPCError as error:
+        elapsed = timedelta(seconds=time.monotonic() - started)
+        address = connection.address
+        raise _error(_namespace_failure(error, namespace), address, 1, elapsed) from error
+
+
+class _AttemptFailed(Exception):  # noqa: N818 - it never leaves this module
+    """One attempt failed; the SDK's error is the cause."""
+
+    def __init__(self, failure: "Failure", *, by_deadline: bool) -> None:
+        super().__init__(failure.explanation)
+        self.failure = failure
+        self.by_deadline = by_deadline
+
+
+class _ConnectAttempts:
+    """The attempts to open one connection."""
+
+    def __init__(
+        self,
+        settings: TemporalSettings,
+        namespace: str | None,
+        plugins: Sequence[Plugin],
+        counters: ConnectionCounters,
+    ) -> None:
+        self._settings = settings
+        self._namespace = namespace
+        self._plugins = plugins
+        self._counters = counters
+        self._attempts = 0
+        self._previous: _AttemptFailed | None = None
+        self._started = time.monotonic()
+
+    async def configure(self, runtime: Runtime | None) -> ConnectConfig:
+        try:
+            return await connect_config(self._settings, runtime)
+        except BadCredentialsError as error:
+            raise self._error(Failure(error.reason, str(error))) from error.__cause__
+
+    async def run(self, config: ConnectConfig) -> Connection:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(_is_transient),
+            wait=wait_random_exponential(multiplier=_FIRST_WAIT_SECONDS, max=_LONGEST_WAIT_SECONDS),
+            stop=stop_before_delay(self._settings.connect_deadline),
+            before_sleep=self._log_wait,
+            reraise=True,
+        )
+        try:
+            return await retrying(self._attempt, config)
+        except _AttemptFailed as failed:
+            self._log(failed.failure, "giving up")
+            # An attempt that the deadline cut short says less than the attempt before it.
+            reported = self._previous if failed.by_deadline and self._previous else failed
+            raise self._error(reported.failure) from reported.__cause__
+
+    async def _attempt(self, template: ConnectConfig) -> Connection:
+        self._attempts += 1
+        self._counters.attempts += 1
+        config = replace(template)  # plugins may change theirs
+        allowed, remaining = self._settings.connect_timeout.total_seconds(), self._remaining()
+        try:
+            async with asyncio.timeout(min(allowed, remaining)):
+                return await self._connect(config)
+        except OrkestraError:
+            raise
+        except Exception as error:
+            self._counters.failed_attempts += 1
+            by_deadline = isinstance(error, TimeoutError) and remaining < allowed
+            failure = await self._failure(error, config)
+            raise _AttemptFailed(failure, by_deadline=by_deadline) from error
+
+    async def _connect(self, config: ConnectConfig) -> Connection:
+        sdk_client = await _connect_method(self._plugins)(config)
+        backpressure = Backpressure(
+            limit=self._settings.max_waiting_calls,
+            silence=self._settings.call_retry_deadline / 2,
+            counters=self._counters,
+        )
+        address = self._settings.address
+        connection = Connection(sdk_client, address=address, backpressure=backpressure)
+        try:
+            await _wait_for_core_release(sdk_client)
+            if self._namespace is not None:
+                timeout = self._settings.connect_timeout
+                await _describe(connection, self._namespace, timeout=timeout, retry=False)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def _failure(self, error: Exception, config: ConnectConfig) -> "Failure":
+        if isinstance(error, RPCError) and self._namespace is not None:
+            return _namespace_failure(error, self._namespace)
+        failure = classify(error)
+        if failure.is_hang_up and config.http_connect_proxy_config is None:
+            timeout = min(_TLS_PROBE_SECONDS, self._remaining())
+            answer = await probe_tls(self._settings.address, timeout=timeout)
+            if answer.speaks_tls and not uses_tls(config):
+                return WANTS_TLS
+            if answer.asks_for_certificate:
+                tls = config.tls
+                has_one = isinstance(tls, TLSConfig) and tls.client_cert is not None
+                return MAY_REFUSE_CERTIFICATE if has_one else WANTS_CERTIFICATE
+        return failure
+
+    def _remaining(self) -> float:
+        until = self._started + self._settings.connect_deadline.total_seconds()
+        return max(0.0, until - time.monotonic())
+
+    def _log_wait(self, state: RetryCallState) -> None:
+        error = state.outcome and state.outcome.exception()
+        if isinstance(error, _AttemptFailed):
+            self._previous = error
+            self._log(error.failure, f"trying again in {state.upcoming_sleep:.2f} s")
+
+    def _log(self, failure: "Failure", next_step: str) -> None:
+        _logger.warning(
+            "Attempt %d to connect to Temporal at %s failed, %s: %s; %s",
+            self._attempts,
+            self._settings.address,
+            failure.reason,
+            failure.explanation,
+            next_step,
+        )
+
+    def _error(self, failure: "Failure") -> ConnectionFailedError:
+        elapsed = timedelta(seconds=time.monotonic() - self._started)
+        return _error(failure, self._settings.address, self._attempts, elapsed)
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, _AttemptFailed) and error.failure.reason.is_transient
+
+
+def _connect_method(
+    plugins: Sequence[Plugin],
+) -> Callable[[ConnectConfig], Awaitable[ServiceClient]]:
+    """Wrap the SDK's `connect` in the plugins, in the order of `Client.connect()`."""
+
+    def around(
+        plugin: Plugin, inner: Callable[[ConnectConfig], Awaitable[ServiceClient]]
+    ) -> Callable[[ConnectConfig], Awaitable[ServiceClient]]:
+        return lambda config: plugin.connect_service_client(config, inner)
+
+    connect: Callable[[ConnectConfig], Awaitable[ServiceClient]] = ServiceClient.connect
+    for plugin in reversed(plugins):
+        connect = around(plugin, connect)
+    return connect
+
+
+async def _wait_for_core_release(sdk_client: ServiceClient) -> None:
+    """Wait until the core's threads have released their reference to a client just connected.
+
+    They do so with the next call into the core. Where no call follows, the socket of a dropped
+    connection stays open: one in ten that had not been used.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CORE_RELEASE_SECONDS):
+            while not is_core_client_released(sdk_client):  # noqa: ASYNC110 - the core has no event for it
+                await asyncio.sleep(_CORE_RELEASE_CHECK_SECONDS)
+
+
+async def _describe(
+    connection: Connection, namespace: str, *, timeout: timedelta, retry: bool
+) -> None:
+    request = DescribeNamespaceRequest(namespace=namespace)
+    service = connection.service_client.workflow_service
+    await service.describe_namespace(request, retry=retry, timeout=timeout)
+
+
+def _namespace_failure(error: RPCError, namespace: str) -> "Failure":
+    if error.status is not RPCStatusCode.NOT_FOUND:
+        return classify(error)
+    return Failure(
+        Reason.NAMESPACE_NOT_FOUND,
+        f"namespace {namespace!r} does not exist: create it, or name another",
+    )
+
+
+def _error(
+    failure: "Failure", address: str, attempts: int, elapsed: timedelta
+) -> ConnectionFailedError:
+    spent = f" ({attempts} attempts, {elapsed.total_seconds():.1f} s)" if attempts > 1 else ""
+    return ConnectionFailedError(
+        f"cannot connect to Temporal at {address!r}: {failure.explanation}{spent}",
+        reason=failure.reason,
+        address=address,
+        attempts=attempts,
+        elapsed=elapsed,
+    )
+
 
 _CERTIFICATE_REQUEST: Final = 13  # of the messages of a handshake, in TLS 1.2 and 1.3
 
 
 @dataclass(slots=True)
 class TlsAnswer:
-    """What a server does when somebody wants to speak TLS with it.
-
-    Attributes:
-        speaks_tls: It has answered the handshake.
-        asks_for_certificate: It has asked for the client's certificate.
-    """
+    """Answer of a server to the start of a TLS handshake."""
 
     speaks_tls: bool = False
     asks_for_certificate: bool = False
 
 
 async def probe_tls(address: str, *, timeout: float) -> TlsAnswer:
-    """Begin a TLS handshake with a server; nothing else is sent to it.
+    """Start a TLS handshake with a server, and send nothing else.
 
     Args:
-        address: `host:port`; an IPv6 host stands in brackets.
-        timeout: How many seconds to wait for the answer.
+        address: `host:port`; an IPv6 host is in brackets.
+        timeout: Seconds to wait for the answer.
     """
     host, _, port = address.rpartition(":")
     answer = TlsAnswer()
     try:
         async with asyncio.timeout(timeout):
-            context = _listening_context(answer)
+            context = _observing_context(answer)
             _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
     except (OSError, ValueError):  # TimeoutError and SSLError are kinds of OSError
         return answer
@@ -88,47 +346,31 @@ async def probe_tls(address: str, *, timeout: float) -> TlsAnswer:
     return answer
 
 
-def _listening_context(answer: TlsAnswer) -> ssl.SSLContext:
+def _observing_context(answer: TlsAnswer) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # who it is does not matter, nothing is entrusted to it
+    context.verify_mode = ssl.CERT_NONE  # its identity does not matter: no secret is sent
     context.set_alpn_protocols(["h2"])
 
-    def listen(*message: Any) -> None:
+    def observe(*message: Any) -> None:
         _, direction, _, _, kind, _ = message
         if direction == "read" and kind == _CERTIFICATE_REQUEST:
             answer.speaks_tls = answer.asks_for_certificate = True
 
-    # There is no public way to hear of it. Where it goes away, such servers are tried again.
+    # Nothing public shows the request. Without it such servers are only tried again.
     with suppress(AttributeError):
-        context._msg_callback = listen  # type: ignore[attr-defined] # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+        context._msg_callback = observe  # type: ignore[attr-defined] # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     return context
-
-
-_RELEASE_TIMEOUT: Final = timedelta(milliseconds=250)
-_RELEASE_CHECK_SECONDS: Final = 0.001
-
-
-async def wait_for_core_release(sdk_client: ServiceClient) -> None:
-    """Wait until the core's threads have released their reference to a client just connected.
-
-    They do so with the next call into the core. Where no call follows, the socket of a dropped
-    connection stays open: one in ten that had not been used.
-    """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_RELEASE_TIMEOUT.total_seconds()):
-            while not is_core_client_released(sdk_client):  # noqa: ASYNC110 - the core has no event for it
-                await asyncio.sleep(_RELEASE_CHECK_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why one attempt failed.
+    """Reason of one failed attempt.
 
     Attributes:
-        reason: What kind of failure it was.
-        explanation: What happened and how to mend it, to stand behind a colon.
-        is_hang_up: The server gave up talking to us, as one does that expects TLS.
+        reason: Kind of failure.
+        explanation: Cause and remedy, for a message that ends with them.
+        is_hang_up: The server closed the connection, as one does that expects TLS.
     """
 
     reason: Reason
@@ -137,18 +379,18 @@ class Failure:
 
 
 WANTS_TLS: Final = Failure(Reason.TLS, "the server expects TLS: configure temporal.tls")
-"""Of a server that hung up on plain text, and then answered a TLS handshake."""
+"""The server closed a plain-text connection, and then answered a TLS handshake."""
 
 WANTS_CERTIFICATE: Final = Failure(
     Reason.TLS,
     "the server expects a client certificate: configure tls.client_cert and tls.client_key",
 )
-"""Of a server that hung up, and asks for a client's certificate, of which there is none."""
+"""The server closed the connection and requests a client certificate; none is configured."""
 
 MAY_REFUSE_CERTIFICATE: Final = Failure(
     Reason.RESET, "the server closes the connection; it may be starting, or refuse tls.client_cert"
 )
-"""Of a server that hung up after it has asked for a client's certificate and got one."""
+"""The server closed the connection after it requested a client certificate and got one."""
 
 _NO_ANSWER: Final = Failure(Reason.TIMED_OUT, "no answer: check the address and the firewalls")
 _HUNG_UP: Final = Failure(
@@ -156,23 +398,26 @@ _HUNG_UP: Final = Failure(
     "the server closes the connection; it may be starting",
     is_hang_up=True,
 )
-_NO_TEMPORAL: Final = "what answers there is not a Temporal server"
+_NO_TEMPORAL: Final = "the server at this address is not a Temporal server"
 _NOT_GRPC: Final = Failure(Reason.OTHER, _NO_TEMPORAL, is_hang_up=True)
 _BAD_KEY: Final = Failure(
     Reason.BAD_CERTIFICATE, "tls.client_key is not a PEM private key without a password"
 )
 
-# A mark in the SDK's text and what it means; the first that is found counts.
+# Parts of the SDK's texts; the first that is found counts.
 _BEFORE_SENDING: Final = (
     ("invalid target URL", Failure(Reason.BAD_ADDRESS, "the address is malformed")),
     ("Invalid URI", Failure(Reason.BAD_ADDRESS, "the address or tls.server_name is malformed")),
-    ("Invalid headers", Failure(Reason.OTHER, "grpc_meta holds what gRPC does not allow")),
+    (
+        "Invalid headers",
+        Failure(Reason.OTHER, "grpc_meta has a key or value that gRPC does not allow"),
+    ),
     (
         "across forks",
         Failure(
             Reason.OTHER,
-            "Temporal's runtime was started before this process was forked, and does not survive"
-            " that: pass a Runtime made in this process, or start processes by spawn",
+            "Temporal's runtime was started before this process was forked, and does not work in"
+            " the fork: pass a Runtime made in this process, or start processes with spawn",
         ),
     ),
     (
@@ -183,30 +428,30 @@ _BEFORE_SENDING: Final = (
     ("failed to parse private key", _BAD_KEY),
     (
         "NoCertificatesPresented",
-        Failure(Reason.BAD_CERTIFICATE, "tls.client_cert holds no PEM certificate"),
+        Failure(Reason.BAD_CERTIFICATE, "tls.client_cert has no PEM certificate"),
     ),
     (
         "Error(Transport, InvalidCertificate(",
-        Failure(Reason.BAD_CERTIFICATE, "tls.client_cert holds a damaged certificate"),
+        Failure(Reason.BAD_CERTIFICATE, "tls.client_cert has a damaged certificate"),
     ),
 )
 
 _PROXY: Final = (
     (
         "CONNECT call failed with status: 407",
-        Failure(Reason.UNAUTHENTICATED, "the proxy wants another user or password"),
+        Failure(Reason.UNAUTHENTICATED, "the proxy rejects the user or password"),
     ),
     (
         "CONNECT call failed with status: 403",
-        Failure(Reason.PERMISSION_DENIED, "the proxy does not let anybody through to there"),
+        Failure(Reason.PERMISSION_DENIED, "the proxy does not allow connections to this address"),
     ),
     (
         "CONNECT call failed with status: ",
-        Failure(Reason.UNAVAILABLE, "the proxy does not get through to there"),
+        Failure(Reason.UNAVAILABLE, "the proxy cannot reach this address"),
     ),
     (
         "client error (Connect)\n\nCaused by:\n    Connection refused",
-        Failure(Reason.REFUSED, "nothing listens at the address of the proxy"),
+        Failure(Reason.REFUSED, "nothing listens at the address of the proxy: is it running?"),
     ),
     (
         "client error (Connect)\n\nCaused by:\n    failed to lookup",
@@ -243,11 +488,14 @@ _ON_THE_WAY: Final = (
         "AlertReceived(",
         Failure(Reason.TLS, "the server refuses this client's TLS: check tls.client_cert"),
     ),
-    ("H2NotNegotiated", Failure(Reason.TLS, "the server speaks TLS, but not HTTP/2 below it")),
-    ("PeerIncompatible(", Failure(Reason.TLS, "the server has no version of TLS in common")),
-    ("InvalidMessage(", Failure(Reason.TLS, "the server's TLS makes no sense")),
+    ("H2NotNegotiated", Failure(Reason.TLS, "the server speaks TLS, but not HTTP/2")),
+    ("PeerIncompatible(", Failure(Reason.TLS, "the server supports no TLS version of this client")),
+    ("InvalidMessage(", Failure(Reason.TLS, "the server sends invalid TLS messages")),
     ('"dns error"', Failure(Reason.UNKNOWN_HOST, "the host is unknown: check the address and DNS")),
-    ("ConnectionRefused", Failure(Reason.REFUSED, "nothing listens there: is the server up?")),
+    (
+        "ConnectionRefused",
+        Failure(Reason.REFUSED, "nothing listens at this address: is the server running?"),
+    ),
     ("TimedOut", _NO_ANSWER),
     ("HostUnreachable", Failure(Reason.UNAVAILABLE, "there is no route to the host")),
     ("NetworkUnreachable", Failure(Reason.UNAVAILABLE, "there is no route to the network")),
@@ -278,22 +526,22 @@ _STATUS_TEXT: Final = re.compile(r"call error after connection: Status \{ code: 
 
 
 def classify(error: Exception) -> Failure:
-    """Say why an attempt to connect failed.
+    """Explain why an attempt to connect failed.
 
     Args:
-        error: What the SDK, or a time-out around it, raised.
+        error: Error of the SDK, or of a time-out around it.
     """
     if isinstance(error, RPCError):
         return _from_status(error.status.name)
     if isinstance(error, TimeoutError):
         return _NO_ANSWER
     text, _, _ = str(error).partition("\n\nStack backtrace:")
-    # A status ends with what caused it, which is nothing where the server itself has sent it.
+    # A status ends with its source, which is None where the server itself has sent it.
     status, _, cause = text.rpartition("source: ")
     if (match := _STATUS_TEXT.search(status)) and cause.startswith("None"):
         return _from_status(re.sub(r"(?<!^)(?=[A-Z])", "_", match[1]).upper())
-    for mark, failure in (*_BEFORE_SENDING, *_PROXY, *_ON_THE_WAY):
-        if mark in text:
+    for part, failure in (*_BEFORE_SENDING, *_PROXY, *_ON_THE_WAY):
+        if part in text:
             return failure
     return Failure(Reason.OTHER, f"unexpected {type(error).__name__}, which is the cause")
 
@@ -301,254 +549,3 @@ def classify(error: Exception) -> Failure:
 def _from_status(name: str) -> Failure:
     known = _STATUSES.get(name)
     return known or Failure(Reason.OTHER, f"the server answers with the status {name}")
-
-
-_logger: Final = logging.getLogger("orkestra.temporal.connection")
-_FIRST_WAIT: Final = 0.1
-_LONGEST_WAIT: Final = 3.0
-_PROBE_TIMEOUT: Final = 2.0
-
-
-async def open_connection(
-    settings: TemporalSettings,
-    *,
-    namespace: str | None = None,
-    runtime: Runtime | None = None,
-    plugins: Sequence[Plugin] = (),
-    counters: ConnectionCounters | None = None,
-) -> Connection:
-    """Connect to the Temporal service, patiently.
-
-    What may heal by itself (nothing listens, unknown host, reset, unavailable, no answer) is tried
-    again after random, growing waits until `connect_deadline`; the rest fails at once. Each failed
-    attempt is one line in the log.
-
-    Args:
-        settings: Where the service is, and how long to try.
-        namespace: Namespace to look for where `verify_namespace` is set; None means the settings'.
-        runtime: Runtime of the SDK's core; None means its default one.
-        plugins: Plugins of the SDK whose `connect_service_client` has a say.
-        counters: Where attempts, calls and rotations are counted; None counts anew.
-
-    Returns:
-        An open connection, to be closed by the caller.
-
-    Raises:
-        ConnectionFailedError: It could not be opened.
-
-    Example:
-        ```python
-        connection = await open_connection(TemporalSettings(address="localhost:7233"))
-        client = Client(connection.service_client, namespace="default")
-        ```
-    """
-    if not settings.verify_namespace:
-        namespace = None
-    elif namespace is None:
-        namespace = settings.namespace
-    counters = counters or ConnectionCounters()
-    opening = _Opening(settings, namespace, plugins, counters)
-    config = await opening.configure(runtime)
-    connection = await opening.run(config)
-    if settings.credentials_refresh and has_changing_credentials(settings):
-        rotation = Rotation(
-            connection,
-            settings,
-            runtime,
-            config=config,
-            reopen=lambda changed: _Opening(settings, None, plugins, counters).run(changed),
-            counters=counters,
-        )
-        connection.renew_by(rotation)
-    return connection
-
-
-async def verify_namespace(connection: Connection, namespace: str, *, timeout: timedelta) -> None:
-    """See that a namespace exists.
-
-    Args:
-        connection: An open connection.
-        namespace: Its name.
-        timeout: How long the SDK may try.
-
-    Raises:
-        ConnectionFailedError: It does not exist, or the service does not say.
-        ConnectionClosedError: The connection was closed.
-    """
-    started = time.monotonic()
-    try:
-        await _describe(connection, namespace, timeout=timeout, retry=True)
-    except RPCError as error:
-        elapsed = timedelta(seconds=time.monotonic() - started)
-        address = connection.address
-        raise _error(_of_namespace(error, namespace), address, 1, elapsed) from error
-
-
-class _AttemptFailed(Exception):  # noqa: N818 - it never leaves this module
-    """One attempt failed; the SDK's error is the cause."""
-
-    def __init__(self, failure: Failure, *, was_cut: bool) -> None:
-        super().__init__(failure.explanation)
-        self.failure = failure
-        self.was_cut = was_cut
-
-
-class _Opening:
-    """The attempts to open one connection."""
-
-    def __init__(
-        self,
-        settings: TemporalSettings,
-        namespace: str | None,
-        plugins: Sequence[Plugin],
-        counters: ConnectionCounters,
-    ) -> None:
-        self._settings = settings
-        self._namespace = namespace
-        self._plugins = plugins
-        self._counters = counters
-        self._attempts = 0
-        self._previous: _AttemptFailed | None = None
-        self._started = time.monotonic()
-
-    async def configure(self, runtime: Runtime | None) -> ConnectConfig:
-        try:
-            return await connect_config(self._settings, runtime)
-        except (BadCertificateError, BadApiKeyError) as error:
-            raise self._error(Failure(reason_of(error), str(error))) from error.__cause__
-
-    async def run(self, config: ConnectConfig) -> Connection:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(_can_heal),
-            wait=wait_random_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT),
-            stop=stop_before_delay(self._settings.connect_deadline),
-            before_sleep=self._log_wait,
-            reraise=True,
-        )
-        try:
-            return await retrying(self._attempt, config)
-        except _AttemptFailed as failed:
-            self._log(failed.failure, "giving up")
-            # What the deadline has cut short says less than the attempt before it.
-            told = self._previous if failed.was_cut and self._previous else failed
-            raise self._error(told.failure) from told.__cause__
-
-    async def _attempt(self, template: ConnectConfig) -> Connection:
-        self._attempts += 1
-        self._counters.attempts += 1
-        config = replace(template)  # plugins may change theirs
-        allowed, remaining = self._settings.connect_timeout.total_seconds(), self._remaining()
-        try:
-            async with asyncio.timeout(min(allowed, remaining)):
-                return await self._connect(config)
-        except OrkestraError:
-            raise
-        except Exception as error:
-            self._counters.failed_attempts += 1
-            was_cut = isinstance(error, TimeoutError) and remaining < allowed
-            raise _AttemptFailed(await self._why(error, config), was_cut=was_cut) from error
-
-    async def _connect(self, config: ConnectConfig) -> Connection:
-        sdk_client = await _through(self._plugins)(config)
-        load = Load(
-            limit=self._settings.max_waiting_calls,
-            patience=self._settings.call_retry_deadline.total_seconds() / 2,
-            counters=self._counters,
-        )
-        connection = Connection(sdk_client, address=self._settings.address, load=load)
-        try:
-            await wait_for_core_release(sdk_client)
-            if self._namespace is not None:
-                timeout = self._settings.connect_timeout
-                await _describe(connection, self._namespace, timeout=timeout, retry=False)
-        except BaseException:
-            await connection.close()
-            raise
-        return connection
-
-    async def _why(self, error: Exception, config: ConnectConfig) -> Failure:
-        if isinstance(error, RPCError) and self._namespace is not None:
-            return _of_namespace(error, self._namespace)
-        failure = classify(error)
-        if failure.is_hang_up and config.http_connect_proxy_config is None:
-            timeout = min(_PROBE_TIMEOUT, self._remaining())
-            answer = await probe_tls(self._settings.address, timeout=timeout)
-            if answer.speaks_tls and not uses_tls(config):
-                return WANTS_TLS
-            if answer.asks_for_certificate:
-                tls = config.tls
-                has_one = isinstance(tls, TLSConfig) and tls.client_cert is not None
-                return MAY_REFUSE_CERTIFICATE if has_one else WANTS_CERTIFICATE
-        return failure
-
-    def _remaining(self) -> float:
-        until = self._started + self._settings.connect_deadline.total_seconds()
-        return max(0.0, until - time.monotonic())
-
-    def _log_wait(self, state: RetryCallState) -> None:
-        error = state.outcome and state.outcome.exception()
-        if isinstance(error, _AttemptFailed):
-            self._previous = error
-            self._log(error.failure, f"trying again in {state.upcoming_sleep:.2f} s")
-
-    def _log(self, failure: Failure, what_now: str) -> None:
-        _logger.warning(
-            "Attempt %d to connect to Temporal at %s failed, %s: %s; %s",
-            self._attempts,
-            self._settings.address,
-            failure.reason,
-            failure.explanation,
-            what_now,
-        )
-
-    def _error(self, failure: Failure) -> ConnectionFailedError:
-        elapsed = timedelta(seconds=time.monotonic() - self._started)
-        return _error(failure, self._settings.address, self._attempts, elapsed)
-
-
-def _can_heal(error: BaseException) -> bool:
-    return isinstance(error, _AttemptFailed) and error.failure.reason.is_transient
-
-
-def _through(plugins: Sequence[Plugin]) -> Callable[[ConnectConfig], Awaitable[ServiceClient]]:
-    """The SDK's way to connect, with the plugins around it as `Client.connect()` has them."""
-
-    def around(
-        plugin: Plugin, inner: Callable[[ConnectConfig], Awaitable[ServiceClient]]
-    ) -> Callable[[ConnectConfig], Awaitable[ServiceClient]]:
-        return lambda config: plugin.connect_service_client(config, inner)
-
-    connect: Callable[[ConnectConfig], Awaitable[ServiceClient]] = ServiceClient.connect
-    for plugin in reversed(plugins):
-        connect = around(plugin, connect)
-    return connect
-
-
-async def _describe(
-    connection: Connection, namespace: str, *, timeout: timedelta, retry: bool
-) -> None:
-    request = DescribeNamespaceRequest(namespace=namespace)
-    service = connection.service_client.workflow_service
-    await service.describe_namespace(request, retry=retry, timeout=timeout)
-
-
-def _of_namespace(error: RPCError, namespace: str) -> Failure:
-    if error.status is not RPCStatusCode.NOT_FOUND:
-        return classify(error)
-    return Failure(
-        ConnectionFailureReason.NAMESPACE_NOT_FOUND,
-        f"namespace {namespace!r} does not exist there: create it, or name another",
-    )
-
-
-def _error(
-    failure: Failure, address: str, attempts: int, elapsed: timedelta
-) -> ConnectionFailedError:
-    spent = f" ({attempts} attempts, {elapsed.total_seconds():.1f} s)" if attempts > 1 else ""
-    return ConnectionFailedError(
-        f"cannot connect to Temporal at {address!r}: {failure.explanation}{spent}",
-        reason=failure.reason,
-        address=address,
-        attempts=attempts,
-        elapsed=elapsed,
-    )
