@@ -110,7 +110,7 @@ def acting_tenant(call: str, bound: str | AllTenants | None, *, is_required: boo
     Args:
         call: Name of the call, for the error.
         bound: The tenant that the client is bound to.
-        is_required: Whether the call needs a tenant; an operator's never does.
+        is_required: True if the call needs a tenant; an operator's never does.
 
     Raises:
         TenantMismatchError: The client is bound to one tenant and the code acts for another.
@@ -132,7 +132,7 @@ def acting_tenant(call: str, bound: str | AllTenants | None, *, is_required: boo
 
 
 def is_tenant_id(value: object) -> TypeGuard[str]:
-    """Whether the value is a well-formed tenant ID."""
+    """Return True if the value is a well-formed tenant ID."""
     return (
         isinstance(value, str)
         and _TENANT_PATTERN.fullmatch(value) is not None

@@ -1,4 +1,4 @@
-"""What a codec hides from the gate: the tenant goes in plain JSON, past any codec."""
+"""Codecs: the tenant is written in plain JSON, which no codec encodes."""
 
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ from tests.workflows.everything import ACTIVITIES, Child, Everything, Mailbox
 
 
 class Sealing(PayloadCodec):
-    """Hides everything, and leaves alone what it did not hide, as a codec for this must."""
+    """Encodes everything, and decodes only what it encoded, as such a codec must."""
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         return [
@@ -41,7 +41,7 @@ class Sealing(PayloadCodec):
 
 
 class Lying(PayloadCodec):
-    """Writes another tenant over whatever it is given."""
+    """Replaces every payload by another tenant."""
 
     def __init__(self, tenant: str, **metadata: bytes) -> None:
         self.payload = payload(tenant, **metadata)
@@ -63,7 +63,7 @@ def sealed(attack: Any, tenant: str | None, **options: Any) -> Client:
 
 
 async def started(raw: Client, workflow_id: str) -> Any:
-    """What the server has of a start."""
+    """The start event on the server."""
     history = await raw.get_workflow_handle(workflow_id).fetch_history()
     return history.events[0].workflow_execution_started_event_attributes
 
@@ -72,7 +72,7 @@ BEHAVIORS = [HeaderCodecBehavior.NO_CODEC, HeaderCodecBehavior.CODEC]
 
 
 @pytest.mark.parametrize("behavior", BEHAVIORS, ids=["headers-plain", "headers-coded"])
-async def test_b19_header_and_memo_are_in_plain_json_past_a_codec(attack, behavior):
+async def test_b19_header_and_memo_stay_in_plain_json_with_a_codec(attack, behavior):
     desk = attack.desk
     acme = sealed(attack, desk.acme, header_codec_behavior=behavior)
     handle = await acme.start_workflow(
@@ -109,7 +109,7 @@ async def worker(attack: Any, behavior: HeaderCodecBehavior, queue: str) -> Asyn
 
 
 @pytest.mark.parametrize("behavior", BEHAVIORS, ids=["headers-plain", "headers-coded"])
-async def test_b19_the_tenant_gets_everywhere_with_a_codec(attack, behavior, fresh):
+async def test_b19_the_tenant_is_carried_everywhere_with_a_codec(attack, behavior, fresh):
     desk, queue = attack.desk, fresh.task_queue("sealed")
     acme = sealed(attack, desk.acme, header_codec_behavior=behavior)
     async with worker(attack, behavior, queue):
@@ -123,8 +123,8 @@ async def test_b19_the_tenant_gets_everywhere_with_a_codec(attack, behavior, fre
         await box.terminate()
 
 
-async def test_b19_what_a_codec_makes_of_the_tenant_does_not_count(attack):
-    """A codec of a tenant's own gets to see the header last, before the gate."""
+async def test_b19_a_codec_cannot_change_the_tenant(attack):
+    """A tenant's own codec sees the header last, before the guard."""
     desk = attack.desk
     start: dict[str, Any] = {"task_queue": "nobody-polls"}
 
@@ -144,7 +144,7 @@ async def test_b19_what_a_codec_makes_of_the_tenant_does_not_count(attack):
     await hidden.terminate()
 
 
-async def test_b19_a_memo_that_names_another_is_refused_before_a_codec_hides_it(attack):
+async def test_b19_a_memo_that_names_another_tenant_is_refused_before_it_is_encoded(attack):
     acme = sealed(attack, attack.desk.acme)
     with pytest.raises(TenantMismatchError, match="memo"):
         await acme.start_workflow(

@@ -78,7 +78,7 @@ for _name, _ in inspect.getmembers(OutboundInterceptor, inspect.isfunction):
 
 
 class NearerTheWire(Plugin):
-    """Adds its interceptor after ours, which a plugin that comes later can."""
+    """Adds its interceptor after Orkestra's, as a later plugin can."""
 
     def __init__(self, interceptor: Interceptor) -> None:
         self.interceptor = interceptor
@@ -145,8 +145,8 @@ CALLS: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_b15_no_interceptor_on_either_side_of_ours_renames_a_call(attack, call):
-    """Before ours it is contradicted or scoped; after ours the gate sees what it wrote."""
+async def test_b15_interceptors_around_orkestras_cannot_change_the_tenant_of_a_call(attack, call):
+    """Orkestra refuses or scopes what an earlier one wrote; the guard checks a later one's."""
     desk = attack.desk
     before = desk.client(desk.acme, interceptors=[Renaming(desk.beta, attack.target.id)])
     config = attack.acme.config()
@@ -163,7 +163,7 @@ async def test_b15_no_interceptor_on_either_side_of_ours_renames_a_call(attack, 
             assert "not found" in caught.value.message
 
 
-async def test_b15_a_plugin_that_comes_later_is_no_way_to_see_work_unchecked(attack, fresh):
+async def test_b15_a_later_plugin_cannot_see_work_before_it_is_checked(attack, fresh):
     class First(WorkerInterceptor, Interceptor):
         pass
 
@@ -177,14 +177,14 @@ async def test_b15_a_plugin_that_comes_later_is_no_way_to_see_work_unchecked(att
         )
 
 
-async def test_b18_no_call_says_who_calls_or_from_where(attack):
+async def test_b18_calls_cannot_set_metadata_about_the_caller(attack):
     for key in ("Authorization", "CALLER-type", "x-forwarded-for", "temporal-namespace", "cookie"):
         with pytest.raises(TenantError, match="metadata"):
             await attack.acme.get_workflow_handle("w").describe(rpc_metadata={key: "x"})
 
 
-async def test_b12_a_nexus_header_in_another_case_is_dropped(raw_client, fresh):
-    """The server sends one of the two on, and not always the same: a dozen calls show it."""
+async def test_b12_nexus_headers_that_differ_by_case_are_dropped(raw_client, fresh):
+    """The server forwards either of the two headers, so one call alone could pass by chance."""
     desk = GuardDesk(raw_client, fresh)
 
     @nexusrpc.handler.service_handler(service=Desk)

@@ -1,4 +1,4 @@
-"""Nexus handlers behind the gate: their workflow completes the caller's operation, and no other."""
+"""Nexus handlers behind the guard: their workflow completes the caller's operation only."""
 
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
@@ -28,7 +28,7 @@ handled: ContextVar[NexusTask | None] = ContextVar("handled", default=None)
 
 
 class InTask(SharedQueues):
-    """Grants that know the Nexus task, as a worker's interceptor tells them."""
+    """Grants with the Nexus task that a worker's interceptor noted."""
 
     def nexus_task(self) -> NexusTask | None:
         return handled.get()
@@ -105,7 +105,7 @@ async def test_a_workflow_that_backs_an_operation_completes_it(desk, endpoint, f
     assert result == f"done by {desk.acme}:backing"
 
 
-async def test_b06_a_handler_cannot_complete_anothers_operation(desk, endpoint, fresh):
+async def test_b06_a_handler_cannot_complete_another_callers_operation(desk, endpoint, fresh):
     refusals.clear()
     with pytest.raises(WorkflowFailureError):
         await desk.client(desk.acme).execute_workflow(

@@ -1,4 +1,4 @@
-"""Whose a client, a handle and the code of a task are, while tenants are interleaved."""
+"""Tenants of clients, handles and task code, while several tenants are interleaved."""
 
 import asyncio
 import contextvars
@@ -39,9 +39,7 @@ from tests.workflows.everything import Mailbox
 from tests.workflows.nexus_caller import Caller, Desk
 
 
-async def test_b07_a_handle_of_one_scope_reaches_nothing_of_another_however_they_interleave(
-    raw_client, fresh
-):
+async def test_b07_interleaved_handles_of_one_scope_reach_nothing_of_another(raw_client, fresh):
     """One client without tenant, and every handle tried in every scope, all at once."""
     desk = GuardDesk(raw_client, fresh)
     tenants = [fresh.tenant(f"t{number}") for number in range(8)]
@@ -70,7 +68,7 @@ async def test_b07_a_handle_of_one_scope_reaches_nothing_of_another_however_they
             await raw_client.get_workflow_handle(handle.id).terminate()
 
 
-async def test_b07_a_handle_made_by_id_means_the_users_own_workflow(raw_client, fresh):
+async def test_b07_a_handle_made_by_id_refers_to_the_tenants_own_workflow(raw_client, fresh):
     desk = GuardDesk(raw_client, fresh)
     async with desk.worker():
         await desk.mailbox(desk.beta, "box")
@@ -83,7 +81,7 @@ async def test_b07_a_handle_made_by_id_means_the_users_own_workflow(raw_client, 
             await handle.describe()
 
 
-async def test_b07_no_copy_of_a_client_is_less_bound(attack):
+async def test_b07_every_copy_of_a_client_enforces_its_tenant(attack):
     acme, target = attack.acme, attack.target.id
     service = acme.service_client
     config = acme.config()
@@ -112,8 +110,8 @@ async def test_b07_no_copy_of_a_client_is_less_bound(attack):
             pickle.dumps(thing)
 
 
-async def test_b07_no_empty_request_of_any_rpc_tells_of_others(attack):
-    """With the namespace alone, which a server of one user would take for all that is in it."""
+async def test_b07_empty_requests_of_all_rpcs_reveal_nothing_of_other_tenants(attack):
+    """Requests with the namespace alone, which a plain server answers for all that is in it."""
     answered: dict[str, str] = {}
     for rpc in RPCS:
         request = getattr(api, "".join(map(str.title, rpc.split("_"))) + "Request")
@@ -145,7 +143,7 @@ class Chameleon(str):
         return hash("default")
 
 
-async def test_b07_text_that_equals_everything_is_neither_tenant_nor_namespace(attack):
+async def test_b07_a_string_that_equals_every_other_is_refused_as_tenant_and_namespace(attack):
     plugin, beta = plugin_of(attack.acme), Chameleon(attack.desk.beta)
     with pytest.raises(TenantMismatchError):
         plugin.for_tenant(beta)
@@ -158,8 +156,8 @@ async def test_b07_text_that_equals_everything_is_neither_tenant_nor_namespace(a
         attack.desk.client(beta)
 
 
-async def test_b08_a_bound_plugin_gives_out_neither_configuration_nor_directory(attack):
-    """It is in the configuration of the client that code of a tenant gets."""
+async def test_b08_a_bound_plugin_exposes_neither_configuration_nor_directory(attack):
+    """The plugin is in the configuration of the client that a tenant's code gets."""
     plugin = plugin_of(attack.acme)
     for read in (lambda: plugin.config, lambda: plugin.placements):
         with pytest.raises(ForbiddenOperationError):
@@ -170,14 +168,14 @@ async def test_b08_a_bound_plugin_gives_out_neither_configuration_nor_directory(
     assert plugin.for_tenant(attack.desk.acme).tenant == attack.desk.acme
 
 
-async def test_b08_what_workers_share_cannot_be_changed_from_a_clients_interceptors(attack):
+async def test_b08_a_clients_interceptors_cannot_change_state_that_workers_share(attack):
     for interceptor in attack.acme.config(active_config=True)["interceptors"]:
         public = [name for name in vars(interceptor) if not name.startswith("_")]
         assert public == []
 
 
-async def test_b08_a_clients_interceptors_give_out_nothing_that_workers_share(raw_client):
-    """The ones of workers would give out where every tenant's spans go."""
+async def test_b08_a_clients_interceptors_expose_nothing_that_workers_share(raw_client):
+    """Workers' interceptors would expose the destination of every tenant's spans."""
     langfuse = LangfuseSettings(public_key="pk-lf-1", secret_key="sk-lf-1")
     plugin = OrkestraPlugin(OrkestraConfig(langfuse=langfuse))
     bound = Client(raw_client.service_client, plugins=[plugin.for_tenant("acme")])
@@ -192,7 +190,7 @@ Attempt = Callable[[Client], Awaitable[Any]]
 
 
 class Hostile:
-    """What code of a task tries with the client that it gets; notes what succeeded."""
+    """Tries of task code to leave its tenant with the client that it gets; notes what succeeded."""
 
     def __init__(self, desk: GuardDesk, target: str) -> None:
         self.desk, self.target = desk, target
@@ -215,7 +213,7 @@ class Hostile:
             await self._must_miss(getattr(client.get_workflow_handle(self.target), method)())
 
     async def _elsewhere(self, client: Client) -> None:
-        """Outside of the task's context nothing says whose the code is, but the client does."""
+        """Outside of the task's context only the client knows the tenant."""
         for enter in (None, self.desk.beta):
             act_for(enter)
             for method in ("describe", "terminate", "fetch_history"):
@@ -250,7 +248,7 @@ class Hostile:
         self.found.append(f"{call}")
 
 
-async def test_b08_an_activitys_client_stays_bound_wherever_its_code_goes(attack, fresh):
+async def test_b08_an_activitys_client_stays_bound_outside_of_its_context(attack, fresh):
     hostile = Hostile(attack.desk, attack.target.id)
 
     @activity.defn
@@ -277,7 +275,7 @@ async def endpoint(raw_client: Client, fresh: Fresh) -> AsyncIterator[str]:
     return name
 
 
-async def test_b08_a_nexus_handlers_client_stays_bound_wherever_its_code_goes(
+async def test_b08_a_nexus_handlers_client_stays_bound_outside_of_its_context(
     attack, fresh, endpoint
 ):
     hostile = Hostile(attack.desk, attack.target.id)

@@ -24,8 +24,8 @@ from tests.workflows.everything import Mailbox
 
 
 @pytest.mark.parametrize("how", ["complete", "fail", "heartbeat", "report_cancellation"])
-async def test_b02_no_task_token_is_taken_although_the_server_would_take_it(attack, fresh, how):
-    """A token is a message that anybody can write; this one is another tenant's, and good."""
+async def test_b02_task_tokens_are_refused_although_the_server_accepts_them(attack, fresh, how):
+    """Task tokens are unsigned messages; this one names another tenant's activity and is valid."""
     tokens: asyncio.Queue[bytes] = asyncio.Queue()
 
     @activity.defn
@@ -48,7 +48,7 @@ async def test_b02_no_task_token_is_taken_although_the_server_would_take_it(atta
 
 
 @pytest.mark.parametrize("how", ["complete", "fail", "heartbeat", "report_cancellation"])
-async def test_b02_anothers_activity_is_not_reached_by_id(attack, how):
+async def test_b02_another_tenants_activity_cannot_be_reached_by_id(attack, how):
     opened = await attack.desk.open_activity(attack.desk.beta)
     arguments = [RuntimeError("no")] if how == "fail" else []
 
@@ -68,7 +68,7 @@ async def test_b02_anothers_activity_is_not_reached_by_id(attack, how):
 # Workers
 
 
-async def test_b03_a_bound_client_makes_no_worker(attack):
+async def test_b03_a_bound_client_cannot_make_a_worker(attack):
     for client in (attack.acme, attack.bare):
         with pytest.raises(ForbiddenOperationError):
             Worker(client, task_queue=attack.desk.queue, workflows=[Mailbox])
@@ -76,7 +76,7 @@ async def test_b03_a_bound_client_makes_no_worker(attack):
             _ = client.service_client.worker_service_client.workflow_service
 
 
-async def test_b03_a_bound_client_does_not_take_over_a_running_worker(attack, fresh):
+async def test_b03_a_bound_client_cannot_take_over_a_running_worker(attack, fresh):
     async with Worker(
         attack.desk.unbound, task_queue=fresh.task_queue("w"), activities=[_nothing]
     ) as w:
@@ -88,7 +88,7 @@ async def test_b03_a_bound_client_does_not_take_over_a_running_worker(attack, fr
 async def _nothing() -> None: ...
 
 
-async def test_b08_code_in_an_activity_has_no_more_than_its_tenant(attack, fresh):
+async def test_b08_activity_code_can_act_for_its_own_tenant_only(attack, fresh):
     """The worker's own client serves all tenants, and an activity can ask for it."""
     found: list[str] = []
 

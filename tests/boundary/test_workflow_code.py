@@ -1,4 +1,4 @@
-"""A hostile tenant's workflow code: what it can change of itself, and whom it can name."""
+"""A hostile tenant's workflow code: attempts to change its info and to name other tenants."""
 
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +58,7 @@ async def yard(request, raw_client, fresh) -> AsyncIterator[Yard]:
 
 @pytest.mark.parametrize("yard", [GLOBAL], indirect=True, ids=["global"])
 @pytest.mark.parametrize("kind", ["activity", "local activity", "child", "continue", "signal"])
-async def test_b10_code_that_changes_its_own_info_sends_nothing_in_anothers_name(yard, kind):
+async def test_b10_code_that_changes_its_own_info_cannot_act_for_another_tenant(yard, kind):
     """The constructor runs before any interceptor; with global IDs no prefix contradicts it."""
     victim = await yard.client(yard.beta).start_workflow(
         Mailbox.run, id=yard.fresh.workflow_id("victim"), task_queue=yard.queue
@@ -97,8 +97,8 @@ async def test_b10_code_that_changes_its_own_info_sends_nothing_in_anothers_name
     ("kind", "whose"),
     [("activity", "beta"), ("child", "beta"), ("signal", "beta"), ("child", "acme")],
 )
-async def test_b10_a_command_past_the_interceptors_is_held_to_the_tenant(yard, kind, whose):
-    """The workflow's event loop takes them: with another's header, or without an attribute."""
+async def test_b10_commands_that_bypass_the_interceptors_are_verified(yard, kind, whose):
+    """Code adds them to the workflow's event loop, with a foreign header or without attribute."""
     victim = await yard.client(yard.beta).start_workflow(
         Mailbox.run, id=yard.fresh.workflow_id("victim"), task_queue=yard.queue
     )
@@ -116,7 +116,7 @@ async def test_b10_a_command_past_the_interceptors_is_held_to_the_tenant(yard, k
     await victim.terminate()
 
 
-async def test_b09_a_signal_from_a_workflow_tells_nothing_of_anothers_workflow(yard):
+async def test_b09_a_signal_from_a_workflow_does_not_reveal_another_tenants_workflow(yard):
     victim = await yard.client(yard.beta).start_workflow(
         Mailbox.run, id=yard.fresh.workflow_id("victim"), task_queue=yard.queue
     )
@@ -143,8 +143,8 @@ async def test_b09_a_signal_from_a_workflow_tells_nothing_of_anothers_workflow(y
 
 @pytest.mark.parametrize("yard", [OrkestraConfig()], indirect=True, ids=["scoped"])
 @pytest.mark.parametrize("kind", ["cancel", "signal", "child", "terminate"])
-async def test_b09_a_run_whose_id_has_no_prefix_reaches_no_further(yard, kind):
-    """An SDK without Orkestra starts it, with the tenant's header and an ID as it likes."""
+async def test_b09_a_run_without_the_prefix_cannot_reach_other_tenants(yard, kind):
+    """An SDK without Orkestra starts it, with the tenant's header and any ID."""
     victim = await yard.client(yard.beta).start_workflow(
         Mailbox.run, id="victim", task_queue=yard.queue
     )
@@ -170,7 +170,7 @@ async def test_b09_a_run_whose_id_has_no_prefix_reaches_no_further(yard, kind):
 
 
 @pytest.mark.parametrize("yard", [OrkestraConfig()], indirect=True, ids=["scoped"])
-async def test_b10_an_id_that_says_that_it_is_scoped_already_is_looked_at_again(yard):
+async def test_b10_an_id_that_claims_to_be_scoped_is_verified(yard):
     victim = f"{yard.beta}:never"
     handle = await yard.client(yard.acme).start_workflow(
         Reaches.run, args=["disguised", victim], id="d", task_queue=yard.queue
@@ -183,8 +183,8 @@ async def test_b10_an_id_that_says_that_it_is_scoped_already_is_looked_at_again(
         await yard.raw.get_workflow_handle(victim).describe()
 
 
-async def test_b09_the_server_is_not_asked_to_signal_and_start_for_a_workflow(yard):
-    """An interceptor is passed by an endpoint that says that it is not the system's."""
+async def test_b09_a_workflow_cannot_use_the_servers_signal_with_start(yard):
+    """A system endpoint called as a normal one bypasses the interceptor for system operations."""
     handle = await yard.client(yard.acme).start_workflow(
         AsksTheServer.run, "x", id=yard.fresh.workflow_id("asks"), task_queue=yard.queue
     )
@@ -196,8 +196,8 @@ async def test_b09_the_server_is_not_asked_to_signal_and_start_for_a_workflow(ya
 
 
 @pytest.mark.parametrize("yard", [GLOBAL], indirect=True, ids=["global"])
-async def test_global_ids_stay_as_they_are_also_below_one_that_looks_scoped(yard):
-    """`acme:job` may be what people called it all along."""
+async def test_global_ids_stay_unscoped_even_below_an_id_that_looks_scoped(yard):
+    """`acme:job` may be an ID that existed before Orkestra."""
     handle = await yard.client(yard.acme).start_workflow(
         Reaches.run,
         args=["child", yard.fresh.workflow_id("line")],
@@ -207,7 +207,7 @@ async def test_global_ids_stay_as_they_are_also_below_one_that_looks_scoped(yard
     assert await handle.result() == yard.fresh.workflow_id("line")
 
 
-async def test_b22_the_modules_of_ones_own_workflows_are_not_shared(yard):
+async def test_b22_first_party_modules_are_not_shared_between_tenants(yard):
     for tenant in (yard.acme, yard.beta):
         seen = await yard.client(tenant).execute_workflow(
             Remembers.run, tenant, id=yard.fresh.workflow_id(tenant), task_queue=yard.queue
@@ -219,8 +219,8 @@ ASKED = ("__anything", "__stack_trace_", "__temporal", "__Stack_Trace", "__stack
 
 
 @pytest.mark.parametrize("exempt", [("__stack_trace",), ()], ids=["one", "none"])
-async def test_b25_no_query_is_answered_for_how_its_name_begins(raw_client, fresh, exempt):
-    """A dynamic handler answers to any name; who asks here has no tenant."""
+async def test_b25_queries_are_exempt_by_their_exact_name_only(raw_client, fresh, exempt):
+    """A dynamic handler answers to any name; these queries have no tenant."""
     config = OrkestraConfig(tenancy=TenancySettings(built_in_queries=exempt))
     yard = Yard(raw_client, fresh, config)
     async with Worker(yard.client(None), task_queue=yard.queue, workflows=WORKFLOWS):

@@ -1,4 +1,4 @@
-"""Small tenants are not kept waiting by big ones, whatever the big one tries.
+"""A big tenant cannot delay small ones, whatever it sets.
 
 All activity tasks stand in the queue before the worker starts, which has twenty slots and the SDK's
 five pollers. The queue has one partition: each shares out by itself, so with the server's default
@@ -32,7 +32,7 @@ BIG, SMALL = 500, 20
 
 
 class Order(Interceptor):
-    """Notes whose activities are done, in order."""
+    """Notes the tenants of finished activities, in order."""
 
     def __init__(self) -> None:
         self.done: list[str | None] = []
@@ -62,7 +62,7 @@ async def backlog(client: Client, queue: str) -> int:
 
 
 async def served(town: Town, crowds: list[tuple[str, int, str]]) -> list[str | None]:
-    """Whose activities are served, in order, when all of them stand in the queue at the start."""
+    """Tenants of the activities in the order of service, with all queued at the start."""
     queue = town.fresh.task_queue("crowd")
     order = Order()
     last = crowds[-1][0]

@@ -1,4 +1,4 @@
-"""A suspended tenant starts nothing, by whatever route, and loses nothing."""
+"""A suspended tenant cannot start work by any route, and loses nothing."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -48,7 +48,7 @@ async def hourly(client: Client, town: Town, name: str) -> ScheduleHandle:
 
 
 async def schedules_of(town: Town) -> list[str]:
-    """What the server's lists show, which lags behind."""
+    """Rows of the server's lists, which show changes late."""
     found = await town.raw.list_schedules(f"tenantId = '{town.shared}'")
     return [each.id async for each in found]
 
@@ -179,8 +179,8 @@ async def test_suspension_takes_effect_within_the_time_to_live_and_not_before(
         await client.start_workflow(Ticks.run, id=town.id("after"), **start)
 
 
-async def test_b04_what_stands_under_a_tenants_prefix_without_its_attribute_is_found(town):
-    """A tenant named as people name things would own what was there before it: `order:17`."""
+async def test_b04_ids_under_a_tenants_prefix_without_its_attribute_are_reported(town):
+    """A tenant called `order` would seem to own an older `order:17`."""
     operator = town.client(ALL_TENANTS)
     old = f"{town.shared}:17"
     stranger = f"{town.fresh.tenant('stranger')}:17"

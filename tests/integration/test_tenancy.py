@@ -1,4 +1,4 @@
-"""The tenant over every call of the foundation, on the real server, two tenants at once."""
+"""The tenant on every kind of call, on the real server, with two tenants at once."""
 
 import asyncio
 import json
@@ -108,7 +108,7 @@ def header(tenant: str) -> dict[str, Payload]:
 
 
 class Forged(Interceptor):
-    """A caller without Orkestra that writes headers as it likes."""
+    """A caller without Orkestra that writes any header."""
 
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
@@ -200,7 +200,7 @@ async def test_a_call_without_a_tenant_is_refused_before_it_is_sent(desk):
         await desk.raw.get_workflow_handle("x").describe()
 
 
-async def test_a_scope_names_the_tenant_for_a_client_without_one(desk):
+async def test_a_scope_sets_the_tenant_of_an_unbound_client(desk):
     with tenant_scope(desk.acme):
         handle = await desk.unbound.start_workflow(
             Child.run, False, id="scoped", task_queue=desk.queue
@@ -270,7 +270,7 @@ async def test_contradicting_header_memo_and_attribute_are_refused_before_sendin
         await desk.raw.get_workflow_handle(f"{desk.acme}:contradiction").describe()
 
 
-async def test_another_tenants_workflow_looks_as_if_it_did_not_exist(desk):
+async def test_another_tenants_workflow_is_reported_as_not_found(desk):
     victim = await desk.mailbox(desk.beta)
     client = desk.client(desk.acme)
     for name in (victim.id, victim.id.partition(":")[2]):
@@ -291,7 +291,7 @@ async def test_another_tenants_workflow_looks_as_if_it_did_not_exist(desk):
     assert await victim.result() == []
 
 
-async def test_signals_from_elsewhere_are_dropped_and_the_workflow_goes_on(desk, caplog):
+async def test_signals_of_another_tenant_are_dropped_and_the_workflow_continues(desk, caplog):
     victim = await desk.mailbox(desk.acme)
     raw = desk.raw.get_workflow_handle(victim.id)
     forged = Client(desk.raw.service_client, interceptors=[Forged(desk.beta)])
@@ -308,7 +308,7 @@ async def test_signals_from_elsewhere_are_dropped_and_the_workflow_goes_on(desk,
     assert "another tenant" in dropped[1]
 
 
-async def test_queries_and_updates_from_elsewhere_fail_to_their_caller_only(desk):
+async def test_queries_and_updates_of_another_tenant_fail_for_their_caller_only(desk):
     victim = await desk.mailbox(desk.acme)
     clients = [desk.raw, Client(desk.raw.service_client, interceptors=[Forged(desk.beta)])]
     for client in clients:
@@ -326,7 +326,7 @@ async def test_queries_and_updates_from_elsewhere_fail_to_their_caller_only(desk
     assert await victim.result() == [("update own", desk.acme)] * 2
 
 
-async def test_b25_the_built_in_queries_are_answered_to_the_ui(desk):
+async def test_b25_built_in_queries_are_answered_without_a_tenant(desk):
     victim = await desk.mailbox(desk.acme)
     raw = desk.raw.get_workflow_handle(victim.id)
     assert (await raw.query("__stack_trace")).startswith("Stack for")
@@ -347,7 +347,7 @@ async def test_b25_the_built_in_queries_are_answered_to_the_ui(desk):
         ("acme", "order", {"search_attributes": "beta"}, "TenantMismatch"),
     ],
 )
-async def test_a_worker_ends_a_workflow_without_a_consistent_tenant(
+async def test_a_worker_fails_a_workflow_without_a_consistent_tenant(
     desk, tenant, workflow_id, options, kind
 ):
     if "search_attributes" in options:
@@ -365,7 +365,7 @@ async def test_a_worker_ends_a_workflow_without_a_consistent_tenant(
     assert (caught.value.cause.type, caught.value.cause.non_retryable) == (kind, True)
 
 
-async def test_a_worker_takes_the_tenant_from_the_memo_where_there_is_no_header(desk):
+async def test_a_worker_reads_the_tenant_from_the_memo_if_there_is_no_header(desk):
     result = await desk.raw.execute_workflow(
         Child.run,
         False,
@@ -376,7 +376,7 @@ async def test_a_worker_takes_the_tenant_from_the_memo_where_there_is_no_header(
     assert result["tenant"] == desk.acme
 
 
-async def test_a_signal_that_comes_with_the_start_has_the_tenant(desk):
+async def test_signal_with_start_carries_the_tenant(desk):
     handle = await desk.client(desk.acme).start_workflow(
         Mailbox.run,
         id=desk.fresh.workflow_id(),
@@ -388,7 +388,7 @@ async def test_a_signal_that_comes_with_the_start_has_the_tenant(desk):
     assert await handle.result() == [("signal first", desk.acme)]
 
 
-async def test_an_update_that_comes_with_the_start_has_the_tenant(desk):
+async def test_update_with_start_carries_the_tenant(desk):
     client = desk.client(desk.acme)
     start = WithStartWorkflowOperation(
         Mailbox.run,
@@ -406,7 +406,7 @@ async def test_an_update_that_comes_with_the_start_has_the_tenant(desk):
 
 
 async def test_a_workflow_reaches_only_its_own_tenants_workflows(desk):
-    """The external signal to another tenant's ID goes to an ID under the caller's own prefix."""
+    """A signal to another tenant's ID is sent to that ID below the caller's own prefix."""
     victim = await desk.mailbox(desk.beta)
     handle = await desk.client(desk.acme).start_workflow(
         Everything.run, args=[1, victim.id], id=desk.fresh.workflow_id(), task_queue=desk.queue
@@ -445,14 +445,14 @@ async def test_lists_and_counts_show_a_tenant_its_own_workflows_only(desk):
 
 
 async def test_an_activitys_client_stays_its_tenants_outside_of_its_context(desk):
-    """A fresh context has no tenant, so a client that serves all would let any be chosen there."""
+    """A fresh context has no tenant, so an unbound client would accept any tenant there."""
     handle = await desk.client(desk.acme).start_workflow(
         LooksAround.run, id="looks", task_queue=desk.queue
     )
     assert await handle.result() == [desk.acme, "TenantMismatchError"]
 
 
-async def test_a_call_that_only_operators_may_make_is_refused_to_a_tenant(desk):
+async def test_calls_for_operators_only_are_refused_to_a_tenant(desk):
     request = ListNamespacesRequest()
     with pytest.raises(ForbiddenOperationError, match="list_namespaces"):
         await desk.client(desk.acme).workflow_service.list_namespaces(request)
@@ -472,7 +472,7 @@ async def test_a_cloned_client_keeps_its_tenant(desk):
     assert handle.id == f"{desk.acme}:cloned"
 
 
-async def test_nothing_changes_under_replay(raw_client, fresh):
+async def test_replay_without_a_cache_gives_the_same_results(raw_client, fresh):
     desk = Desk(raw_client, fresh)
     async with desk.worker(max_cached_workflows=0):
         mailbox = await desk.mailbox(desk.acme)
@@ -516,7 +516,7 @@ async def test_a_plugin_on_the_worker_alone_refuses_work_without_a_tenant(desk):
 
 
 async def test_an_activity_of_a_workflow_without_orkestra_is_refused(desk):
-    """A worker of the bare SDK runs the workflow, one of ours its activity."""
+    """A worker of the bare SDK runs the workflow, a worker with Orkestra its activity."""
     from temporalio.worker import UnsandboxedWorkflowRunner
 
     from tests.workflows.everything import seen_by_async_activity

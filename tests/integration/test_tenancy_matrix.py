@@ -43,7 +43,7 @@ def test_no_cell_is_empty():
             assert len(text) >= 10, (row.kind, column)
 
 
-def test_every_heading_that_a_file_of_tests_is_for_exists():
+def test_every_group_that_a_test_file_runs_exists():
     assert set(GROUPS) > OF_CLIENTS
 
 
@@ -51,7 +51,7 @@ def test_no_call_kind_has_two_rows():
     assert [kind for kind, count in Counter(row.kind for row in ROWS).items() if count > 1] == []
 
 
-def test_every_method_of_the_sdks_interceptors_belongs_to_a_row_or_says_why_not():
+def test_every_method_of_the_sdks_interceptors_has_a_row_or_a_reason():
     methods = {
         f"{prefix}.{name}"
         for prefix, interceptor in INTERCEPTORS.items()
@@ -64,7 +64,7 @@ def test_every_method_of_the_sdks_interceptors_belongs_to_a_row_or_says_why_not(
     assert covered & exempt == set()
 
 
-def test_every_rpc_that_the_guard_admits_belongs_to_a_row_or_says_why_not():
+def test_every_rpc_that_the_guard_allows_has_a_row_or_a_reason():
     admitted = {rpc for rpc, row in RPCS.items() if isinstance(row, Allowed)}
     exempt = {name for names in EXEMPT_RPCS for name in names.split()}
     covered = {name for row in ROWS for name in row.rpcs.split()}
@@ -80,5 +80,5 @@ async def test_calls_without_a_row_are_refused_to_a_tenant(raw_client, call):
         await method(object())
 
 
-def test_the_page_of_the_documentation_is_the_matrix():
+def test_the_page_of_the_documentation_is_up_to_date():
     assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m tests.matrix"

@@ -1,4 +1,4 @@
-"""The tenancy matrix, what clients call: each test tells of one cell; all run at once."""
+"""The tenancy matrix, calls of clients: one test for each cell; all cells run at once."""
 
 import pytest
 from temporalio.client import Client

@@ -1,4 +1,4 @@
-"""The tenancy matrix, what workers run: each test tells of one cell; all run at once."""
+"""The tenancy matrix, work of workers: one test for each cell; all cells run at once."""
 
 import pytest
 from temporalio.client import Client

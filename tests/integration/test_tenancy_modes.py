@@ -1,4 +1,4 @@
-"""Modes: `optional` for moving a running system over, `off` for connections and traces only."""
+"""Modes: `optional` for adopting Orkestra, `off` for connections and traces only."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ async def optional(raw_client, fresh) -> AsyncIterator[Client]:
         yield client
 
 
-async def test_optional_lets_work_without_a_tenant_through(optional, raw_client, fresh):
+async def test_optional_accepts_work_without_a_tenant(optional, raw_client, fresh):
     for client in (optional, raw_client):
         result = await client.execute_workflow(
             Child.run, False, id=fresh.workflow_id(), task_queue=fresh.task_queue()
@@ -41,7 +41,7 @@ async def test_optional_lets_work_without_a_tenant_through(optional, raw_client,
         assert (result["tenant"], result["id"]) == (None, fresh.workflow_id())
 
 
-async def test_optional_takes_messages_without_a_tenant_but_none_of_another(
+async def test_optional_accepts_messages_without_a_tenant_but_not_from_another_tenant(
     optional, raw_client, fresh
 ):
     acme = Client(raw_client.service_client, plugins=[plugin("optional", fresh.tenant())])
@@ -67,7 +67,7 @@ async def test_optional_still_refuses_contradictions(optional, raw_client, fresh
 
 
 async def test_the_next_run_of_a_chain_can_be_given_to_a_tenant(raw_client, fresh):
-    """For chains without end of a system that is moved over; their IDs stay as they are."""
+    """Endless chains of a system that adopts Orkestra keep their unscoped IDs."""
     service, workflow_id = raw_client.service_client, fresh.workflow_id()
     unbound = Client(service, plugins=[plugin("optional", None, "global")])
     tenants = Client(service, plugins=[plugin("optional", fresh.tenant(), "global")])
@@ -104,7 +104,7 @@ async def test_off_adds_nothing_to_a_workflow(raw_client, fresh):
 
 
 async def test_optional_counts_what_has_no_tenant(dev_server, raw_client, fresh):
-    """What stands still says that `required` would refuse nothing."""
+    """Counts that no longer grow show that mode `required` would refuse nothing."""
     buffer = MetricBuffer(10_000)
     runtime = Runtime(telemetry=TelemetryConfig(metrics=buffer))
     client = await Client.connect(dev_server.address, plugins=[plugin("optional")], runtime=runtime)
@@ -138,7 +138,7 @@ async def test_optional_counts_what_has_no_tenant(dev_server, raw_client, fresh)
 
 
 def untenanted(buffer: MetricBuffer) -> Counter[str]:
-    """What has been counted since the last time, by kind or RPC."""
+    """Counts since the last call, by kind or RPC."""
     counted = Counter[str]()
     for update in buffer.retrieve_updates():
         if update.metric.name.startswith("orkestra_untenanted"):

@@ -1,4 +1,4 @@
-"""Commands without an interceptor: seen by the wrapper of the runner, with and without a cache."""
+"""Commands without an interceptor: checked by the run hook, with and without a cache."""
 
 from collections.abc import AsyncIterator
 
@@ -34,7 +34,7 @@ def bound(raw: Client, tenant: str) -> Client:
     return Client(raw.service_client, plugins=[OrkestraPlugin(tenant=tenant)])
 
 
-async def test_an_external_cancel_reaches_the_own_tenants_workflow(raw_client, fresh, queue):
+async def test_an_external_cancel_reaches_a_workflow_of_the_same_tenant(raw_client, fresh, queue):
     acme = bound(raw_client, fresh.tenant())
     target = await acme.start_workflow(Waits.run, id="target", task_queue=queue)
     await acme.execute_workflow(CancelsAnother.run, "target", id="c", task_queue=queue)
@@ -58,7 +58,7 @@ async def test_an_external_cancel_does_not_reach_another_tenants_workflow(raw_cl
     ("where", "tenant"),
     [("memo", "beta"), ("memo", None), ("attribute", "beta"), ("attribute", None)],
 )
-async def test_b10_writing_what_names_the_tenant_ends_the_workflow(
+async def test_b10_writing_the_reserved_memo_or_attribute_fails_the_workflow(
     raw_client, fresh, queue, workflow, where, tenant
 ):
     acme = bound(raw_client, fresh.tenant())
@@ -72,7 +72,7 @@ async def test_b10_writing_what_names_the_tenant_ends_the_workflow(
     assert [pair.value for pair in attributes if pair.key.name == "tenantId"] == [fresh.tenant()]
 
 
-async def test_writing_the_own_tenant_again_is_allowed(raw_client, fresh, queue):
+async def test_writing_the_same_tenant_again_is_allowed(raw_client, fresh, queue):
     acme = bound(raw_client, fresh.tenant())
     for where in ("memo", "attribute"):
         result = await acme.execute_workflow(

@@ -1,4 +1,4 @@
-"""What a worker refused by the word of the directory replays, whatever that says by now."""
+"""Refusals by the directory's answer replay, whatever the directory answers now."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,7 +19,7 @@ def town(dev_server, raw_client, fresh) -> Town:
 
 
 async def replayed(town: Town, handle: WorkflowHandle[Any, Any]) -> None:
-    """Replay a history without a word of the directory."""
+    """Replay a history without asking the directory."""
     asked = town.questions
     with ThreadPoolExecutor(1) as thread:
         replayer = Replayer(
@@ -36,7 +36,7 @@ async def replayed(town: Town, handle: WorkflowHandle[Any, Any]) -> None:
     ("tenant", "kind"), [("late", "TenantSuspended"), ("stranger", "TenantUnknown")]
 )
 @pytest.mark.parametrize("cache", [1000, 0])
-async def test_a_run_that_was_not_let_in_replays_and_answers_queries_so(town, tenant, kind, cache):
+async def test_a_refused_run_replays_and_fails_its_queries(town, tenant, kind, cache):
     tenant = town.fresh.tenant(tenant)
     async with town.worker(max_cached_workflows=cache):
         handle = await town.forger(tenant).start_workflow(
@@ -54,9 +54,7 @@ async def test_a_run_that_was_not_let_in_replays_and_answers_queries_so(town, te
 
 @pytest.mark.parametrize("kind", ["activity", "child", "continue"])
 @pytest.mark.parametrize("cache", [1000, 0])
-async def test_a_command_that_was_refused_replays_when_its_queue_is_shared_by_now(
-    town, kind, cache
-):
+async def test_a_refused_command_replays_after_its_queue_became_shared(town, kind, cache):
     async with town.worker(max_cached_workflows=cache):
         handle = await town.client(town.shared).start_workflow(
             Sends.run, args=[kind, town.own_queue, None, True], id=town.id(), task_queue=town.queue
@@ -69,7 +67,7 @@ async def test_a_command_that_was_refused_replays_when_its_queue_is_shared_by_no
         assert await handle.query(Sends.told) is True
 
 
-async def test_a_refusal_is_found_in_lists_as_a_change_of_version(town):
+async def test_lists_find_a_refusal_by_its_change_version(town):
     """The marker is the SDK's own for patches, which the server shows in an attribute."""
     async with town.worker():
         handle = await town.forger(town.late).start_workflow(

@@ -50,7 +50,7 @@ def handle_of(client: Client, workflow_id: str) -> AsyncActivityHandle:
 
 
 async def pending(side: Side, tenant: str, name: str) -> WorkflowHandle[Any, Any]:
-    """A workflow of the tenant whose activity waits for somebody to complete it."""
+    """A workflow of the tenant whose activity waits to be completed from elsewhere."""
     handle = await side.bound(tenant).start_workflow(
         Does.run, Order("asynchronous"), id=name, task_queue=side.queue
     )

@@ -27,7 +27,7 @@ from tests.matrix.side import (
 from tests.workflows.matrix import Lingers, Whose
 
 Call = Callable[[Client, str], Awaitable[Any]]
-"""Takes a client and an ID as the tenant knows it."""
+"""Takes a client and the tenant's own ID."""
 
 
 async def cancel(client: Client, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Rows: runs that the server starts by itself after the first."""
+"""Rows: later runs of a chain, which the server starts by itself."""
 
 from datetime import timedelta
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""What workflow code starts, signals and cancels, and what comes of it."""
+"""Commands of workflow code (starts, signals, cancels) and their results."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -19,7 +19,7 @@ TASK_TIMEOUT: Final = timedelta(seconds=4)
 
 
 async def do(side: Side, client: Client, order: Order, **options: Any) -> Any:
-    """What came of a command of one of the tenant's workflows."""
+    """Result of a command of one of the tenant's workflows."""
     return await client.execute_workflow(
         Does.run,
         order,
@@ -94,7 +94,7 @@ async def _received(box: WorkflowHandle[Any, Any]) -> list[Any]:
 
 
 def refused_elsewhere(what: str, kind: str) -> Test:
-    """A worker of ours refuses what a workflow without Orkestra starts."""
+    """A worker with Orkestra refuses work that a workflow without it starts."""
 
     async def run(side: Side) -> None:
         order = Order(what, side.own(side.name("child")), side.queue)
@@ -109,7 +109,7 @@ def refused_elsewhere(what: str, kind: str) -> Test:
 
 
 def refused_within(what: str, elsewhere: Test | None = None) -> Test:
-    """An interceptor of the user's writes another tenant's header; then one without Orkestra."""
+    """Another tenant's header comes from a user's interceptor, then from code without Orkestra."""
 
     async def run(side: Side) -> None:
         with fails("TenantMismatch"):

@@ -43,7 +43,7 @@ async def checked_update(client: Client, name: str) -> Any:
 
 
 async def polled_update(client: Client, name: str) -> Any:
-    """The answer is polled for by handles made of the ID alone, which skip the interceptors."""
+    """Handles made of the ID alone poll for the answer without the interceptors."""
     handle = client.get_workflow_handle(name)
     await handle.start_update(
         Mailbox.add, "x", id="polled", wait_for_stage=WorkflowUpdateStage.ACCEPTED

@@ -1,4 +1,4 @@
-"""The form of the tenancy matrix: rows are call kinds, columns are what is shown of each."""
+"""Model of the tenancy matrix: rows are call kinds, columns are what is shown of each."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

@@ -50,7 +50,7 @@ def _missing(operation: str) -> Test:
 
 
 def _mismatch(operation: str, target: str = "x") -> Test:
-    """An interceptor of the user's writes our header in another case; ours is the one that goes."""
+    """A user's interceptor writes the header in another case; it is replaced before sending."""
 
     async def run(side: Side) -> None:
         order = _order(side, operation, target)

@@ -29,7 +29,7 @@ guard admits an RPC, that no row covers.
 
 
 def page() -> str:
-    """The page as it ought to be."""
+    """The page's text, made from the table."""
     notes = _Notes()
     parts = [_INTRODUCTION, *_columns()]
     for group, rows in GROUPS.items():
@@ -40,7 +40,7 @@ def page() -> str:
 
 
 class _Notes:
-    """Numbers the reasons in the order in which they are met."""
+    """Numbers the reasons in order of appearance."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}

@@ -17,7 +17,7 @@ Key = tuple[str, str]
 """A row's kind and a column."""
 
 Outcomes = Mapping[Key, Sequence[BaseException | None]]
-"""What came of each cell, for each of the two tenants."""
+"""Errors of each cell, or None, for each of the two tenants."""
 
 
 def cells(rows: Sequence[Row]) -> list[pytest.param]:
@@ -57,7 +57,7 @@ async def run_cells(raw: Client, rows: Sequence[Row], asked: Collection[Key]) ->
 
 
 def raise_first(outcomes: Sequence[BaseException | None]) -> None:
-    """Fail with what failed, if anything."""
+    """Raise the first error, if any."""
     for outcome in outcomes:
         if outcome is not None:
             raise outcome

@@ -1,4 +1,4 @@
-"""Rows: schedules, whose workflows the server starts with what the action says."""
+"""Rows: schedules, whose action decides what the server starts workflows with."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Schedules, whose workflows the server starts with what the action says."""
+"""Schedules, whose action decides what the server starts workflows with."""
 
 import copy
 from collections.abc import Awaitable, Callable
@@ -116,7 +116,7 @@ def _at_server(side: Side) -> ScheduleHandle:
 
 
 async def _run_is_own(side: Side) -> None:
-    """Assert that the schedule has started a workflow that is its tenant's in every respect."""
+    """Assert that the schedule has started a workflow with its tenant in every place."""
 
     async def started() -> Any:
         return (await _at_server(side).describe()).info.recent_actions

@@ -1,4 +1,4 @@
-"""Rows: what settings change about calls: global IDs, codecs for headers, queues of one's own."""
+"""Rows: settings that change calls: global IDs, codecs for headers, dedicated queues."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -37,7 +37,7 @@ CODED: Final = HeaderCodecBehavior.CODEC
 
 
 class Hiding(PayloadCodec):
-    """Hides payloads, and leaves alone what it did not hide."""
+    """Encodes payloads, and decodes only those that it encoded."""
 
     def __init__(self, forged: str | None = None) -> None:
         self._forged = forged
@@ -66,7 +66,7 @@ def _coded(side: Side, tenant: str | None, forged: str | None = None) -> Client:
 
 @asynccontextmanager
 async def _served(side: Side, client: Client, kind: str) -> AsyncIterator[str]:
-    """A queue with a worker of its own, without a cache where the side's has none."""
+    """A queue with its own worker, without a cache where the side's worker has none."""
     queue = f"{kind}-{side.tenant}-{side.queue}"
     cache = 0 if side.queue.startswith("replayed") else 1000
     async with Worker(

@@ -1,4 +1,4 @@
-"""What one tenant of a cell has at hand; each cell runs twice at once, with the roles exchanged."""
+"""One tenant's side of a cell; each cell runs twice at once, with the roles exchanged."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ Answer = TypeVar("Answer")
 
 
 def header(tenant: str) -> dict[str, Payload]:
-    """The tenant as it travels."""
+    """The tenant as headers carry it."""
     data = json.dumps(tenant).encode()
     return {"tenantId": Payload(metadata={"encoding": b"json/plain"}, data=data)}
 
@@ -119,11 +119,11 @@ class Side:
         return f"{what}-{self.suffix}"
 
     def own(self, name: str) -> str:
-        """The same ID as the server has it."""
+        """The same ID, as on the server."""
         return f"{self.tenant}:{name}"
 
     def at_server(self, name: str) -> WorkflowHandle[Any, Any]:
-        """What the server has of the tenant's workflow."""
+        """A handle without Orkestra to the tenant's workflow."""
         return self.raw.get_workflow_handle(self.own(name))
 
     async def absent(self, server_id: str) -> None:
@@ -156,7 +156,7 @@ async def refused_for_two(side: Side, call: Callable[[Client], Awaitable[object]
 
 
 async def eventually(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """The first answer that is true, for what the server does in its own time."""
+    """Wait for the first answer that is true."""
     async with asyncio.timeout(PATIENCE):
         while not (answer := await ask()):
             await asyncio.sleep(0.15)
@@ -164,7 +164,7 @@ async def eventually(ask: Callable[[], Awaitable[Answer]]) -> Answer:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what led to it."""
+    """An error and its causes."""
     while error is not None:
         yield error
         error = getattr(error, "cause", None) or error.__cause__
@@ -181,6 +181,6 @@ def fails(kind: str) -> Iterator[None]:
 
 @contextmanager
 def not_found() -> Iterator[None]:
-    """Assert that what is named does not exist, as far as the caller can tell."""
+    """Assert that the caller is told that nothing of this name exists."""
     with pytest.raises(RPCError, match="not found"):
         yield

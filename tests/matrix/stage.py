@@ -1,4 +1,4 @@
-"""The workers of the matrix: with a cache, without one, and one that knows nothing of Orkestra."""
+"""The workers of the matrix: with a cache, without one, and one without Orkestra."""
 
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -82,12 +82,12 @@ class Stage:
 
     @classmethod
     def without_workers(cls, raw: Client) -> Self:
-        """For calls that nobody is to serve."""
+        """A side whose queue has no worker."""
         endpoints = {"cached": "none", "replayed": "none"}
         return cls(raw, Fresh(), OrkestraPlugin(), endpoints)
 
     def sides(self, worker: str) -> tuple[Side, Side]:
-        """Two tenants that nobody else has, each the other's rival, with the same names."""
+        """Two fresh tenants that use the same names, each the other's rival."""
         fresh = Fresh()
         acme, beta = fresh.tenant("acme"), fresh.tenant("beta")
 
@@ -108,7 +108,7 @@ class Stage:
 
 @asynccontextmanager
 async def set_up(raw: Client) -> AsyncIterator[Stage]:
-    """Start the workers and yield what reaches them."""
+    """Start the workers and yield their queues."""
     fresh = Fresh()
     plugin = OrkestraPlugin()
     endpoints = {worker: await _endpoint(raw, fresh, worker) for worker in ("cached", "replayed")}
@@ -142,7 +142,7 @@ async def set_up(raw: Client) -> AsyncIterator[Stage]:
 
 
 async def _end_all(raw: Client, fresh: Fresh) -> None:
-    """End what cells have left running, heartbeating activities for instance."""
+    """Terminate workflows and activities that cells left running."""
     queues = ", ".join(f"'{fresh.task_queue(kind)}'" for kind in ("cached", "replayed", "foreign"))
     running = f"TaskQueue IN ({queues}) AND ExecutionStatus = 'Running'"
     async for row in raw.list_workflows(running):

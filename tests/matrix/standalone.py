@@ -45,7 +45,7 @@ async def start(side: Side, client: Client, name: str, **options: Any) -> Any:
 
 
 async def wait(side: Side, client: Client, name: str) -> None:
-    """Start one that ends by being cancelled."""
+    """Start an activity that waits to be cancelled."""
     await client.start_activity(
         waits_for_cancellation,
         id=name,

@@ -23,7 +23,7 @@ from tests.workflows.everything import Mailbox
 from tests.workflows.matrix import Whose
 
 Start = Callable[..., Awaitable[Any]]
-"""Takes the side, a client, an ID and options; returns what the workflow says of its tenant."""
+"""Takes the side, a client, an ID and options; returns the tenant that the workflow sees."""
 
 
 async def start(side: Side, client: Client, name: str, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Clients behind the gate on the real server, and one worker that serves them all."""
+"""Guarded clients on the real server, and one worker that serves them all."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -31,7 +31,7 @@ async def completed_elsewhere() -> str:
 
 
 class GuardDesk:
-    """Two tenants' names, clients for whoever asks, and a queue that one worker serves."""
+    """Two tenants, clients for them, and a queue that one worker serves."""
 
     def __init__(self, raw: Client, fresh: Fresh) -> None:
         self.raw = raw

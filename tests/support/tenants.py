@@ -1,4 +1,4 @@
-"""Tenants of every placement, a directory that can change or go away, and callers that forge."""
+"""Tenants of every placement, a directory that can change or fail, and callers that forge."""
 
 import asyncio
 import json
@@ -37,11 +37,11 @@ from tests.support.names import Fresh
 from tests.workflows.placed import ACTIVITIES, WORKFLOWS
 
 RECENTLY = timedelta(milliseconds=1)
-"""How long the directory's answers hold in a town: tests change it all the time."""
+"""Lifetime of the directory's answers: tests change it all the time."""
 
 
 class Town:
-    """Tenants of every placement, a directory that can change or go away, and their clients."""
+    """Tenants of every placement, a directory that can change or fail, and their clients."""
 
     def __init__(self, address: str, raw: Client, fresh: Fresh) -> None:
         self.raw = raw
@@ -92,7 +92,7 @@ class Town:
         )
 
     def forger(self, tenant: str, *, namespace: str = "default") -> Client:
-        """A client without Orkestra that says it acts for the tenant."""
+        """A client without Orkestra that writes the tenant's header."""
         return Client(self.raw.service_client, namespace=namespace, interceptors=[Forging(tenant)])
 
     def id(self, name: str = "w") -> str:
@@ -171,7 +171,7 @@ async def failure(handle: WorkflowHandle[Any, Any]) -> tuple[str | None, bool]:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Wait for what a worker is about to do."""
+    """Wait until a condition holds."""
     deadline = asyncio.get_running_loop().time() + 40
     while not condition():
         assert asyncio.get_running_loop().time() < deadline
@@ -179,7 +179,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 async def eventually(condition: Callable[[], Awaitable[Any]]) -> None:
-    """The same for a condition that has to ask somebody."""
+    """Wait until an awaitable condition holds."""
     deadline = asyncio.get_running_loop().time() + 40
     while not await condition():
         assert asyncio.get_running_loop().time() < deadline

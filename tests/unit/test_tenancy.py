@@ -85,7 +85,7 @@ def test_no_string_is_the_operators_scope():
     assert repr(ALL_TENANTS) == "ALL_TENANTS"
 
 
-def test_a_scope_sets_the_tenant_and_takes_it_back():
+def test_a_scope_sets_the_tenant_and_resets_it():
     assert current_tenant() is None
     with tenant_scope("acme") as tenant:
         assert (tenant, current_tenant()) == ("acme", "acme")

@@ -1,4 +1,4 @@
-"""Fails when the SDK grows a call that tenancy has not decided on."""
+"""Drift guard: fails when the SDK adds a call or command that tenancy does not handle."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""Which tenants become a label of a metric."""
+"""Tenants as labels of metrics."""
 
 from orkestra.directory import Placements, StaticTenantDirectory, TenantLabels, TenantRecord
 from orkestra.directory.placement import MAX_LABELLED
@@ -12,15 +12,15 @@ async def labels_of(count: int) -> TenantLabels:
     return TenantLabels(placements)
 
 
-def test_without_a_directory_to_ask_there_is_no_label():
+def test_without_a_directory_there_is_no_label():
     assert TenantLabels().of("acme") == {}
 
 
-def test_where_every_tenant_is_known_none_becomes_a_label():
+def test_an_open_directory_labels_every_tenant_as_unknown():
     assert TenantLabels(Placements()).of("acme") == {"tenant": "unknown"}
 
 
-async def test_a_tenant_of_the_directory_is_a_label_and_no_other_is():
+async def test_only_tenants_of_the_directory_become_labels():
     labels = await labels_of(1)
     assert labels.of("t0") == {"tenant": "t0"}
     assert labels.of("stranger") == labels.of(None) == {"tenant": "unknown"}

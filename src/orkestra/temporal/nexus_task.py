@@ -18,7 +18,7 @@ from orkestra.temporal._sdk import nexus_link_to_temporal_link
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NexusTask:
-    """What a start operation arrived with.
+    """Values that a start operation arrived with.
 
     Attributes:
         callback_url: URL that the operation's result goes to.

@@ -1,4 +1,4 @@
-"""Whether work may run on this worker: asked of the directory when it arrives, never on replay.
+"""Admission of work: the directory is asked when work arrives, and never on replay.
 
 The directory's answer is not in a workflow's history. So a run is asked about once, on its first
 task, and a refusal that fails the workflow leaves a marker in history, the one that
@@ -76,7 +76,7 @@ class Refusal:
 
     @property
     def is_final(self) -> bool:
-        """Whether the work fails, and not just this attempt or workflow task."""
+        """True if the work fails, and not just this attempt or workflow task."""
         return self.kind != TENANT_UNDECIDED
 
     def completion(self) -> WorkflowActivationCompletion:
@@ -157,7 +157,7 @@ class PlacementCheck:
     ) -> Refusal | None:
         """Refuse an activity or Nexus operation that the directory does not allow here (B5).
 
-        What is part of something older, as a workflow's activity, is no start.
+        A workflow's activity belongs to work that has started already; a standalone one starts.
         """
         if tenant is None or self.placements.is_open:
             return None
@@ -171,6 +171,10 @@ class PlacementCheck:
         return None
 
 
+_MAX_WAIT_SECONDS: Final = 1.0
+_ACTIVATION_SECONDS: Final = 1.6
+
+
 class LoopBridge:
     """Asks the directory and the server from the workflow's thread; made on the event loop.
 
@@ -179,9 +183,6 @@ class LoopBridge:
     there by then.
     """
 
-    _MAX_WAIT_SECONDS: Final = 1.0
-    _ACTIVATION_SECONDS: Final = 1.6
-
     def __init__(self, placements: Placements) -> None:
         self._placements = placements
         self._started = 0.0
@@ -189,7 +190,7 @@ class LoopBridge:
         self._thread = threading.get_ident()
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:  # a workflow is validated, and nothing will be asked
+        except RuntimeError:  # the worker only validates the workflow, and asks nothing
             self._loop = None
 
     def begin_activation(self) -> None:
@@ -216,13 +217,13 @@ class LoopBridge:
         self, ask: Callable[[*_Args], Coroutine[Any, Any, _Answer]], *args: *_Args
     ) -> _Answer:
         """Run a coroutine function on the event loop and wait for what it returns."""
-        left = self._started + self._ACTIVATION_SECONDS - time.monotonic()
-        timeout = min(self._MAX_WAIT_SECONDS, left)
+        left = self._started + _ACTIVATION_SECONDS - time.monotonic()
+        timeout = min(_MAX_WAIT_SECONDS, left)
         if self._loop is None or timeout <= 0:
             msg = "this workflow task has no time left to look up the tenant"
             raise DirectoryUnavailableError(msg)
         future = asyncio.run_coroutine_threadsafe(ask(*args), self._loop)
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self._thread:  # waiting would block for ever
             msg = (
                 "the tenant cannot be looked up in the SDK's debug mode, which runs workflows on"
                 " the event loop: the answer is there when the task is tried again"
@@ -237,7 +238,7 @@ class LoopBridge:
 
 
 class _SameThreadError(DirectoryUnavailableError):
-    """The workflow runs on the event loop's own thread, where waiting would block for ever."""
+    """The workflow runs on the event loop's own thread, as in the SDK's debug mode."""
 
 
 _FIRST_RUNS: Final = frozenset(

@@ -51,8 +51,8 @@ class TenantCodec:
         header: Name of the Temporal header and memo field.
         nexus_header: Name of the Nexus header; those arrive in lower case (T7).
         attribute: The search attribute.
-        is_required: Whether work without a tenant is refused.
-        has_global_ids: Whether IDs are left as they are given, and do not name their tenant.
+        is_required: True if work without a tenant is refused.
+        has_global_ids: True if IDs stay as they are given, without a tenant's prefix.
     """
 
     settings: TenancySettings
@@ -113,7 +113,7 @@ class TenantCodec:
         return tenant
 
     def message_problem(self, headers: Headers, tenant: str | None) -> str | None:
-        """Why a message with these headers is not for a run of the tenant; None where it is."""
+        """Reason to refuse a message to a run of the tenant, or None."""
         try:
             sender = self.read_header(headers)
         except TenantMismatchError as error:
@@ -200,7 +200,7 @@ class TenantCodec:
         return user_id if self.has_global_ids else scope_id(tenant, user_id)
 
     def is_scoped(self, tenant: str | None, server_id: str) -> bool:
-        """Whether an ID of the tenant has its prefix, so that what it starts must have it, too."""
+        """Return True if the tenant's ID has its prefix; then what it starts must have it, too."""
         return not self.has_global_ids and tenant is not None and owner_of(server_id) == tenant
 
     def check_owner(self, tenant: str, server_id: str) -> None:
