@@ -76,7 +76,7 @@ def _row(kind: str, call: Raw, rpc: str) -> Row:
         rpcs=rpc,
         carried=Check("the workflow ID's prefix carries it, and the server accepts it", carried),
         missing=Check("refused before it is sent", missing),
-        mismatch=Check("in the scope of another: refused before it is sent", mismatch),
+        mismatch=Check("in another tenant's scope: refused before it is sent", mismatch),
         other=Check("the guard refuses the ID before the request is sent", other),
         replay=NO_CODE,
     )

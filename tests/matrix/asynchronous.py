@@ -128,7 +128,7 @@ def _mismatch(act: Act) -> Check:
     async def run(side: Side) -> None:
         await refused_for_two(side, lambda client: act(handle_of(client, side.name())))
 
-    return Check("in the scope of another: refused before it is sent", run)
+    return Check("in another tenant's scope: refused before it is sent", run)
 
 
 def _other(act: Act) -> Check:
@@ -141,7 +141,7 @@ def _other(act: Act) -> Check:
         await complete(handle_of(side.rivals_client, victims_name))
         assert await victim.result() == "done"
 
-    return Check("it does not exist: the ID leads to one under the own prefix", run)
+    return Check("not found: the ID is scoped to the caller's own prefix", run)
 
 
 async def _other_standalone(side: Side) -> None:
@@ -202,7 +202,7 @@ def _row(kind: str, act: Act, carried: Cell, *, calls: str, rpcs: str) -> Row:
 
 _PREFIX: Final = "the workflow ID's prefix carries it"
 _OWN_TASK: Final = Impossible(
-    "A heartbeat goes with the token of its own task, which the worker let in for its tenant."
+    "A heartbeat carries the token of its own task, which the worker has checked."
 )
 
 ASYNCHRONOUS: Final = (
@@ -256,10 +256,10 @@ ASYNCHRONOUS: Final = (
         kind="async activity by token",
         calls="client.complete_async_activity client.heartbeat_async_activity",
         carried=Impossible(
-            "A task token does not say whose it is and can be forged, so tenants may use none."
+            "A task token can be forged and does not prove whose activity it names: none is accepted."
         ),
         missing=Check("refused before it is sent", _token_without_tenant),
-        mismatch=Check("in the scope of another: refused before it is sent", _token_for_two),
+        mismatch=Check("in another tenant's scope: refused before it is sent", _token_for_two),
         other=Check("every token is refused, stolen or own", _tokens_refused),
         replay=NO_CODE,
     ),

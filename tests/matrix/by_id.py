@@ -169,7 +169,7 @@ def _hidden(call: Call) -> Check:
                 with not_found():
                     await call(side.client, name)
 
-    return Check("it does not exist: the ID leads to one under the own prefix", run)
+    return Check("not found: the ID is scoped to the caller's own prefix", run)
 
 
 def _refused(call: Call) -> Check:
@@ -194,7 +194,7 @@ def _mismatch(call: Call) -> Check:
     async def run(side: Side) -> None:
         await refused_for_two(side, lambda client: call(client, side.own(side.name())))
 
-    return Check("in the scope of another: refused before it is sent", run)
+    return Check("in another tenant's scope: refused before it is sent", run)
 
 
 def _row(
@@ -219,7 +219,7 @@ def _row(
 
 
 _UNSUPPORTED: Final = Impossible(
-    "Pausing workflows is not enabled on the embedded server; the ID alone says whose it is."
+    "Pausing workflows is not enabled on the embedded server; the ID alone names the tenant."
 )
 
 BY_ID: Final = (

@@ -22,23 +22,21 @@ from tests.matrix.commands import (
 from tests.matrix.model import Cell, Check, Impossible, Row
 
 _REFUSED: Final = "by a workflow without Orkestra: refused by the worker that gets it"
-_WITHIN: Final = "a header of another, written by an interceptor: the workflow that sends it fails"
+_WITHIN: Final = "another tenant's header, written by an interceptor: the sending workflow fails"
 _BOTH: Final = f"{_WITHIN}; sent without Orkestra: refused by the worker that gets it"
-_DROPPED: Final = "by a workflow without Orkestra: dropped, and the workflow goes on"
-_OWN: Final = "the ID of another's workflow starts a child under the own prefix"
+_DROPPED: Final = "by a workflow without Orkestra: dropped, and the workflow continues"
+_OWN: Final = "the ID of another's workflow starts a child under the parent's own prefix"
 _NAMES_NOTHING: Final = Impossible(
-    "It names no workflow; which task queues a tenant may use is the directory's to say."
+    "It names no workflow; the directory decides which task queues a tenant may use."
 )
 _FROM_WITHIN: Final = Impossible(
-    "Only the workflow's own worker runs it, with what our interceptor has just written."
+    "Only the workflow's own worker runs it, with the header that Orkestra has just written."
 )
 _NO_HEADER: Final = Impossible(
-    "The command has no header, so nobody can see a tenant, or none, in it."
+    "The command has no header, so none can be missing or name another tenant."
 )
 _ITSELF: Final = Impossible("A workflow can write to itself only.")
-_PRESENT: Final = Impossible(
-    "Workflow code runs for a tenant or not at all, so none can be missing here."
-)
+_PRESENT: Final = Impossible("Workflow code always runs for a tenant, so none can be missing.")
 
 
 def _row(
@@ -90,7 +88,7 @@ COMMANDS: Final = (
         shows="the child's handler sees it",
         missing=_PRESENT,
         mismatch=Check(_WITHIN, refused_within("child_signal")),
-        other=Impossible("A handle to a child is had by starting it, under the own prefix."),
+        other=Impossible("Only a start gives a handle to a child, below the own prefix."),
         calls="outbound.signal_child_workflow",
     ),
     _row(
@@ -99,7 +97,7 @@ COMMANDS: Final = (
         shows="the handler sees it",
         missing=Check(_DROPPED, dropped_elsewhere(forged=False)),
         mismatch=Check(
-            f"{_WITHIN}; sent without Orkestra: dropped, and the workflow goes on",
+            f"{_WITHIN}; sent without Orkestra: dropped, and the workflow continues",
             refused_within("external_signal", dropped_elsewhere(forged=True)),
         ),
         other=Check("it does not exist", unreachable("external_signal")),
@@ -152,18 +150,18 @@ COMMANDS: Final = (
     _row(
         "upsert of the reserved memo field",
         names_itself("memo"),
-        shows="writing the own tenant changes nothing",
+        shows="writing the same tenant changes nothing",
         missing=_PRESENT,
-        mismatch=Check("writing another tenant ends the workflow", renames("memo")),
+        mismatch=Check("writing another tenant fails the workflow", renames("memo")),
         other=_ITSELF,
         calls="",
     ),
     _row(
         "upsert of the reserved search attribute",
         names_itself("attribute"),
-        shows="writing the own tenant changes nothing",
+        shows="writing the same tenant changes nothing",
         missing=_PRESENT,
-        mismatch=Check("writing another tenant ends the workflow", renames("attribute")),
+        mismatch=Check("writing another tenant fails the workflow", renames("attribute")),
         other=_ITSELF,
         calls="",
     ),

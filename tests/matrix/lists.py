@@ -89,7 +89,7 @@ def _carried(make: Make, rows: Rows) -> Check:
             assert len(found) == 2
             assert all(row == "row" or row.startswith(f"{side.tenant}:") for row in found)
 
-    return Check("the guard adds it to the query: own rows, all of them, and no others", run)
+    return Check("the guard adds it to the query: all rows of the tenant and no others", run)
 
 
 def _missing(rows: Rows) -> Check:
@@ -103,7 +103,7 @@ def _mismatch(rows: Rows) -> Check:
     async def run(side: Side) -> None:
         await refused_for_two(side, lambda client: rows(client, ""))
 
-    return Check("in the scope of another: refused before it is sent", run)
+    return Check("in another tenant's scope: refused before it is sent", run)
 
 
 def _other(make: Make, rows: Rows) -> Check:
@@ -126,7 +126,9 @@ def _other(make: Make, rows: Rows) -> Check:
             with pytest.raises(InvalidQueryError):
                 await rows(side.client, query)
 
-    return Check("a query that names another finds nothing; one that breaks out is refused", run)
+    return Check(
+        "a query that names another tenant finds nothing; one that tries to escape is refused", run
+    )
 
 
 def _row(kind: str, make: Make, rows: Rows, *, calls: str, rpcs: str) -> Row:

@@ -110,7 +110,7 @@ def _mismatch(send: Send, by_worker: Callable[[Client, str], Awaitable[None]], w
         assert await _finish(side, name) == []
 
     return Check(
-        f"scope or header of another: refused before it is sent; a forged header: {what}", run
+        f"another tenant's scope or header: refused before it is sent; a forged header: {what}", run
     )
 
 
@@ -123,7 +123,7 @@ def _other(send: Send) -> Check:
                     await send(side.client, name)
             assert tuple(await victim.query(Mailbox.count)) == (0, side.rival)
 
-    return Check("it does not exist: the ID leads to one under the own prefix", run)
+    return Check("not found: the ID is scoped to the caller's own prefix", run)
 
 
 def _row(
@@ -148,7 +148,7 @@ def _row(
 
 
 _UPDATES: Final = "client.start_workflow_update inbound.handle_update_handler"
-_FAILS: Final = "it fails to its caller only"
+_FAILS: Final = "it fails for its caller only"
 
 MESSAGES: Final = (
     _row(
@@ -156,7 +156,7 @@ MESSAGES: Final = (
         signal,
         received=["signal x"],
         by_worker=_dropped,
-        what="it is dropped and the workflow goes on",
+        what="it is dropped and the workflow continues",
         calls="client.signal_workflow inbound.handle_signal",
         rpcs="signal_workflow_execution",
     ),

@@ -9,8 +9,8 @@ from tests.matrix.side import Side
 COLUMNS: Final = {
     "carried": "the code that runs, or the server, sees the caller's tenant",
     "missing": "without a tenant the call is refused",
-    "mismatch": "where two places name two tenants the call is refused",
-    "other": "what belongs to another tenant cannot be reached",
+    "mismatch": "a call in which two places name different tenants is refused",
+    "other": "nothing of another tenant can be reached",
     "replay": "the same on a worker without a cache, which replays the history for every task",
 }
 

@@ -66,7 +66,7 @@ async def _backing_of_another(side: Side) -> None:
 
 
 _REFUSED: Final = "by a workflow without Orkestra: refused by the handler's worker"
-_OVERWRITTEN: Final = "a header of another, in another case: it is dropped, and ours is sent"
+_OVERWRITTEN: Final = "another tenant's header, in another case: replaced by the tenant's own"
 _NAMES_NOTHING: Final = Impossible("The operation names nothing that belongs to a tenant.")
 
 _HOOKS: Final = (
@@ -98,7 +98,9 @@ OPERATIONS: Final = (
         ),
         missing=Check(_REFUSED, _missing("whose_workflow")),
         mismatch=Check(_OVERWRITTEN, _mismatch("whose_workflow", "forged")),
-        other=Check("the ID of another's workflow starts one of the own", _backing_of_another),
+        other=Check(
+            "the ID of another's workflow starts one of the caller's own", _backing_of_another
+        ),
     ),
     Row(
         kind="Nexus operation, cancel",

@@ -20,11 +20,11 @@ _HEADINGS: Final = {
 _INTRODUCTION: Final = """\
 # The tenancy matrix
 
-What is shown of every kind of call, on a real Temporal server, in each run of the tests. Each cell
-runs for two tenants at once, with the roles exchanged. **✓** is a cell that is shown; a number is
-a cell that cannot exist, and the note says why. This page is written by `python -m tests.matrix`;
-a test holds it to the table that the tests run, and others fail when the SDK grows a call, or the
-guard admits an RPC, that no row covers.
+Every kind of call is tested on a real Temporal server in each run of the tests. Each cell runs for
+two tenants at once, with the roles exchanged. **✓** marks a tested cell; a number marks a cell that
+cannot exist, with the reason in the notes. `python -m tests.matrix` writes this page; tests fail
+when it differs from the table that they run, or when the SDK adds a call, or the guard allows an
+RPC, that no row covers.
 """
 
 

@@ -57,7 +57,7 @@ def _row(
     )
 
 
-_CONTRADICTS: Final = "scope, header, memo or attribute of another: refused before it is sent"
+_CONTRADICTS: Final = "another tenant's scope, header, memo or attribute: refused before it is sent"
 _PREFIX: Final = "the ID's prefix carries it"
 
 
@@ -98,7 +98,7 @@ SCHEDULES: Final = (
             missing_create,
         ),
         mismatch=Check(_CONTRADICTS, mismatch_create),
-        other=Check("the ID of another's schedule makes one of the own", other_create),
+        other=Check("the ID of another's schedule creates one of the caller's own", other_create),
     ),
     _update_row("the same action", same),
     _update_row("a changed action", changed),

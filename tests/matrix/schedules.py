@@ -185,7 +185,7 @@ def refuses_mismatch(call: Call) -> Check:
     async def run(side: Side) -> None:
         await refused_for_two(side, lambda client: call(side, client, side.name()))
 
-    return Check("in the scope of another: refused before it is sent", run)
+    return Check("in another tenant's scope: refused before it is sent", run)
 
 
 def refuses_other(call: Call) -> Check:
@@ -200,7 +200,7 @@ def refuses_other(call: Call) -> Check:
         after = await victim.describe()
         assert (after.schedule.state, after.info.num_actions) == (before.schedule.state, 0)
 
-    return Check("it does not exist: the ID leads to one under the own prefix", run)
+    return Check("not found: the ID is scoped to the caller's own prefix", run)
 
 
 async def other_create(side: Side) -> None:

@@ -182,7 +182,7 @@ SETTINGS: Final = (
         kind='start and calls by ID with `workflow_ids = "global"`',
         carried=Check("the workflow sees it, and the start event's header has it", _global_carried),
         missing=Check(f"{_BEFORE}; sent without Orkestra, refused by the worker", _global_missing),
-        mismatch=Check(f"memo or scope of another: {_BEFORE}", _global_mismatch),
+        mismatch=Check(f"another tenant's memo or scope: {_BEFORE}", _global_mismatch),
         other=Check(
             "another's workflow is not attached to, not terminated and not found", _global_other
         ),
@@ -195,8 +195,8 @@ SETTINGS: Final = (
         other=Impossible("A codec sees payloads, and names nothing that belongs to a tenant."),
     ),
     Row(
-        kind="start on a task queue of one's own",
-        carried=Check("the directory's queue of the tenant gets it", _queue_carried),
+        kind="start on a dedicated task queue",
+        carried=Check("it goes to the tenant's own queue in the directory", _queue_carried),
         missing=Check(_BEFORE, _queue_missing),
         mismatch=Check(f"in the scope of another: {_BEFORE}", _queue_mismatch),
         other=Check("another's queue cannot be named", _queue_other),

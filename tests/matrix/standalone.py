@@ -185,7 +185,7 @@ def _mismatch(call: Call) -> Check:
     async def run(side: Side) -> None:
         await refused_for_two(side, lambda client: call(side, client, side.own(side.name())))
 
-    return Check("in the scope of another: refused before it is sent", run)
+    return Check("in another tenant's scope: refused before it is sent", run)
 
 
 def _hidden(call: Call) -> Check:
@@ -198,7 +198,7 @@ def _hidden(call: Call) -> Check:
                 await call(side, side.client, name)
         await terminate(side, side.rivals_client, victims_name)
 
-    return Check("it does not exist: the ID leads to one under the own prefix", run)
+    return Check("not found: the ID is scoped to the caller's own prefix", run)
 
 
 def _refused(call: Call) -> Check:
@@ -239,11 +239,11 @@ STANDALONE: Final = (
             _missing_start,
         ),
         mismatch=Check(
-            "scope, header or attribute of another: refused before it is sent; header and ID in"
+            "another tenant's scope, header or attribute: refused before it is sent; header and ID in"
             " disagreement: refused by the worker",
             _mismatch_start,
         ),
-        other=Check("the ID of another's activity starts one of the own", _other_start),
+        other=Check("the ID of another's activity starts one of the caller's own", _other_start),
         replay=_NO_WORKFLOW,
     ),
     _row(

@@ -114,7 +114,7 @@ def _mismatch(call: Start) -> Check:
             await call(side, side.forging, side.own(name))
 
     return Check(
-        "header, memo, attribute or scope of another: refused before it is sent; header and ID in"
+        "another tenant's header, memo, attribute or scope: refused before it is sent; header and ID in"
         " disagreement: refused by the worker",
         run,
     )
@@ -132,7 +132,9 @@ def _other(call: Start) -> Check:
             assert tuple(await victim.query(Mailbox.count)) == (0, side.rival)
             await side.at_server(victim.id).describe()
 
-    return Check("the ID of another's workflow starts one of the own, whatever the policy", run)
+    return Check(
+        "the ID of another's workflow starts one of the caller's own, whatever the policy", run
+    )
 
 
 def _other_update(call: Start) -> Check:
@@ -144,7 +146,7 @@ def _other_update(call: Start) -> Check:
             )
             assert tuple(await victim.query(Mailbox.count)) == (0, side.rival)
 
-    return Check("the ID of another's workflow starts one of the own and updates that", run)
+    return Check("the ID of another's workflow starts and updates one of the caller's own", run)
 
 
 def _row(kind: str, call: Start, calls: str, rpcs: str) -> Row:

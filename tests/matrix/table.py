@@ -54,23 +54,23 @@ _OPERATORS: Final = "refused to tenants; a test calls each of them"
 EXEMPT: Final[Mapping[str, str]] = {
     "client.get_worker_build_id_compatibility client.get_worker_task_reachability"
     " client.update_worker_build_id_compatibility": (
-        f"versions of workers are the operator's: {_OPERATORS}"
+        f"worker versions belong to operators: {_OPERATORS}"
     ),
     "client.start_nexus_operation client.describe_nexus_operation client.cancel_nexus_operation"
     " client.terminate_nexus_operation client.get_nexus_operation_result"
     " client.list_nexus_operations client.count_nexus_operations": (
-        f"an endpoint may lead anywhere, and nothing carries the tenant: {_OPERATORS}"
+        f"an endpoint may lead anywhere, and no field carries the tenant: {_OPERATORS}"
     ),
     "outbound.start_system_nexus_operation outbound.start_signal_with_start_workflow": (
-        "the server's own operations cannot be confined to a tenant: they end the workflow"
+        "the server's own operations cannot be confined to a tenant: they fail the workflow"
     ),
-    "outbound.info": "it asks nobody",
+    "outbound.info": "it makes no request",
 }
 """Methods of the SDK's interceptors without a row, with the reason."""
 
 EXEMPT_RPCS: Final[Mapping[str, str]] = {
     "describe_namespace get_cluster_info get_system_info": (
-        "they say nothing of anybody's work; of a namespace only what clients need"
+        "they show no tenant's work, and of a namespace only what clients need"
     ),
 }
 """RPCs that the guard admits without a row, with the reason."""

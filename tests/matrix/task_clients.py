@@ -61,7 +61,7 @@ def _row(kind: str, by: str, missing: Test) -> Row:
         carried=Check("what it starts is the tenant's, and sees it", _started(by)),
         missing=Check("a task without a tenant is refused before its code runs", missing),
         mismatch=Check("the code cannot enter another tenant's scope", _mismatch(by)),
-        other=Check("another's workflow looks as if it did not exist", _other(by)),
+        other=Check("another's workflow is not found", _other(by)),
     )
 
 
