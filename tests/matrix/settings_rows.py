@@ -198,7 +198,7 @@ SETTINGS: Final = (
         kind="start on a dedicated task queue",
         carried=Check("it goes to the tenant's own queue in the directory", _queue_carried),
         missing=Check(_BEFORE, _queue_missing),
-        mismatch=Check(f"in the scope of another: {_BEFORE}", _queue_mismatch),
+        mismatch=Check(f"in another tenant's scope: {_BEFORE}", _queue_mismatch),
         other=Check("another's queue cannot be named", _queue_other),
         replay=NO_CODE,
     ),

@@ -239,8 +239,8 @@ STANDALONE: Final = (
             _missing_start,
         ),
         mismatch=Check(
-            "another tenant's scope, header or attribute: refused before it is sent; header and ID in"
-            " disagreement: refused by the worker",
+            "another tenant's scope, header or attribute: refused before it is sent; header and ID"
+            " in disagreement: refused by the worker",
             _mismatch_start,
         ),
         other=Check("the ID of another's activity starts one of the caller's own", _other_start),

@@ -114,8 +114,8 @@ def _mismatch(call: Start) -> Check:
             await call(side, side.forging, side.own(name))
 
     return Check(
-        "another tenant's header, memo, attribute or scope: refused before it is sent; header and ID in"
-        " disagreement: refused by the worker",
+        "another tenant's header, memo, attribute or scope: refused before it is sent; header and"
+        " ID in disagreement: refused by the worker",
         run,
     )
 
