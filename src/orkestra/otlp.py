@@ -28,7 +28,7 @@ try:
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 except ImportError as error:
-    raise MissingExtraError("receiving traces", "testing") from error
+    raise MissingExtraError("Receiving traces", "testing") from error
 
 _OBSERVATION: Final = "langfuse.observation."
 _TRACE: Final = "langfuse.trace."

@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-_NEEDED: Final = ("opentelemetry.proto", "pytest_asyncio")
+_NEEDED: Final = ("opentelemetry", "opentelemetry.proto", "pytest_asyncio")
 
 # The package may be installed without the extra, and pytest loads this all the same.
 pytest_plugins = ["orkestra.testing.environment"] if all(map(find_spec, _NEEDED)) else []

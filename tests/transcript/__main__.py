@@ -151,10 +151,10 @@ def newcomer(directory: Path) -> dict[str, str]:
 def play(script: Transcript) -> None:
     """The ten minutes."""
     start = "orkestra start RefundRequest --tenant acme --task-queue refunds"
-    extras = "orkestra-core[cli,langfuse,testing]"
+    extras = "orkestra-core[all]"
     script.say("## Install")
     script.type("python3 -m venv .venv && source .venv/bin/activate")
-    wheel = f"{script.wheel}[cli,langfuse,testing]"
+    wheel = f"{script.wheel}[all]"
     script.type(
         f'pip install "{extras}"',
         instead=f"pip install --quiet --disable-pip-version-check {shlex.quote(wheel)}",

@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -149,22 +149,64 @@ def test_a_database_that_cannot_be_made_is_refused(command: Command) -> None:
     assert "folder does not exist" in line or "directory does not exist" in line
 
 
-def test_a_missing_extra_is_refused_with_the_command_that_installs_it(command: Command) -> None:
-    code = (
-        "import sys; sys.modules['typer'] = None; sys.argv = ['orkestra', 'health'];"
-        " from orkestra.cli import main; main()"
-    )
-
-    result = subprocess.run(
+def run_without(
+    packages: Sequence[str], *arguments: str, command: Command, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as if these packages were not installed, and no program either."""
+    code = f"""
+import importlib.metadata, sys
+def files(distribution):
+    raise importlib.metadata.PackageNotFoundError(distribution)
+importlib.metadata.files = files
+sys.modules.update(dict.fromkeys({packages!r}))
+sys.argv = ["orkestra", *{arguments!r}]
+from orkestra.cli import main
+main()
+"""
+    return subprocess.run(
         [sys.executable, "-c", code],
-        env=clean_environment(command.directory),
+        cwd=command.directory,
+        env=clean_environment(command.directory, PATH="", **variables),
         capture_output=True,
         text=True,
         timeout=45,
         check=False,
     )
 
-    assert 'pip install "orkestra-core[cli]"' in refused(result)
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "extra"),
+    [
+        (["typer", "rich"], ["health"], "cli"),
+        (["uvicorn", "starlette"], ["demo"], "dev"),
+        (["watchfiles"], ["dev", "one"], "dev"),
+        (["watchfiles"], ["dev", "--help"], "dev"),
+        ([], ["dev", "one", "--port=0", "--ui-port=0", "--traces-port=0"], "dev"),
+        ([], ["server", "--port=0"], "dev"),
+        (["langfuse"], ["demo"], "langfuse"),
+        (["langfuse"], ["dev", "one", "--port=0", "--ui-port=0", "--traces-port=0"], "langfuse"),
+        (["langfuse"], ["worker", "one", "--task-queue=queue"], "langfuse"),
+        (["langfuse"], ["trace", "backfill", "order-42", "--tenant=acme"], "langfuse"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_a_missing_extra_is_refused_with_the_command_that_installs_it(
+    missing: list[str], arguments: list[str], extra: str, command: Command
+) -> None:
+    command.write("one.py", WORKFLOW.format(name="Hello"))
+    keys = {"LANGFUSE_PUBLIC_KEY": "pk-lf-1", "LANGFUSE_SECRET_KEY": "sk-lf-1"}
+    variables = keys if extra == "langfuse" else {}
+
+    result = run_without(missing, *arguments, command=command, **variables)
+
+    assert refused(result).endswith(f'needs an extra: pip install "orkestra-core[{extra}]"')
+
+
+def test_the_demo_without_a_server_says_which_extra_has_one(command: Command) -> None:
+    result = run_without([], "demo", command=command)
+
+    assert result.returncode == 2
+    assert one_line(result.stderr).endswith('pip install "orkestra-core[dev]"')
 
 
 @pytest.mark.parametrize(

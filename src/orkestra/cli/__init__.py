@@ -37,7 +37,7 @@ def _run() -> int:
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
-        sys.stderr.write(f"orkestra: {MissingExtraError('the command line', 'cli')}\n")
+        sys.stderr.write(f"orkestra: {MissingExtraError('The command line', 'cli')}\n")
         return 2
     code: int = app.run(sys.argv[1:])
     return code

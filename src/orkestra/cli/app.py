@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Annotated, Any, Final, NamedTuple
 
 import typer
@@ -29,12 +30,16 @@ from orkestra.errors import (
     ConfigurationError,
     ConnectionFailedError,
     ConnectionFailureReason,
+    MissingExtraError,
     OrkestraError,
     SearchAttributeError,
     TenantError,
 )
 
 _SILENT: Final = logging.CRITICAL + 1
+
+_DEV: Final = ("starlette", "uvicorn", "watchfiles")
+"""Packages of the extra `dev`."""
 
 
 class _Place(NamedTuple):
@@ -43,12 +48,13 @@ class _Place(NamedTuple):
     module: str
     name: str
     help: str
+    needs: Sequence[str] = ()
 
 
 _COMMANDS: Final[Mapping[str, _Place]] = {
     "init": _Place("orkestra.dev.init", "init", "Write a small application to begin with."),
-    "demo": _Place("orkestra.dev.demo", "demo", "Watch three tenants' workflows run."),
-    "dev": _Place("orkestra.dev.session", "dev", "Run an application while you write it."),
+    "demo": _Place("orkestra.dev.demo", "demo", "Watch three tenants' workflows run.", _DEV),
+    "dev": _Place("orkestra.dev.session", "dev", "Run an application while you write it.", _DEV),
     "server": _Place(
         "orkestra.cli.server_command", "server", "Run a Temporal server for development."
     ),
@@ -90,6 +96,8 @@ class _Commands(TyperGroup):
             msg = f"no such command {cmd_name!r}: use one of {', '.join(_COMMANDS)}"
             raise typer.TyperException(msg)
         place = _COMMANDS[cmd_name]
+        if not all(map(find_spec, place.needs)):
+            raise MissingExtraError(f"`orkestra {cmd_name}`", "dev")
         found = getattr(importlib.import_module(place.module), place.name)
         if isinstance(found, typer.Typer):
             return typer.main.get_command(found)

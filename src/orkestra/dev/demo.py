@@ -21,6 +21,7 @@ from orkestra.cli.app import FAILED
 from orkestra.cli.options import AsJson, load_config
 from orkestra.config import LangfuseSettings
 from orkestra.errors import ConfigurationError
+from orkestra.langfuse.langfuse_sink import require_langfuse
 
 
 def demo(
@@ -53,13 +54,16 @@ def demo(
       orkestra demo --keep
       orkestra demo --tickets my-tickets.jsonl --json
     """
+    langfuse = load_config(context, None).langfuse
+    if langfuse.is_on:
+        require_langfuse()
     examples = examples_directory()
     make_importable(examples)
     # It imports the example, which can be found only now.
     show: Callable[[Options], Coroutine[Any, Any, bool]]
     show = importlib.import_module("orkestra.dev.demo_report").show
     options = Options(
-        langfuse=load_config(context, None).langfuse,
+        langfuse=langfuse,
         tickets=tickets or examples / TICKETS,
         examples=examples,
         keep=keep,

@@ -59,6 +59,7 @@ from orkestra.dev.worker_process import WorkerOptions, WorkerProcess
 from orkestra.devserver import DevServer
 from orkestra.devserver.server import why_not
 from orkestra.errors import ConfigurationError, DevServerError
+from orkestra.langfuse.langfuse_sink import require_langfuse
 
 if TYPE_CHECKING:
     from orkestra.dev.tracepage import TracePage
@@ -126,12 +127,15 @@ def dev(
       orkestra dev my_app.main:make_worker
     """
     _check_ports(port, ui_port, traces_port)
+    settings = load_config(context, config)
+    if settings.langfuse.is_on:
+        require_langfuse()
     sys.path.insert(0, str(Path.cwd()))
     options = Options(
         app=app,
         roots=find_application(app.partition(":")[0]),
         task_queue=task_queue,
-        config=load_config(context, config),
+        config=settings,
         config_file=config or context.find_root().obj,
         port=port or None,
         ui_port=ui_port or None,

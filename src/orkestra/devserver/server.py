@@ -444,7 +444,7 @@ def find_temporal_binary() -> Path:
         return _named(named)
     if found := _of_wheel() or shutil.which(_PROGRAM):
         return Path(found).absolute()  # not what a link points to: it may go by the link's name
-    raise MissingExtraError("the embedded Temporal server", "cli")
+    raise MissingExtraError("The embedded Temporal server", "dev")
 
 
 def _named(value: str) -> Path:

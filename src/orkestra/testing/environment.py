@@ -225,7 +225,7 @@ def _test_server() -> Path:
     try:
         files = importlib.metadata.files(f"{_TEST_SERVER}-bin") or ()
     except importlib.metadata.PackageNotFoundError as error:
-        raise MissingExtraError("the server that skips time", "testing") from error
+        raise MissingExtraError("The time-skipping server", "testing") from error
     found = next(file for file in files if file.name == _TEST_SERVER)
     return Path(str(found.locate())).resolve()
 

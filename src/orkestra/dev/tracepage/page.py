@@ -20,11 +20,18 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Self
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from orkestra.errors import MissingExtraError
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.datastructures import Headers, MutableHeaders
+    from starlette.requests import Request
+    from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+    from starlette.routing import Route
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+except ImportError as error:
+    raise MissingExtraError("The local trace page", "dev") from error
 
 from orkestra.config import LangfuseSettings
 from orkestra.dev.tracepage.store import (
@@ -35,7 +42,6 @@ from orkestra.dev.tracepage.store import (
     read_trace,
     received_spans,
 )
-from orkestra.errors import MissingExtraError
 from orkestra.otlp import (
     OBSERVATIONS_PATH,
     TRACES_PATH,
@@ -46,12 +52,6 @@ from orkestra.otlp import (
     observations_page,
     traces_of,
 )
-
-try:
-    import uvicorn
-    from starlette.applications import Starlette
-except ImportError as error:
-    raise MissingExtraError("the local trace page", "cli") from error
 
 _HOST: Final = "127.0.0.1"
 _PATIENCE: Final = 2
