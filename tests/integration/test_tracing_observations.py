@@ -254,7 +254,7 @@ async def test_two_plugins_with_one_key_share_the_way_to_langfuse(traced, raw_cl
     spans = await traced.spans()
     assert path(spans, "activity:look_up") == ["request", "workflow:Flaky", "activity:look_up"]
 
-    await other._shared.sink.close(SECONDS)
+    await other._state.sink.close(SECONDS)
     receiver.clear()
     async with traced.worker():
         await traced.result(Observe.run, ["observing"], "still there?")

@@ -61,7 +61,7 @@ class Town(Traced):
         tenants = {name: TenantSettings(langfuse=own) for name, own in projects.items()}
         config = OrkestraConfig(langfuse=self.shared.settings(**settings), tenants=tenants)
         self.plugin = OrkestraPlugin(config)
-        self.sink = self.plugin._shared.sink
+        self.sink = self.plugin._state.sink
 
     def project(self, receiver: LangfuseReceiver, **changes: Any) -> LangfuseProject:
         keys = {"public_key": receiver.public_key, "secret_key": receiver.secret_key}

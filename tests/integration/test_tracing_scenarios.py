@@ -127,7 +127,7 @@ async def assert_histories_replay_silently(stage: Stage, all_of_it: dict[str, Pl
     options: list[dict[str, Any]] = [
         {"plugins": [stage.plugin]},
         {
-            "interceptors": [TracingInterceptor(stage.plugin._shared.sink)],
+            "interceptors": [TracingInterceptor(stage.plugin._state.sink)],
             "workflow_runner": RUNNER,
         },
     ]

@@ -32,7 +32,7 @@ class Traced:
         self.beta = fresh.tenant("beta")
         self.queue = fresh.task_queue()
         self.plugin = OrkestraPlugin(OrkestraConfig(langfuse=receiver.settings(**settings)))
-        self.sink: Any = self.plugin._shared.sink
+        self.sink: Any = self.plugin._state.sink
 
     def client(self, tenant: str | None = None) -> Client:
         return Client(

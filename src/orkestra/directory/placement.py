@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from orkestra.config import LangfuseProject
 from orkestra.directory.cache import CachedTenantDirectory
 from orkestra.directory.source import OpenTenantDirectory, TenantDirectory, TenantRecord
 from orkestra.errors import (
@@ -229,6 +230,17 @@ class Placements:
     def last_known(self, tenant: str) -> Placement | None:
         """What `of()` returned last, however long ago, or None where it was not asked."""
         return self._open(tenant) if self.is_open else self._last.get(tenant)
+
+    def known_project(self, tenant: str) -> LangfuseProject | None:
+        """Find the Langfuse project of a tenant without asking; None means the shared project.
+
+        Raises:
+            LookupError: The directory was not asked for the tenant yet.
+        """
+        placement = self.last_known(tenant)
+        if placement is None:
+            raise LookupError(tenant)
+        return placement.record.langfuse
 
     def last(self, tenant: str) -> Placement | None:
         """Where a tenant belonged when the directory was last asked, however long ago.

@@ -1,18 +1,9 @@
-"""`OrkestraPlugin`, and how clients hold it.
+"""`OrkestraPlugin`: everything that Orkestra puts into a client and into its workers.
 
-What the plugin puts into a client: the guard around its calls, and interceptors.
-
-What the plugin puts into workers and replayers, and what it does while a worker runs.
-
-What a plugin shares with all that are made from it, and the sink that their spans go to.
-
-The worker's client as the tasks of each tenant get it.
-
-Which interceptors are Orkestra's own, in a configuration that was cloned, too.
-
-What became of the spans of plugins.
-
-A moment for the SDK's threads before the interpreter goes away under them.
+Order is what this module decides. A client gets the guard around its service client, the
+interceptors of workers first (the SDK takes them from the client), then those of users, then the
+tenant's, next to the server. A worker checks the tenant of its work before any other interceptor
+sees it; where another would come first, it cannot be made (B15).
 """
 
 import atexit
@@ -28,19 +19,19 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
-from typing import Final, Self, TypeAlias, TypeVar
+from typing import Final, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from temporalio import client, worker
-from temporalio.client import Client
 from temporalio.service import ConnectConfig, ServiceClient
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from orkestra.config import LangfuseProject, OrkestraConfig, TenancySettings
+from orkestra.config import OrkestraConfig, TenancySettings
 from orkestra.directory import Placements, StaticTenantDirectory, TenantDirectory, TenantLabels
 from orkestra.errors import ConfigurationError, ForbiddenOperationError, TenantMismatchError
 from orkestra.temporal.connection import ManagedServiceClient
@@ -49,19 +40,22 @@ from orkestra.temporal.guard.rules import DirectoryGrants
 from orkestra.temporal.run_hooks import HookFactory, with_run_hooks
 from orkestra.temporal.sandbox import sandbox_runner
 from orkestra.temporal.tenant import TenantInterceptor, TenantWorkerInterceptor
-from orkestra.temporal.threads import ActivityThreads
 from orkestra.temporal.tracing import TracingClientInterceptor, TracingInterceptor, TracingOptions
 from orkestra.tenancy import AllTenants, check_tenant_id
 from orkestra.tracing import SpanCounts, TraceProject, TraceSink
 
 _logger: Final = logging.getLogger("orkestra.temporal.plugin")
 
+_Interceptor = TypeVar("_Interceptor")
+_CACHED_TENANT_CLIENTS: Final = 256
+_EXIT_PAUSE_SECONDS: Final = 0.05
+
 
 class OrkestraPlugin(client.Plugin, worker.Plugin):
-    """Tenancy, tracing and the sandbox policy for a client and all its workers.
+    """Plugin for a client and all its workers: tenancy, tracing and the sandbox policy.
 
     Give it to the client; workers take it from there. Bind it to a tenant with `Client.connect()`
-    or `create_temporal_client()`: `Client.config()` gives out what the client was made from, which
+    or `create_temporal_client()`: `Client.config()` returns what the client was made from, which
     for `Client(service_client, plugins=...)` is a service client without a guard.
 
     Example:
@@ -70,7 +64,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         ```
     """
 
-    __module__ = "orkestra.temporal.plugin"  # the server shows it, as part of the plugin's name
+    __module__ = "orkestra.temporal.plugin"  # the server shows it in the plugin's name
 
     def __init__(
         self,
@@ -85,24 +79,25 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             config: The configuration; None means the defaults.
             tenant: The tenant that the client is bound to; None means that each call acts for
                 `current_tenant()`; `ALL_TENANTS` makes an operator's client.
-            directory: Knows the tenants; None means those of the configuration, or, where it
-                names none, that every well-formed tenant is known.
+            directory: The tenants; None means those of the configuration, or, where it names
+                none, that every well-formed tenant is known.
 
         Raises:
             InvalidTenantError: The tenant is malformed.
-            ConfigurationError: The tenants of the configuration are malformed or contradict.
+            ConfigurationError: The tenants of the configuration are malformed or contradictory.
         """
-        settle_at_exit()
-        self._shared = Shared.of(config or OrkestraConfig(), directory)
+        sleep_at_exit()
+        self._state = PluginState.of(config or OrkestraConfig(), directory)
         self._is_derived = False
-        self._worker_side = WorkerSide(self._shared, clients=BoundClients(self._bind_client))
+        self._clients = WeakKeyDictionary[client.Client, dict[str, client.Client]]()
+        self._worker = WorkerIntegration(self._state, bind=self._client_of)
         self._bind(tenant)
 
     def for_tenant(self, tenant: str | AllTenants | None) -> "OrkestraPlugin":
-        """A plugin bound to the tenant that shares everything else with this one.
+        """Make a plugin that is bound to the tenant and shares everything else with this one.
 
         Args:
-            tenant: As in the constructor; of a bound plugin only its own.
+            tenant: As in the constructor; for a bound plugin only its own.
 
         Raises:
             InvalidTenantError: The tenant is malformed.
@@ -111,7 +106,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         if isinstance(tenant, str):
             tenant = check_tenant_id(tenant)
         if isinstance(self._tenant, str) and tenant != self._tenant:
-            msg = f"cannot make a plugin of {tenant!r}: this one is bound to {self._tenant!r}"
+            msg = f"cannot make a plugin for {tenant!r}: this one is bound to {self._tenant!r}"
             raise TenantMismatchError(msg)
         bound = object.__new__(type(self))
         vars(bound).update(vars(self))
@@ -120,20 +115,21 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         return bound
 
     def limited_to(self, tenants: Collection[str]) -> "OrkestraPlugin":
-        """A plugin whose workers serve some tenants only, and shares everything else with this one.
+        """Make a plugin whose workers serve some tenants only; it shares everything else.
 
         Args:
-            tenants: The tenants to serve. Only for queues that are theirs alone: the work of
-                others that comes all the same fails its task, and is tried again elsewhere.
+            tenants: The tenants to serve. Only for queues that are theirs alone: work of others
+                that arrives there fails its task, and is retried on other workers.
 
         Raises:
             InvalidTenantError: A tenant is malformed.
         """
         limited = object.__new__(type(self))
         vars(limited).update(vars(self))
-        limited._worker_side = WorkerSide(
-            self._shared,
-            clients=BoundClients(limited._bind_client),
+        limited._clients = WeakKeyDictionary()
+        limited._worker = WorkerIntegration(
+            self._state,
+            bind=limited._client_of,
             tenants=frozenset(check_tenant_id(tenant) for tenant in tenants),
         )
         return limited
@@ -143,41 +139,41 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """The configuration, credentials included.
 
         Raises:
-            ForbiddenOperationError: The plugin is bound to a tenant, whose code may hold it.
+            ForbiddenOperationError: The plugin is bound to a tenant, whose code may have it.
         """
-        self._keep("the configuration", "it has credentials")
-        return self._shared.config
+        self._keep_from_tenants("the configuration", "it has credentials")
+        return self._state.config
 
     @property
     def placements(self) -> Placements:
-        """What the directory says of every tenant.
+        """Directory of all tenants.
 
         Raises:
-            ForbiddenOperationError: The plugin is bound to a tenant, whose code may hold it.
+            ForbiddenOperationError: The plugin is bound to a tenant, whose code may have it.
         """
-        self._keep("the directory", "it says where others are")
-        return self._shared.placements
+        self._keep_from_tenants("the directory", "it has other tenants")
+        return self._state.placements
 
     @property
     def lost_spans(self) -> Mapping[str, int]:
-        """How many spans were lost, by reason; none where tracing is off."""
-        lost: Mapping[str, int] = getattr(self._shared.sink, "lost", {})
+        """Number of lost spans by reason; empty where tracing is off."""
+        lost: Mapping[str, int] = getattr(self._state.sink, "lost", {})
         return lost
 
     @property
     def search_attribute(self) -> str:
         """Name of the search attribute that shows the tenant."""
-        return self._shared.config.tenancy.search_attribute
+        return self._state.config.tenancy.search_attribute
 
     @property
     def tenancy(self) -> TenancySettings:
-        """How tenants are carried."""
-        return self._shared.config.tenancy
+        """Settings of tenancy."""
+        return self._state.config.tenancy
 
     @property
     def tracing_options(self) -> TracingOptions:
-        """Which spans are made of workflows."""
-        return self._shared.tracing_options
+        """Options for the spans of workflows."""
+        return self._state.tracing_options
 
     @property
     def tenant(self) -> str | AllTenants | None:
@@ -185,10 +181,10 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         return self._tenant
 
     async def project_of(self, tenant: str | None) -> TraceProject | None:
-        """Where the spans of a tenant go; None where they are not sent.
+        """Find the project for the spans of a tenant; None where they are not sent.
 
         Args:
-            tenant: The tenant; None for what belongs to none.
+            tenant: The tenant; None for spans that belong to none.
 
         Raises:
             TenantMismatchError: The plugin is bound to another tenant.
@@ -196,14 +192,14 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
             UnknownTenantError: The directory does not know the tenant.
             DirectoryUnavailableError: The directory gave no answer.
         """
-        is_bound = isinstance(self._tenant, str) and self._shared.has_tenancy
+        is_bound = isinstance(self._tenant, str) and self._state.has_tenancy
         if is_bound and tenant != self._tenant:
-            msg = f"the traces of tenant {tenant!r} are not for {self._tenant!r}"
+            msg = f"{self._tenant!r} must not see the traces of tenant {tenant!r}"
             raise TenantMismatchError(msg)
-        if self._shared.sink is None:
+        if self._state.sink is None:
             msg = "tracing is off: set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY"
             raise ConfigurationError(msg)
-        return await self._shared.sink.project(tenant)
+        return await self._state.sink.project(tenant)
 
     async def flush(self, timeout: timedelta | None = None) -> bool:
         """Send the spans that wait to be sent.
@@ -214,35 +210,65 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         Returns:
             Whether all were sent in time; True where tracing is off.
         """
-        if self._shared.sink is None:
+        if self._state.sink is None:
             return True
-        timeout = timeout or self._shared.config.langfuse.flush_timeout
-        return await self._shared.sink.flush(timeout)
+        timeout = timeout or self._state.config.langfuse.flush_timeout
+        return await self._state.sink.flush(timeout)
 
     async def close(self) -> None:
-        """Send the spans that wait, within `langfuse.flush_timeout`, and let go of everything.
+        """Send the spans that wait, within `langfuse.flush_timeout`, and close everything.
 
-        For plugins of one's own; `TemporalConnectionManager.close()` closes its own. It may be
+        For plugins that you made; `TemporalConnectionManager.close()` closes its own. It may be
         called again.
 
         Raises:
-            ForbiddenOperationError: The plugin came from `for_tenant()`, and shares with others.
+            ForbiddenOperationError: The plugin came from `for_tenant()`, and shares its state.
         """
         if self._is_derived:
-            msg = "a plugin made by for_tenant() shares with others: close the one it came from"
+            msg = "a plugin from for_tenant() shares its state: close the plugin that it came from"
             raise ForbiddenOperationError(msg)
-        if self._shared.sink is not None:
-            await self._shared.sink.close(self._shared.config.langfuse.flush_timeout)
+        if self._state.sink is not None:
+            await self._state.sink.close(self._state.config.langfuse.flush_timeout)
 
     def configure_client(self, config: client.ClientConfig) -> client.ClientConfig:
-        """See base class."""
-        return configure_client(config, self._shared, self._worker_side, tenant=self._tenant)
+        """See base class.
+
+        Raises:
+            TenantMismatchError: The service client is bound to another tenant or namespace.
+        """
+        namespace = config["namespace"]
+        service = self.guard(config["service_client"], namespace=namespace)
+        innermost: list[client.Interceptor] = []
+        if self._state.has_tenancy:
+            innermost.append(
+                TenantInterceptor(
+                    self._state.config.tenancy,
+                    tenant=self._tenant,
+                    placements=self._state.placements,
+                    namespace=namespace,
+                    labels=self._state.labels,
+                    on_refusal=service.count_refused
+                    if isinstance(service, GuardedServiceClient)
+                    else None,
+                )
+            )
+        user_interceptors = without_orkestra_interceptors(config.get("interceptors", ()))
+        config["interceptors"] = [*self._outermost(), *user_interceptors, *innermost]
+        config["service_client"] = service
+        return config
+
+    def _outermost(self) -> list[client.Interceptor]:
+        """Return the worker's interceptors; a tenant's client can make no worker."""
+        if not isinstance(self._tenant, str):
+            return [*self._worker.interceptors]
+        tracing = self._worker.tracing
+        return [] if tracing is None else [tracing.for_tenant(self._tenant)]
 
     def guard(self, service: ServiceClient, *, namespace: str) -> ServiceClient:
-        """The service client with the guard of this plugin's tenant around it.
+        """Put the guard of this plugin's tenant around a service client.
 
         Args:
-            service: A service client; one that is guarded already is bound anew.
+            service: A service client; one that has a guard gets this one instead.
             namespace: The only namespace that its requests may name.
 
         Returns:
@@ -251,15 +277,29 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         Raises:
             TenantMismatchError: It is bound to another tenant or namespace.
         """
-        return guarded(service, self._shared, tenant=self._tenant, namespace=namespace)
+        state = self._state
+        if not state.has_tenancy:
+            return service
+        grants = DirectoryGrants(state.placements, namespace)
+        if isinstance(service, GuardedServiceClient):
+            return service.rebound(tenant=self._tenant, namespace=namespace, grants=grants)
+        return GuardedServiceClient(
+            service,
+            tenant=self._tenant,
+            namespace=namespace,
+            settings=state.config.tenancy,
+            grants=grants,
+            owners=state.owners,
+            labels=state.labels,
+        )
 
     async def connect_service_client(
         self, config: ConnectConfig, next: Callable[[ConnectConfig], Awaitable[ServiceClient]]
     ) -> ServiceClient:
         """See base class.
 
-        Guarded from here on, so that a client made from this one's configuration without the
-        plugin is, too. The namespace becomes known when the client is made.
+        Guarded already here, so that a client made from this one's configuration without the
+        plugin is guarded, too. The namespace becomes known when the client is made.
         """
         return self.guard(await next(config), namespace="")
 
@@ -273,23 +313,23 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         if self._tenant is not None:
             msg = f"a client of {self._tenant!r} cannot make a worker: use a client without tenant"
             raise ForbiddenOperationError(msg)
-        return self._worker_side.configure(config)
+        return self._worker.configure(config)
 
     async def run_worker(
         self, worker: worker.Worker, next: Callable[[worker.Worker], Awaitable[None]]
     ) -> None:
         """See base class."""
-        if self._shared.sink is not None:
-            await self._shared.sink.opened()
+        if self._state.sink is not None:
+            await self._state.sink.opened()
         try:
-            with self._worker_side.running(worker):
+            with self._worker.running(worker):
                 await next(worker)
         finally:
             await self.flush()
 
     def configure_replayer(self, config: worker.ReplayerConfig) -> worker.ReplayerConfig:
         """See base class."""
-        return self._worker_side.configure_replayer(config)
+        return self._worker.configure_replayer(config)
 
     def run_replayer(
         self,
@@ -303,24 +343,30 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """See base class."""
         return next(replayer, histories)
 
-    def _keep(self, what: str, why: str) -> None:
-        """Give a tenant's code nothing of what it shares with others."""
+    def _keep_from_tenants(self, what: str, why: str) -> None:
         if isinstance(self._tenant, str):
             raise ForbiddenOperationError(f"{what} is not for tenant {self._tenant!r}: {why}")
 
-    def _bind_client(self, owner: client.Client, tenant: str) -> client.Client:
-        return with_plugin(owner, self.for_tenant(tenant), namespace=owner.namespace)
+    def _client_of(self, owner: client.Client, tenant: str) -> client.Client:
+        """Bind the worker's client to the tenant, for tasks that ask for their client."""
+        clients = self._clients.setdefault(owner, {})
+        if tenant not in clients:
+            if len(clients) >= _CACHED_TENANT_CLIENTS:
+                clients.clear()
+            bound = self.for_tenant(tenant)
+            clients[tenant] = with_plugin(owner, bound, namespace=owner.namespace)
+        return clients[tenant]
 
     def _bind(self, tenant: str | AllTenants | None) -> None:
         if isinstance(tenant, AllTenants):
-            _logger.warning("A client acts for ALL_TENANTS: its calls are not confined to one")
+            _logger.warning("A client acts for ALL_TENANTS: its calls can reach every tenant")
         elif tenant is not None:
             tenant = check_tenant_id(tenant)
         self._tenant = tenant
 
 
 def plugin_of(owner: client.Client) -> OrkestraPlugin:
-    """The client's plugin of ours.
+    """Find the client's `OrkestraPlugin`.
 
     Raises:
         ConfigurationError: It has none.
@@ -334,9 +380,9 @@ def plugin_of(owner: client.Client) -> OrkestraPlugin:
 
 
 def with_plugin(owner: client.Client, plugin: OrkestraPlugin, *, namespace: str) -> client.Client:
-    """The same client with another plugin of ours in place of the one it has.
+    """Make the same client with another `OrkestraPlugin`.
 
-    Guarded beforehand, because `Client.config()` gives out what the client was made from.
+    It is guarded beforehand, because `Client.config()` returns what the client was made from.
     """
     config = owner.config()
     config["service_client"] = plugin.guard(owner.service_client, namespace=namespace)
@@ -346,15 +392,15 @@ def with_plugin(owner: client.Client, plugin: OrkestraPlugin, *, namespace: str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Shared:
-    """What plugins of one origin share, whatever they are bound or limited to.
+class PluginState:
+    """State that plugins made from one another share, whatever they are bound or limited to.
 
     Attributes:
         config: The configuration, credentials included.
-        placements: What the directory says of every tenant.
-        labels: What is counted under.
-        sink: Where spans go; None where tracing is off.
-        owners: What has been found out of whose executions are.
+        placements: Directory of all tenants.
+        labels: Metric labels.
+        sink: Destination of spans; None where tracing is off.
+        owners: Cache of the tenants that own executions.
     """
 
     config: OrkestraConfig
@@ -365,15 +411,7 @@ class Shared:
 
     @classmethod
     def of(cls, config: OrkestraConfig, directory: TenantDirectory | None) -> Self:
-        """Prepare it; nothing is opened yet.
-
-        Args:
-            config: The configuration.
-            directory: Knows the tenants; None means those of the configuration.
-
-        Raises:
-            ConfigurationError: The tenants of the configuration are malformed or contradict.
-        """
+        """Prepare the state; nothing is opened yet."""
         if directory is None and config.tenants:
             directory = StaticTenantDirectory.from_settings(config.tenants)
         placements = Placements(directory, shared_namespace=config.temporal.namespace)
@@ -387,12 +425,12 @@ class Shared:
 
     @property
     def has_tenancy(self) -> bool:
-        """Whether calls carry a tenant at all."""
+        """True where calls carry a tenant."""
         return self.config.tenancy.mode != "off"
 
     @property
     def tracing_options(self) -> TracingOptions:
-        """Which spans are made of workflows."""
+        """Options for the spans of workflows."""
         return TracingOptions(
             ui_url=self.config.temporal.ui_url,
             queries=self.config.langfuse.queries,
@@ -407,89 +445,66 @@ def _sink(config: OrkestraConfig, placements: Placements) -> TraceSink | None:
         return None
     from orkestra.langfuse import LangfuseProjects  # noqa: PLC0415 - off means not imported
 
-    def project_of(tenant: str) -> LangfuseProject | None:
-        placement = placements.last_known(tenant)
-        if placement is None:
-            raise LookupError(tenant)
-        return placement.record.langfuse
-
-    return LangfuseProjects(settings, project_of, placements.of)
+    return LangfuseProjects(settings, placements.known_project, placements.of)
 
 
-_REMEMBERED_TENANTS: Final = 256
-
-
-class BoundClients:
-    """Makes a client for each tenant whose tasks ask for it, and remembers some.
-
-    Args:
-        bind: Makes the client of a tenant out of the worker's.
-    """
-
-    def __init__(self, bind: Callable[[Client, str], Client]) -> None:
-        self._bind = bind
-        self._bound = WeakKeyDictionary[Client, dict[str, Client]]()
-
-    def of(self, owner: Client, tenant: str) -> Client:
-        """The worker's client, bound to the tenant."""
-        bound = self._bound.setdefault(owner, {})
-        if tenant not in bound:
-            if len(bound) >= _REMEMBERED_TENANTS:
-                bound.clear()
-            bound[tenant] = self._bind(owner, tenant)
-        return bound[tenant]
-
-
-_WorkerInterceptor: TypeAlias = TenantWorkerInterceptor | TracingInterceptor
-
-
-class WorkerSide:
-    """The worker's interceptors, and the hooks of its runs.
+class WorkerIntegration:
+    """Interceptors and hooks that a plugin gives to workers and replayers.
 
     Attributes:
-        tenancy: Checks what arrives; None where tenancy is off.
+        tenancy: Checks the tenant of arriving work; None where tenancy is off.
         tracing: Makes spans of it; None where tracing is off.
 
     Args:
-        shared: What the plugin shares.
-        clients: The clients that tasks may ask for.
-        tenants: The tenants to serve, where no others may come; None means all.
+        state: State of the plugin.
+        bind: Makes the client of a tenant from the worker's, for tasks that ask for it.
+        tenants: The only tenants to serve; None means all.
     """
 
     def __init__(
-        self, shared: Shared, *, clients: BoundClients, tenants: Collection[str] | None = None
+        self,
+        state: PluginState,
+        *,
+        bind: Callable[[client.Client, str], client.Client],
+        tenants: Collection[str] | None = None,
     ) -> None:
-        self._shared = shared
+        self._state = state
         self.tenancy: TenantWorkerInterceptor | None = None
         self.tracing: TracingInterceptor | None = None
-        if shared.has_tenancy:
+        # Tenant first: it decides whether tracing may look at the arguments at all.
+        self.interceptors: list[TenantWorkerInterceptor | TracingInterceptor] = []
+        if state.has_tenancy:
             self.tenancy = TenantWorkerInterceptor(
-                shared.config.tenancy,
-                placements=shared.placements,
+                state.config.tenancy,
+                placements=state.placements,
                 tenants=tenants,
-                bind=clients.of,
-                labels=shared.labels,
+                bind=bind,
+                labels=state.labels,
             )
-        if shared.sink is not None:
+            self.interceptors.append(self.tenancy)
+        if state.sink is not None:
             self.tracing = TracingInterceptor(
-                shared.sink,
-                identity=shared.config.temporal.identity,
-                options=shared.tracing_options,
+                state.sink,
+                identity=state.config.temporal.identity,
+                options=state.tracing_options,
             )
-
-    @property
-    def interceptors(self) -> list[_WorkerInterceptor]:
-        """Tenant first: it decides whether tracing may look at the arguments at all."""
-        return [each for each in (self.tenancy, self.tracing) if each is not None]
+            self.interceptors.append(self.tracing)
 
     def configure(self, config: worker.WorkerConfig) -> worker.WorkerConfig:
-        """Put everything into the configuration of a worker.
+        """Add interceptors and hooks to the configuration of a worker.
 
         Raises:
             ConfigurationError: An interceptor would see work before it has been checked.
         """
         self._add_interceptors(config)
-        owners = self._owners_for(config["client"]) if "client" in config else None
+        owners = None
+        if "client" in config:
+            owners = Owners(
+                unguarded_service(config["client"]).workflow_service,
+                namespace=config["client"].namespace,
+                header=self._state.config.tenancy.header,
+                memory=self._state.owners,
+            )
         hooks: list[HookFactory] = []
         if self.tracing is not None:
             hooks.append(self.tracing.run_hook)
@@ -499,8 +514,8 @@ class WorkerSide:
         return config
 
     def configure_replayer(self, config: worker.ReplayerConfig) -> worker.ReplayerConfig:
-        """Put in what a replay takes: spans are not sent, and nobody is asked."""
-        given = config["interceptors"] if "interceptors" in config else ()
+        """Add what a replay needs: it sends no spans, and makes no calls."""
+        user_interceptors = config["interceptors"] if "interceptors" in config else ()
         ours: list[worker.Interceptor] = []
         hooks: list[HookFactory] = []
         if self.tenancy is not None:
@@ -508,35 +523,28 @@ class WorkerSide:
             hooks.append(self.tenancy.replay_hook)
         if self.tracing is not None:
             ours.append(self.tracing.for_replayer())
-        config["interceptors"] = [*ours, *without_ours(given)]
+        config["interceptors"] = [*ours, *without_orkestra_interceptors(user_interceptors)]
         self._wrap_runners(config, hooks)
         return config
 
     @contextmanager
-    def running(self, ran: worker.Worker) -> Generator[None]:
-        """Make a worker known to its connection, and let go of what it leaves behind."""
-        service = unguarded_service(ran.client)
+    def running(self, running: worker.Worker) -> Generator[None]:
+        """Register a worker with its connection, and clean up after it."""
+        service = unguarded_service(running.client)
         try:
             if isinstance(service, ManagedServiceClient):
-                with service.connection.working(f"task queue {ran.task_queue!r}", ran):
+                with service.connection.working(f"task queue {running.task_queue!r}", running):
                     yield
             else:
                 yield
         finally:
             if self.tracing is not None:
-                self.tracing.settle(ran.task_queue)
-            config = ran.config()
+                self.tracing.settle(running.task_queue)
+            config = running.config()
             threads = config["activity_executor"] if "activity_executor" in config else None
-            if isinstance(threads, ActivityThreads):
-                threads.end()
-
-    def _owners_for(self, owner: client.Client) -> Owners:
-        return Owners(
-            unguarded_service(owner).workflow_service,
-            namespace=owner.namespace,
-            header=self._shared.config.tenancy.header,
-            memory=self._shared.owners,
-        )
+            if isinstance(threads, ActivityThreadPool):
+                # Idle threads end now; busy ones are not waited for.
+                threads.shutdown(wait=False, cancel_futures=True)
 
     def _wrap_runners(
         self,
@@ -547,24 +555,24 @@ class WorkerSide:
             runner = config["workflow_runner"]
             if isinstance(runner, SandboxedWorkflowRunner):
                 workflows = config["workflows"] if "workflows" in config else ()
-                runner = sandbox_runner(runner, workflows, self._shared.config.worker.sandbox)
+                runner = sandbox_runner(runner, workflows, self._state.config.worker.sandbox)
             config["workflow_runner"] = with_run_hooks(runner, hooks)
         if "unsandboxed_workflow_runner" in config:
             runner = config["unsandboxed_workflow_runner"]
             config["unsandboxed_workflow_runner"] = with_run_hooks(runner, hooks)
 
     def _add_interceptors(self, config: worker.WorkerConfig) -> None:
-        """Add ours where the client has not brought them, and see that they come first."""
+        """Add Orkestra's where the client has not brought them, and check that they come first."""
         worker_client = config["client"] if "client" in config else None
         if worker_client is None:
             return
         of_client = worker_client.config(active_config=True)["interceptors"]
         of_worker = config["interceptors"] if "interceptors" in config else ()
         present = [i for i in (*of_client, *of_worker) if isinstance(i, worker.Interceptor)]
-        if not any(is_ours(interceptor) for interceptor in present):
+        if not any(is_orkestra_interceptor(interceptor) for interceptor in present):
             config["interceptors"] = [*self.interceptors, *of_worker]
             present = [i for i in of_client if isinstance(i, worker.Interceptor)]
-        if self._shared.has_tenancy and present and not is_ours(present[0]):
+        if self._state.has_tenancy and present and not is_orkestra_interceptor(present[0]):
             msg = (
                 f"interceptor {type(present[0]).__name__} would see work before its tenant is"
                 " checked: give OrkestraPlugin as the last plugin of the client"
@@ -572,125 +580,55 @@ class WorkerSide:
             raise ConfigurationError(msg)
 
 
-def configure_client(
-    config: client.ClientConfig,
-    shared: Shared,
-    worker_side: WorkerSide,
-    *,
-    tenant: str | AllTenants | None,
-) -> client.ClientConfig:
-    """Put everything into the configuration of a client.
+class ActivityThreadPool(ThreadPoolExecutor):
+    """Threads for the activities of one worker that are not async; they end with the worker.
 
-    Args:
-        config: The configuration, which is changed.
-        shared: What the plugin shares.
-        worker_side: What workers of the client take from it.
-        tenant: The tenant that the client is bound to.
-
-    Raises:
-        TenantMismatchError: Its service client is bound to another tenant or namespace.
+    A class of its own, so that executors of users are left alone.
     """
-    namespace = config["namespace"]
-    service = guarded(config["service_client"], shared, tenant=tenant, namespace=namespace)
-    nearest: list[client.Interceptor] = []
-    if shared.has_tenancy:
-        nearest.append(
-            TenantInterceptor(
-                shared.config.tenancy,
-                tenant=tenant,
-                placements=shared.placements,
-                namespace=namespace,
-                labels=shared.labels,
-                on_refusal=service.count_refused
-                if isinstance(service, GuardedServiceClient)
-                else None,
-            )
-        )
-    theirs = without_ours(config.get("interceptors", ()))
-    config["interceptors"] = [*_farthest(worker_side, tenant), *theirs, *nearest]
-    config["service_client"] = service
-    return config
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, thread_name_prefix="orkestra-activity")
+        self._size = size
+
+    def new(self) -> Self:
+        """Make a pool of the same size, for a worker that replaces the first."""
+        return type(self)(self._size)
 
 
-def guarded(
-    service: ServiceClient, shared: Shared, *, tenant: str | AllTenants | None, namespace: str
-) -> ServiceClient:
-    """The service client with the guard of a tenant around it.
-
-    Args:
-        service: A service client; one that is guarded already is bound anew.
-        shared: What the plugin shares.
-        tenant: The tenant that the client is bound to.
-        namespace: The only namespace that its requests may name.
-
-    Returns:
-        The guarded service client; where tenancy is off, the one given.
-
-    Raises:
-        TenantMismatchError: It is bound to another tenant or namespace.
-    """
-    if not shared.has_tenancy:
-        return service
-    grants = DirectoryGrants(shared.placements, namespace)
-    if isinstance(service, GuardedServiceClient):
-        return service.rebound(tenant=tenant, namespace=namespace, grants=grants)
-    return GuardedServiceClient(
-        service,
-        tenant=tenant,
-        namespace=namespace,
-        settings=shared.config.tenancy,
-        grants=grants,
-        owners=shared.owners,
-        labels=shared.labels,
-    )
-
-
-def _farthest(worker_side: WorkerSide, tenant: str | AllTenants | None) -> list[client.Interceptor]:
-    """Those of the worker, which takes them from here; a tenant's client can make none."""
-    if not isinstance(tenant, str):
-        return [*worker_side.interceptors]
-    tracing = worker_side.tracing
-    return [] if tracing is None else [tracing.for_tenant(tenant)]
-
-
-_Interceptor = TypeVar("_Interceptor")
-
-
-def is_ours(interceptor: object) -> bool:
-    """Whether an interceptor came from a plugin of ours."""
+def is_orkestra_interceptor(interceptor: object) -> bool:
+    """Check whether an interceptor came from an `OrkestraPlugin`, in a cloned config, too."""
     return isinstance(
         interceptor,
         TenantInterceptor | TenantWorkerInterceptor | TracingClientInterceptor | TracingInterceptor,
     )
 
 
-def without_ours(interceptors: Iterable[_Interceptor]) -> list[_Interceptor]:
-    """The interceptors of others, in their order."""
-    return [interceptor for interceptor in interceptors if not is_ours(interceptor)]
+def without_orkestra_interceptors(interceptors: Iterable[_Interceptor]) -> list[_Interceptor]:
+    """Return the interceptors of users, in their order."""
+    return [each for each in interceptors if not is_orkestra_interceptor(each)]
 
 
 def span_counts(plugins: Iterable[OrkestraPlugin]) -> SpanCounts:
-    """What became of the spans of plugins, which may share where they send them."""
-    # Plugins of one manager share a sink, whose counts must not be added up.
+    """Add up the spans of plugins; plugins of one manager share a sink, which counts once."""
     sinks: dict[int, TraceSink] = {}
     tracing: dict[int, TracingInterceptor] = {}
     for plugin in plugins:
-        sink, ours = plugin._shared.sink, plugin._worker_side.tracing  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - one package
+        sink, interceptor = plugin._state.sink, plugin._worker.tracing  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of the same module
         if sink is not None:
             sinks[id(sink)] = sink
-        if ours is not None:
-            tracing[id(ours)] = ours
+        if interceptor is not None:
+            tracing[id(interceptor)] = interceptor
     held = SpanCounts(held=sum(each.held for each in tracing.values()))
     taken = [getattr(each, "counts", SpanCounts()) for each in sinks.values()]
     return SpanCounts.sum([held, *taken])
 
 
 @cache
-def settle_at_exit() -> None:
-    """Wait a little at the end of the process, once however many ask for it.
+def sleep_at_exit() -> None:
+    """Register a short sleep at the end of the process, once.
 
     A script of the bare SDK that ended right after a call aborted in 12 of 50 runs (signals 6 and
-    11, "PyGILState_Release"), because a thread of the core was still handing over a result; with
-    this pause before the end, alternating with the others, in none of 50.
+    11, "PyGILState_Release"), because a thread of the core was still handing over a result. With
+    the sleep, in runs alternating with the others, none of 50 did.
     """
-    atexit.register(time.sleep, 0.05)
+    atexit.register(time.sleep, _EXIT_PAUSE_SECONDS)

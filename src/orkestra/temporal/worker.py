@@ -39,8 +39,7 @@ from orkestra.temporal._sdk import ACTIVITY_DEFINITION, WORKFLOW_DEFINITION
 from orkestra.temporal.connection import ManagedServiceClient
 from orkestra.temporal.guard import unguarded_service
 from orkestra.temporal.manager import TemporalConnectionManager, metered_runtime
-from orkestra.temporal.plugin import plugin_of, with_plugin
-from orkestra.temporal.threads import ActivityThreads
+from orkestra.temporal.plugin import ActivityThreadPool, plugin_of, with_plugin
 
 
 async def create_worker(
@@ -114,7 +113,7 @@ async def create_worker(
     settings = sdk_options(manager.config.worker, options)
     if "activity_executor" not in settings:
         threads = activity_threads(manager.config.worker, settings)
-        settings["activity_executor"] = ActivityThreads(threads)
+        settings["activity_executor"] = ActivityThreadPool(threads)
     return _make(
         client,
         task_queue=task_queue,

@@ -16,7 +16,7 @@ from temporalio.worker import Worker
 
 from orkestra.errors import ConnectionClosedError
 from orkestra.temporal._sdk import discard_core_worker, without_sdk_failure_log
-from orkestra.temporal.threads import ActivityThreads
+from orkestra.temporal.plugin import ActivityThreadPool
 
 _logger: Final = logging.getLogger("orkestra.temporal.run_worker")
 
@@ -131,8 +131,8 @@ class Supervisor:
     def _made_anew(self) -> Worker:
         config = self._config.copy()
         threads = config["activity_executor"] if "activity_executor" in config else None
-        if isinstance(threads, ActivityThreads):
-            config["activity_executor"] = threads.renewed()
+        if isinstance(threads, ActivityThreadPool):
+            config["activity_executor"] = threads.new()
         self._worker = Worker(**config)
         self.status.restarts += 1
         return self._worker
