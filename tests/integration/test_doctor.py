@@ -1,4 +1,4 @@
-"""What the doctor finds, on the way to the server and behind it."""
+"""Findings of the doctor, from DNS to Langfuse."""
 
 import asyncio
 import json
@@ -22,8 +22,7 @@ from orkestra.config import (
 )
 from orkestra.devserver import DevServer
 from orkestra.doctor import Diagnosis, Finding, diagnose
-from orkestra.doctor.checks import examine_clocks
-from orkestra.doctor.diagnose import examine_fairness
+from orkestra.doctor.checks import check_clocks, check_fairness
 from orkestra.testing import LangfuseReceiver
 from tests.support.command import Command
 from tests.support.listeners import proxy_to
@@ -43,7 +42,7 @@ def named(diagnosis: Diagnosis, name: str) -> Finding:
     return found[0]
 
 
-async def test_where_nothing_is_wrong_every_step_says_so(dev_server: DevServer):
+async def test_without_problems_every_check_passes(dev_server: DevServer):
     diagnosis = await diagnose(at(dev_server.address), timeout=PATIENCE)
     assert diagnosis
     assert [finding.name for finding in diagnosis.findings] == [
@@ -63,21 +62,21 @@ async def test_where_nothing_is_wrong_every_step_says_so(dev_server: DevServer):
     assert named(diagnosis, "langfuse").detail == "tracing is off: no keys"
 
 
-async def test_a_host_without_an_address_ends_the_way_at_its_name():
+async def test_a_host_without_an_address_fails_the_dns_check():
     diagnosis = await diagnose(at("nowhere.invalid:7233"), timeout=PATIENCE)
     assert [finding.name for finding in diagnosis.findings] == ["dns", "langfuse"]
     assert "nowhere.invalid" in named(diagnosis, "dns").detail
     assert named(diagnosis, "dns").ok is False
 
 
-async def test_a_port_where_nothing_listens_ends_the_way_there():
+async def test_a_port_without_a_listener_fails_the_tcp_check():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     diagnosis = await diagnose(at(f"127.0.0.1:{port}"), timeout=PATIENCE)
     problem = named(diagnosis, "tcp")
     assert problem.ok is False
-    assert "start the server" in problem.mend
+    assert "start the server" in problem.fix
 
 
 def server_side(authority: trustme.CA, name: str = "127.0.0.1", **options: datetime):
@@ -92,23 +91,23 @@ def trusting(authority: trustme.CA) -> TlsSettings:
     return TlsSettings(server_ca_cert=CertificateSource.model_validate({"data": text}))
 
 
-async def test_a_good_certificate_passes_and_says_how_long_it_holds(dev_server: DevServer):
+async def test_a_good_certificate_passes_and_its_expiry_is_shown(dev_server: DevServer):
     authority = trustme.CA()
     ends = datetime.now(UTC) + timedelta(days=100, hours=1)
     context = server_side(authority, not_after=ends)
     async with proxy_to(dev_server.address, tls=context) as proxy:
         diagnosis = await diagnose(at(proxy.address, tls=trusting(authority)), timeout=PATIENCE)
     assert diagnosis
-    assert "holds for 100 days" in named(diagnosis, "tls").detail
+    assert "expires in 100 days" in named(diagnosis, "tls").detail
 
 
-async def test_a_certificate_that_ends_soon_is_told_before_it_does(dev_server: DevServer):
+async def test_a_certificate_that_expires_soon_passes_with_advice(dev_server: DevServer):
     authority = trustme.CA()
     context = server_side(authority, not_after=datetime.now(UTC) + timedelta(days=3, hours=1))
     async with proxy_to(dev_server.address, tls=context) as proxy:
         diagnosis = await diagnose(at(proxy.address, tls=trusting(authority)), timeout=PATIENCE)
     assert named(diagnosis, "tls").ok
-    assert "renew" in named(diagnosis, "tls").mend
+    assert "renew" in named(diagnosis, "tls").fix
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ async def test_a_certificate_that_ends_soon_is_told_before_it_does(dev_server: D
         ("127.0.0.1", 10, False, "unable to get local issuer"),
     ],
 )
-async def test_a_bad_certificate_is_named_by_its_fault(
+async def test_a_bad_certificate_fails_with_its_reason(
     dev_server: DevServer, name: str, ends_in: int, trusts: bool, why: str
 ):
     authority = trustme.CA()
@@ -134,21 +133,21 @@ async def test_a_bad_certificate_is_named_by_its_fault(
     assert [finding.name for finding in diagnosis.findings][-2:] == ["tls", "langfuse"]
 
 
-async def test_tls_against_a_plain_server_is_told(dev_server: DevServer):
+async def test_tls_against_a_plain_server_fails_the_tls_check(dev_server: DevServer):
     tls = TlsSettings(disabled=False)
     diagnosis = await diagnose(at(dev_server.address, tls=tls), timeout=PATIENCE)
-    assert "speaks TLS" in named(diagnosis, "tls").mend
+    assert "speaks TLS" in named(diagnosis, "tls").fix
 
 
-async def test_a_missing_namespace_is_told_with_its_mend(dev_server: DevServer):
+async def test_a_missing_namespace_is_a_problem_with_a_fix(dev_server: DevServer):
     diagnosis = await diagnose(at(dev_server.address, namespace="nope"), timeout=PATIENCE)
     problem = named(diagnosis, "namespace")
     assert problem.ok is False
     assert "'nope' does not exist" in problem.detail
-    assert "temporal operator namespace create" in problem.mend
+    assert "temporal operator namespace create" in problem.fix
 
 
-async def test_queues_and_namespaces_of_single_tenants_are_looked_at(
+async def test_queues_and_namespaces_of_single_tenants_are_checked(
     dev_server: DevServer, fresh: Fresh
 ):
     queue = fresh.task_queue()
@@ -166,7 +165,7 @@ async def test_queues_and_namespaces_of_single_tenants_are_looked_at(
     }
 
 
-async def test_an_id_under_a_prefix_that_is_not_the_tenants_is_told(
+async def test_an_id_with_a_tenants_prefix_that_is_not_the_tenants_is_a_problem(
     dev_server: DevServer, raw_client: Client, fresh: Fresh
 ):
     tenant = fresh.tenant()
@@ -188,42 +187,44 @@ async def test_an_id_under_a_prefix_that_is_not_the_tenants_is_told(
     assert repr(f"{tenant}:order") in problem.detail
 
 
-async def test_the_clock_is_compared_with_what_the_server_noted(raw_client: Client):
-    finding = await examine_clocks(raw_client, timeout=PATIENCE)
+async def test_the_clock_is_compared_with_the_time_that_the_server_noted(raw_client: Client):
+    finding = await check_clocks(raw_client, timeout=PATIENCE)
     assert finding.ok, finding
     assert finding.detail.startswith("within ")
 
 
-async def test_a_clock_that_is_off_is_told(raw_client: Client, monkeypatch: pytest.MonkeyPatch):
+async def test_a_clock_that_is_wrong_is_a_problem(
+    raw_client: Client, monkeypatch: pytest.MonkeyPatch
+):
     right = time.time
     monkeypatch.setattr("orkestra.doctor.checks.time.time", lambda: right() + 60)
-    finding = await examine_clocks(raw_client, timeout=PATIENCE)
+    finding = await check_clocks(raw_client, timeout=PATIENCE)
     assert finding.ok is False
     assert "ahead of the server's" in finding.detail
 
 
-async def test_fairness_is_seen_where_it_is_on(raw_client: Client):
-    finding = await examine_fairness(raw_client, timeout=2 * PATIENCE)
+async def test_fairness_passes_if_it_is_on(raw_client: Client):
+    finding = await check_fairness(raw_client, timeout=2 * PATIENCE)
     assert finding.ok, finding
 
 
-async def test_fairness_is_missed_where_it_is_off():
+async def test_fairness_fails_if_it_is_off():
     async with DevServer(fairness=False) as server:
         client = await Client.connect(server.address)
-        finding = await examine_fairness(client, timeout=2 * PATIENCE)
+        finding = await check_fairness(client, timeout=2 * PATIENCE)
     assert finding.ok is False
-    assert "matching.enableFairness" in finding.mend
+    assert "matching.enableFairness" in finding.fix
 
 
-async def test_langfuse_says_which_project_takes_the_traces(dev_server: DevServer):
+async def test_the_langfuse_project_that_accepts_traces_is_named(dev_server: DevServer):
     with LangfuseReceiver() as receiver:
         config = at(dev_server.address).model_copy(update={"langfuse": receiver.settings()})
         finding = named(await diagnose(config, timeout=PATIENCE), "langfuse")
     assert finding.ok
-    assert finding.detail == f"'{receiver.url}' takes traces for project 'received'"
+    assert finding.detail == f"'{receiver.url}' accepts traces for project 'received'"
 
 
-async def test_wrong_keys_and_a_langfuse_that_is_down_are_told_apart(dev_server: DevServer):
+async def test_wrong_keys_and_an_unreachable_langfuse_are_distinguished(dev_server: DevServer):
     with LangfuseReceiver() as receiver:
         wrong = receiver.settings(secret_key="sk-wrong")
         config = at(dev_server.address).model_copy(update={"langfuse": wrong})
@@ -235,7 +236,7 @@ async def test_wrong_keys_and_a_langfuse_that_is_down_are_told_apart(dev_server:
     assert "ConnectError" in down.detail
 
 
-async def test_the_projects_of_tenants_are_asked_with_keys_of_their_own(dev_server: DevServer):
+async def test_the_projects_of_tenants_are_checked_with_their_own_keys(dev_server: DevServer):
     with LangfuseReceiver(public_key="pk-lf-acme", secret_key="sk-lf-acme") as receiver:
         keys = {"public_key": "pk-lf-acme", "secret_key": "sk-lf-acme", "base_url": receiver.url}
         config = OrkestraConfig(
@@ -252,23 +253,23 @@ async def test_the_projects_of_tenants_are_asked_with_keys_of_their_own(dev_serv
     assert well.ok
     assert well.detail.startswith("of tenant 'acme': ")
     assert ill.ok is False
-    assert ill.mend.startswith("check tenants.globex.langfuse.public_key")
+    assert ill.fix.startswith("check that tenants.globex.langfuse.public_key")
     assert "sk-lf-wrong" not in ill.detail
 
 
-async def test_without_tenancy_nothing_of_it_is_asked_for(dev_server: DevServer):
+async def test_without_tenancy_its_checks_are_skipped(dev_server: DevServer):
     config = at(dev_server.address).model_copy(update={"tenancy": TenancySettings(mode="off")})
     names = {finding.name for finding in (await diagnose(config, timeout=PATIENCE)).findings}
     assert not names & {"search_attribute", "fairness", "ownership"}
 
 
-def test_the_command_prints_a_line_each_and_exits_by_what_it_found(
+def test_the_command_prints_a_line_for_each_check_and_fails_on_problems(
     dev_server: DevServer, tmp_path: Path
 ):
     command, there = Command(tmp_path), {"TEMPORAL_ADDRESS": dev_server.address}
     well = command.run("doctor", "--timeout", "20s", **there)
     assert well.returncode == 0, well.stderr
-    assert well.stdout.splitlines()[-1] == "nothing is wrong"
+    assert well.stdout.splitlines()[-1] == "no problems found"
     ill = command.run("doctor", "--timeout", "20s", "--task-queue", "nobody", "--json", **there)
     assert ill.returncode == 1
     told = json.loads(ill.stdout)
@@ -279,7 +280,7 @@ def test_the_command_prints_a_line_each_and_exits_by_what_it_found(
     ]
 
 
-def test_a_wrong_configuration_is_a_finding_too(tmp_path: Path):
+def test_an_invalid_configuration_is_a_finding(tmp_path: Path):
     done = Command(tmp_path).run("doctor", ORKESTRA_TENANCY__MODE="maybe")
     assert done.returncode == 1
     assert done.stdout.startswith("fail configuration")

@@ -1,4 +1,4 @@
-"""What the health report says of real servers in all their states."""
+"""Health reports on real servers in all their states."""
 
 import asyncio
 import json
@@ -94,7 +94,9 @@ async def test_the_search_attribute_can_be_left_out(raw_client: Client) -> None:
     assert "search_attribute" not in {check.name for check in report.checks}
 
 
-async def test_a_missing_namespace_is_told_from_a_missing_server(dev_server: DevServer) -> None:
+async def test_a_missing_namespace_is_distinguished_from_a_missing_server(
+    dev_server: DevServer,
+) -> None:
     client = await Client.connect(dev_server.address, namespace="nowhere")
 
     report = await check_temporal_health(client, task_queue="queue")
@@ -110,7 +112,7 @@ async def test_a_missing_namespace_is_told_from_a_missing_server(dev_server: Dev
     assert named(report, "workflow_pollers").ok is False
 
 
-async def test_a_missing_search_attribute_names_the_command_that_mends_it(
+async def test_a_missing_search_attribute_names_the_command_that_fixes_it(
     raw_client: Client,
 ) -> None:
     report = await check_temporal_health(raw_client, search_attribute="nobodyMadeThis")
@@ -139,9 +141,7 @@ async def test_a_search_attribute_of_another_type_is_a_problem(raw_client: Clien
     ]
 
 
-async def test_a_task_queue_that_nobody_polls_is_a_problem(
-    raw_client: Client, fresh: Fresh
-) -> None:
+async def test_a_task_queue_without_pollers_is_a_problem(raw_client: Client, fresh: Fresh) -> None:
     report = await check_temporal_health(raw_client, task_queue=fresh.task_queue())
 
     assert not report
@@ -182,7 +182,7 @@ async def _polled(client: Client, queue: str, *kinds: str) -> HealthReport:
         await asyncio.sleep(0.02)
 
 
-async def test_nobody_on_the_port_is_unreachable_at_once(closed_port: int) -> None:
+async def test_a_closed_port_is_unreachable_at_once(closed_port: int) -> None:
     client = await Client.connect(f"127.0.0.1:{closed_port}", lazy=True)
 
     started = time.monotonic()
@@ -197,7 +197,9 @@ async def test_nobody_on_the_port_is_unreachable_at_once(closed_port: int) -> No
     assert report.latency is None
 
 
-async def test_a_port_that_never_answers_costs_the_deadline_and_no_more(silent_port: int) -> None:
+async def test_a_port_that_never_answers_takes_no_longer_than_the_deadline(
+    silent_port: int,
+) -> None:
     client = await Client.connect(f"127.0.0.1:{silent_port}", lazy=True)
 
     started = time.monotonic()
@@ -208,7 +210,7 @@ async def test_a_port_that_never_answers_costs_the_deadline_and_no_more(silent_p
     assert named(report, "connection").detail == "unreachable: no answer within 0.5 s"
 
 
-async def test_a_server_that_freezes_and_one_that_dies_are_unreachable_and_heal() -> None:
+async def test_a_frozen_or_dead_server_is_unreachable_until_it_recovers() -> None:
     async with DevServer() as server:
         client = await Client.connect(server.address)
         assert await check_temporal_health(client)
@@ -264,7 +266,7 @@ async def test_cancelling_the_check_cancels_it(silent_port: int) -> None:
         await check
 
 
-async def test_what_a_tenants_client_may_not_ask_stays_open(raw_client: Client) -> None:
+async def test_checks_that_a_tenants_client_may_not_make_are_unknown(raw_client: Client) -> None:
     client = gated(raw_client, describe_namespace=FORBIDDEN, list_search_attributes=FORBIDDEN)
 
     report = await check_temporal_health(client)
@@ -285,7 +287,7 @@ async def test_a_tenants_client_still_sees_that_the_search_attribute_is_missing(
     assert named(report, "search_attribute").ok is False
 
 
-async def test_pollers_that_were_asked_for_and_may_not_be_seen_are_no_success(
+async def test_pollers_that_may_not_be_seen_are_a_failure(
     raw_client: Client,
 ) -> None:
     client = gated(raw_client, describe_task_queue=FORBIDDEN)
@@ -305,7 +307,7 @@ async def test_pollers_that_were_asked_for_and_may_not_be_seen_are_no_success(
         (RPCStatusCode.INTERNAL, False),
     ],
 )
-async def test_what_the_server_refuses_to_say_is_a_problem_where_it_could_say_it(
+async def test_a_refused_check_is_a_problem_unless_the_server_does_not_support_it(
     raw_client: Client, code: RPCStatusCode, ok: bool | None
 ) -> None:
     client = gated(raw_client, describe_namespace=refuse(status(code, "no")))
@@ -317,7 +319,7 @@ async def test_what_the_server_refuses_to_say_is_a_problem_where_it_could_say_it
     assert report.healthy is (ok is None)
 
 
-async def test_a_server_that_is_lost_between_two_checks_is_unreachable(raw_client: Client) -> None:
+async def test_a_server_lost_between_two_checks_is_unreachable(raw_client: Client) -> None:
     lost = refuse(status(RPCStatusCode.UNAVAILABLE, "tcp connect error"))
 
     report = await check_temporal_health(gated(raw_client, describe_namespace=lost))
@@ -347,7 +349,7 @@ async def test_the_report_becomes_json(
     assert (read["latency_ms"] is None) is (report.latency is None)
 
 
-def test_a_connection_that_could_not_be_opened_makes_a_report() -> None:
+def test_a_failed_connection_becomes_a_report() -> None:
     error = ConnectionFailedError(
         "nobody listens on localhost:7233",
         reason=ConnectionFailureReason.REFUSED,
@@ -372,6 +374,6 @@ async def test_an_empty_task_queue_is_refused(raw_client: Client, queue: str) ->
 
 
 @pytest.mark.parametrize("seconds", [0, -1])
-async def test_a_time_out_that_is_not_positive_is_refused(raw_client: Client, seconds: int) -> None:
+async def test_a_timeout_that_is_not_positive_is_refused(raw_client: Client, seconds: int) -> None:
     with pytest.raises(ConfigurationError, match="not positive"):
         await check_temporal_health(raw_client, timeout=timedelta(seconds=seconds))

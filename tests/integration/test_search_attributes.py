@@ -64,7 +64,7 @@ async def add(client: Client, **attributes: IndexedValueType.ValueType) -> None:
     )
 
 
-async def test_a_missing_attribute_is_registered_and_can_be_used_at_once(
+async def test_a_missing_attribute_is_registered_and_usable_at_once(
     bare_client: Client,
 ) -> None:
     assert await registered(bare_client) == {}
@@ -120,7 +120,7 @@ async def test_an_addition_that_the_server_lost_is_made_again(bare_client: Clien
     assert await registered(bare_client) == {"tenantId": KEYWORD}
 
 
-async def test_another_type_is_refused_although_the_server_would_say_nothing(
+async def test_another_type_is_an_error_although_the_server_answers_ok(
     bare_client: Client,
 ) -> None:
     await add(bare_client, tenantId=TEXT)
@@ -132,12 +132,12 @@ async def test_another_type_is_refused_although_the_server_would_say_nothing(
     assert await registered(bare_client) == {"tenantId": TEXT}
 
 
-async def test_a_name_of_the_system_is_refused(bare_client: Client) -> None:
+async def test_a_reserved_name_is_refused(bare_client: Client) -> None:
     with pytest.raises(SearchAttributeError, match="reserved by system"):
         await ensure_search_attributes(bare_client, name="WorkflowId")
 
 
-async def test_a_namespace_that_is_full_is_refused_in_the_servers_words(
+async def test_a_full_namespace_is_an_error_with_the_servers_message(
     bare_client: Client,
 ) -> None:
     await add(bare_client, **{f"attribute{number}": KEYWORD for number in range(10)})
@@ -173,7 +173,7 @@ async def test_a_refusal_names_the_commands_to_run_instead(bare_client: Client) 
     )
 
 
-async def test_where_nothing_may_be_listed_a_usable_attribute_is_enough(
+async def test_if_listing_is_not_permitted_a_usable_attribute_is_enough(
     bare_client: Client,
 ) -> None:
     await ensure_search_attributes(bare_client)
@@ -184,7 +184,7 @@ async def test_where_nothing_may_be_listed_a_usable_attribute_is_enough(
     )
 
 
-async def test_where_nothing_may_be_listed_a_text_attribute_is_not_taken_for_a_keyword(
+async def test_if_listing_is_not_permitted_a_text_attribute_is_still_an_error(
     bare_client: Client,
 ) -> None:
     await add(bare_client, tenantId=TEXT)
@@ -196,7 +196,7 @@ async def test_where_nothing_may_be_listed_a_text_attribute_is_not_taken_for_a_k
         )
 
 
-async def test_a_tenants_client_is_told_that_it_may_not(bare_client: Client) -> None:
+async def test_a_tenants_client_is_not_permitted_to_register(bare_client: Client) -> None:
     forbidden = refuse(ForbiddenOperationError("a tenant's client may not do this"))
     bound = gated(bare_client, add_search_attributes=forbidden, list_search_attributes=forbidden)
 
@@ -204,7 +204,7 @@ async def test_a_tenants_client_is_told_that_it_may_not(bare_client: Client) -> 
         await ensure_search_attributes(bound)
 
 
-async def test_an_attribute_that_stays_unusable_is_waited_for_until_the_deadline(
+async def test_an_attribute_that_stays_unusable_times_out(
     bare_client: Client,
 ) -> None:
     unknown = refuse(status(RPCStatusCode.INVALID_ARGUMENT, "invalid search attribute"))

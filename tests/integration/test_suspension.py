@@ -81,7 +81,7 @@ async def test_b17_a_schedule_of_a_suspended_tenant_starts_nothing_that_runs(tow
         await schedule.delete()
 
 
-async def test_suspending_pauses_the_tenants_schedules_and_reinstating_resumes_just_those(town):
+async def test_suspending_pauses_the_tenants_schedules_and_resuming_unpauses_only_those(town):
     client, operator = town.client(town.shared), town.client(ALL_TENANTS)
     running = [await hourly(client, town, f"s{number}") for number in range(2)]
     by_hand = await hourly(client, town, "by-hand")
@@ -161,7 +161,7 @@ async def test_b17_a_child_is_refused_and_its_parent_learns_why(town):
     assert "is suspended" in await handle.result()
 
 
-async def test_suspension_takes_effect_within_the_time_to_live_and_not_before(
+async def test_suspension_takes_effect_when_the_directory_cache_expires(
     dev_server, raw_client, fresh
 ):
     town = Town(dev_server.address, raw_client, fresh)

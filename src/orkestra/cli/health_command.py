@@ -181,9 +181,9 @@ def _show_diagnosis(diagnosis: Diagnosis) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for finding in diagnosis.findings:
         mark, style = MARKS[finding.ok]
-        mend = f"; {plain(finding.mend)}" if finding.mend else ""
+        fix = f"; {plain(finding.fix)}" if finding.fix else ""
         line = f"{finding.name:<17} {plain(finding.detail)}"
-        console.print(Text.assemble((f"{mark:<5}", style), line, (mend, "bold")))
-    wrong = len(diagnosis.problems)
-    verdict = f"{wrong} to mend" if wrong else "nothing is wrong"
-    console.print(Text(verdict, MARKS[bool(diagnosis)][1]))
+        console.print(Text.assemble((f"{mark:<5}", style), line, (fix, "bold")))
+    count = len(diagnosis.problems)
+    summary = f"{count or 'no'} {'problem' if count == 1 else 'problems'} found"
+    console.print(Text(summary, MARKS[bool(diagnosis)][1]))

@@ -137,6 +137,22 @@ class LangfuseSettings(Section):
         """Whether spans are sent."""
         return self.enabled is not False and bool(self.public_key and self.secret_key)
 
+    def for_project(self, project: LangfuseProject) -> Self:
+        """Return the same settings for a tenant's own project.
+
+        Args:
+            project: Keys of the project, and what else differs.
+        """
+        return self.model_copy(
+            update={
+                "public_key": project.public_key,
+                "secret_key": project.secret_key,
+                "base_url": project.base_url or self.base_url,
+                "environment": project.environment or self.environment,
+                "enabled": True,
+            }
+        )
+
 
 BuiltInQuery = Literal["__stack_trace", "__enhanced_stack_trace", "__temporal_workflow_metadata"]
 """A query that the SDK answers itself."""

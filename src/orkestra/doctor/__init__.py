@@ -1,4 +1,4 @@
-"""The doctor: what keeps work from flowing, one line each, and how to mend it."""
+"""Diagnosis of configuration and connectivity: one line for each check, and how to fix problems."""
 
 from orkestra.doctor.checks import Diagnosis, Finding
 from orkestra.doctor.diagnose import diagnose

@@ -166,7 +166,7 @@ class LangfuseProjects:
         with self._lock:
             sink = self._open.get(project)
             if sink is None and not self._is_closed:
-                sink = self._open[project] = self._opened(project)
+                sink = self._open[project] = self._sink(self._settings.for_project(project))
                 self._make_room()
             if sink is not None:
                 self._open.move_to_end(project)
@@ -178,16 +178,6 @@ class LangfuseProjects:
         idle = [project for project, sink in self._open.items() if not sink.is_busy][:-1]
         for project in idle[: max(0, excess)]:
             self._retire(self._open.pop(project))
-
-    def _opened(self, project: LangfuseProject) -> LangfuseSink:
-        own = {
-            "public_key": project.public_key,
-            "secret_key": project.secret_key,
-            "base_url": project.base_url or self._settings.base_url,
-            "environment": project.environment or self._settings.environment,
-            "enabled": True,
-        }
-        return self._sink(self._settings.model_copy(update=own))
 
     def _sink(self, settings: LangfuseSettings) -> LangfuseSink:
         return LangfuseSink(settings, route=self._taker, at_exit=self._flush_at_exit)

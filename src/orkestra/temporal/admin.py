@@ -1,25 +1,23 @@
-"""Suspending a tenant: what the directory's word alone does not stop from being scheduled.
+"""Operations on tenants: suspending their schedules, and finding IDs that they do not own.
 
-Once the directory says that a tenant is suspended, clients refuse its starts and workers refuse
-what starts all the same, within the time to live of the directory's cache. Its schedules would go
-on starting workflows only for workers to refuse them; pausing them spares that.
+Clients refuse the starts of a suspended tenant and workers refuse its workflows, as soon as the
+directory's cache expires. But the server would go on starting workflows from the tenant's
+schedules, only for workers to refuse them; pausing the schedules prevents that.
 
-Finding what stands under a tenant's prefix without being the tenant's.
-
-An ID alone proves nothing: whatever was named `order:17` before there were tenants would become
-reachable to a tenant called `order`.
+An ID alone proves no ownership: with scoped IDs, a workflow that was named `order:17` before there
+were tenants becomes reachable for a tenant named `order` (B4).
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, Literal
 
 from temporalio.client import Client, ScheduleHandle, ScheduleState
 from temporalio.service import RPCError
 
-from orkestra.directory import Placements
 from orkestra.errors import (
     ConnectionClosedError,
     DirectoryUnavailableError,
@@ -27,29 +25,36 @@ from orkestra.errors import (
     UnknownTenantError,
 )
 from orkestra.temporal.guard import unguarded_client
-from orkestra.temporal.plugin import plugin_of, with_plugin
+from orkestra.temporal.plugin import OrkestraPlugin, plugin_of, with_plugin
 from orkestra.tenancy import check_tenant_id, owner_of
 
 SUSPENSION_NOTE: Final = "paused by Orkestra: the tenant is suspended"
-"""The note on a schedule that `suspend_schedules()` paused; those are what is resumed."""
+"""Note on schedules that `suspend_schedules()` paused. It is stored on the server."""
+
+_logger: Final = logging.getLogger(__name__)
+
+_DEFAULT_LIMIT_ROWS: Final = 10_000
+_WARNING_LIMIT_ROWS: Final = 1_000
+_WARNING_TIMEOUT: Final = timedelta(seconds=30)
+_MAX_SHOWN: Final = 3
 
 
 async def suspend_schedules(client: Client, tenant: str) -> int:
     """Pause the schedules of a tenant that are not paused already.
 
-    Lists are eventually consistent: a schedule that was made a moment ago may be missed, and is
-    paused when this is called again. Its workflows are refused by workers in any case.
+    Lists are eventually consistent: a schedule that was created a moment ago may be missed until
+    the next call. Workers refuse its workflows in any case.
 
     Args:
-        client: A client made with `ALL_TENANTS`, or one of the tenant.
+        client: A client made with `ALL_TENANTS`, or one bound to the tenant.
         tenant: The tenant.
 
     Returns:
-        How many schedules were paused.
+        Number of schedules that were paused.
 
     Raises:
         TenantMismatchError: The client is bound to another tenant.
-        DirectoryUnavailableError: The directory gave no answer.
+        DirectoryUnavailableError: The directory did not answer.
     """
     count = 0
     async for schedule, state in _schedules(client, tenant):
@@ -60,20 +65,20 @@ async def suspend_schedules(client: Client, tenant: str) -> int:
 
 
 async def resume_schedules(client: Client, tenant: str) -> int:
-    """Go on with the schedules that `suspend_schedules()` paused, and no others.
+    """Unpause the schedules that `suspend_schedules()` paused, and no others.
 
     Args:
-        client: A client made with `ALL_TENANTS`; one of the tenant may resume only when it has
-            learnt that the tenant is active again.
+        client: A client made with `ALL_TENANTS`. One bound to the tenant works only after its
+            directory has learned that the tenant is active again.
         tenant: The tenant.
 
     Returns:
-        How many schedules go on.
+        Number of schedules that were unpaused.
 
     Raises:
         TenantMismatchError: The client is bound to another tenant.
-        TenantSuspendedError: The client is the tenant's, which is still suspended.
-        DirectoryUnavailableError: The directory gave no answer.
+        TenantSuspendedError: The client is bound to the tenant, which is still suspended.
+        DirectoryUnavailableError: The directory did not answer.
     """
     count = 0
     async for schedule, state in _schedules(client, tenant):
@@ -87,7 +92,7 @@ async def _schedules(
     client: Client, tenant: str
 ) -> AsyncIterator[tuple[ScheduleHandle, ScheduleState]]:
     check_tenant_id(tenant)
-    client = await _at_home(client, tenant)
+    client = await _in_namespace_of(client, tenant)
     attribute = plugin_of(client).search_attribute
     found = await client.list_schedules(f"{attribute} = '{tenant}'")
     for schedule_id in [each.id async for each in found]:
@@ -95,36 +100,27 @@ async def _schedules(
         yield schedule, (await schedule.describe()).schedule.state
 
 
-async def _at_home(client: Client, tenant: str) -> Client:
-    """The client in the tenant's namespace; a tenant that was removed is looked for where it is."""
+async def _in_namespace_of(client: Client, tenant: str) -> Client:
     plugin = plugin_of(client)
     if isinstance(plugin.tenant, str) and plugin.tenant != tenant:
         msg = f"the client is bound to {plugin.tenant!r} and cannot act for {tenant!r}"
         raise TenantMismatchError(msg)
-    if plugin.tenant == tenant:  # it was made in the tenant's namespace
+    if plugin.tenant == tenant:  # bound clients are made in their tenant's namespace
         return client
     try:
         placement = await plugin.placements.of(tenant)
     except UnknownTenantError:
-        return client
+        return client  # removed from the directory, but its schedules may still be here
     return with_plugin(client, plugin, namespace=placement.namespace or client.namespace)
-
-
-_logger: Final = logging.getLogger(__name__)
-
-_DEFAULT_LIMIT: Final = 10_000
-_LOOKED_AT: Final = 1000
-_PATIENCE: Final = 30.0
-_SHOWN: Final = 3
 
 
 @dataclass(frozen=True)
 class Unowned:
-    """A workflow or schedule whose ID names a tenant that it does not belong to.
+    """Workflow or schedule whose ID names a tenant that it does not belong to.
 
     Attributes:
-        kind: What it is.
-        id: Its ID on the server.
+        kind: `workflow` or `schedule`.
+        id: ID on the server.
         tenant: The tenant that could reach it.
     """
 
@@ -134,25 +130,26 @@ class Unowned:
 
 
 async def find_unowned(
-    client: Client, *, tenants: Iterable[str] | None = None, limit: int = _DEFAULT_LIMIT
+    client: Client, *, tenants: Iterable[str] | None = None, limit: int = _DEFAULT_LIMIT_ROWS
 ) -> list[Unowned]:
     """Find workflows and schedules under a tenant's prefix that lack the tenant's attribute.
 
-    Run it before scoped IDs are switched on in a namespace that has been in use: terminate or
-    rename what it finds, or give the tenant another ID.
+    Call it before you switch on scoped IDs in a namespace that is in use. Terminate or rename the
+    workflows and schedules that it finds, or give the tenant another ID.
 
     Args:
-        client: A client made with `ALL_TENANTS`, of the namespace to look at.
-        tenants: The tenants to look for; None looks at whatever has no attribute at all, for
-            every tenant that the directory knows.
-        limit: At most so many rows are looked at, for each tenant and kind.
+        client: A client of the namespace, made with `ALL_TENANTS`.
+        tenants: The tenants to check; None checks everything without the attribute, against all
+            tenants that the directory knows.
+        limit: Maximum number of rows to read, for each tenant and kind.
 
     Returns:
         What was found, workflows first.
     """
-    attribute = plugin_of(client).search_attribute
+    plugin = plugin_of(client)
     if tenants is None:
-        return await _of_all(client, plugin_of(client).placements, attribute, limit)
+        return await _without_attribute(client, plugin, limit)
+    attribute = plugin.search_attribute
     found: list[Unowned] = []
     for tenant in tenants:
         check_tenant_id(tenant)
@@ -162,11 +159,11 @@ async def find_unowned(
 
 
 async def warn_of_unowned(client: Client) -> None:
-    """Log a warning if IDs under a tenant's prefix lack its attribute; for the start of a worker.
+    """Log a warning if IDs under a tenant's prefix lack its attribute.
 
-    Looks at the first thousand workflows and schedules without the attribute, for half a minute
-    at most, and gives up silently where it may not list or the server is away. Run it in the
-    background, and cancel it when the worker ends.
+    It reads at most 1,000 workflows and 1,000 schedules without the attribute, for at most 30
+    seconds, and gives up silently if it may not list or the server is away. A worker runs it in the
+    background when it starts.
 
     Args:
         client: The worker's client, of all tenants.
@@ -176,31 +173,33 @@ async def warn_of_unowned(client: Client) -> None:
     if tenancy.mode == "off" or tenancy.workflow_ids == "global":
         return
     try:
-        async with asyncio.timeout(_PATIENCE):
-            found = await _of_all(
-                unguarded_client(client), plugin.placements, plugin.search_attribute, _LOOKED_AT
-            )
+        async with asyncio.timeout(_WARNING_TIMEOUT.total_seconds()):
+            found = await _without_attribute(unguarded_client(client), plugin, _WARNING_LIMIT_ROWS)
     except (RPCError, ConnectionClosedError, DirectoryUnavailableError, TimeoutError) as error:
-        _logger.debug("Not looked for IDs under a tenant's prefix: %s", error)
+        _logger.debug("Could not look for IDs under a tenant's prefix: %s", error)
         return
     if found:
         _logger.warning(
-            "%d workflow(s) and schedule(s) of namespace %r stand under a tenant's prefix without"
-            " its attribute %r, within that tenant's reach: %s. List them with find_unowned(), then"
+            "%d workflow(s) and schedule(s) in namespace %r have a tenant's prefix but not its"
+            " attribute %r, so that tenant can reach them: %s. List them with find_unowned(), then"
             " end or rename them",
             len(found),
             client.namespace,
             plugin.search_attribute,
-            ", ".join(repr(row.id) for row in found[:_SHOWN]),
+            ", ".join(repr(row.id) for row in found[:_MAX_SHOWN]),
         )
 
 
-async def _of_all(
-    client: Client, placements: Placements, attribute: str, limit: int
-) -> list[Unowned]:
-    suspects = [row async for row in _rows(client, f"{attribute} IS NULL", None, limit)]
-    known = {t for t in {row.tenant for row in suspects} if await _is_known(placements, t)}
-    return [row for row in suspects if row.tenant in known]
+async def _without_attribute(client: Client, plugin: OrkestraPlugin, limit: int) -> list[Unowned]:
+    missing = f"{plugin.search_attribute} IS NULL"
+    found = [row async for row in _rows(client, missing, None, limit)]
+    unknown: set[str] = set()
+    for tenant in {row.tenant for row in found}:
+        try:
+            await plugin.placements.of(tenant)
+        except UnknownTenantError:
+            unknown.add(tenant)
+    return [row for row in found if row.tenant not in unknown]
 
 
 async def _rows(
@@ -214,6 +213,7 @@ async def _rows(
         if owner is not None and tenant in (None, owner):
             yield Unowned("workflow", workflow.id, owner)
     seen = 0
+    # `list_schedules` has no limit of its own.
     async for schedule in await client.list_schedules(lacking + prefix("ScheduleId")):
         seen += 1
         if seen > limit:
@@ -221,11 +221,3 @@ async def _rows(
         owner = owner_of(schedule.id)
         if owner is not None and tenant in (None, owner):
             yield Unowned("schedule", schedule.id, owner)
-
-
-async def _is_known(placements: Placements, tenant: str) -> bool:
-    try:
-        await placements.of(tenant)
-    except UnknownTenantError:
-        return False
-    return True

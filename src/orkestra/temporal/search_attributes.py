@@ -1,9 +1,9 @@
-"""The search attribute that shows the tenant to people and queries: its state, and registering it.
+"""Search attribute that shows the tenant to people and queries: its state, and its registration.
 
-`AddSearchAttributes` is no check: the server answers OK where the attribute exists with another
-type, and two additions at once may lose one of them. So the state is looked up, and again after
-each addition, until it is what it should be. Calls go to the raw service, so that interceptors
-which narrow lists and counts do not matter.
+`AddSearchAttributes` proves nothing: the server answers OK if the attribute exists with another
+type, and one of two concurrent additions may be lost. So the state is looked up first, and again
+after each addition, until the attribute is usable. Calls go to the raw service, below interceptors
+that narrow lists and counts.
 """
 
 import asyncio
@@ -28,38 +28,39 @@ from orkestra.errors import ConfigurationError, ForbiddenOperationError, SearchA
 from orkestra.temporal.guard import unguarded_client
 
 DEFAULT_NAME: Final = TenancySettings().search_attribute
-"""Name of the attribute where nothing else is configured: `tenantId`."""
+"""Name of the attribute unless configured otherwise: `tenantId`."""
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _KEYWORD: Final = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-_NOT_FOR_US: Final = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED})
-_FIRST_PAUSE: Final = 0.02
-_LONGEST_PAUSE: Final = 1.0
+# Temporal Cloud has no operator service for its users.
+_NOT_PERMITTED: Final = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED})
+_FIRST_PAUSE_SECONDS: Final = 0.02
+_LONGEST_PAUSE_SECONDS: Final = 1.0
 
 
 class AttributeState(Enum):
-    """What a namespace knows of the search attribute."""
+    """State of the search attribute in a namespace."""
 
     USABLE = auto()
-    """It is a Keyword, and queries may use it."""
+    """A Keyword that queries can use."""
     REGISTERED = auto()
-    """It is a Keyword, and the part of the server that answers queries has not learnt of it yet."""
+    """A Keyword that the server's visibility store does not know yet."""
     MISSING = auto()
-    """It does not exist, as far as this client may see."""
+    """Not found, as far as this client can see."""
     OTHER_TYPE = auto()
-    """It exists with a type that cannot hold the tenant."""
+    """Registered with a type that cannot hold the tenant."""
 
 
 @dataclass(frozen=True)
 class SearchAttributeStatus:
-    """The state of the search attribute, and how a person would put it."""
+    """State of the search attribute, and its description for people."""
 
     state: AttributeState
     detail: str
 
 
 def tenant_search_attribute(name: str = DEFAULT_NAME) -> SearchAttributeKey[str]:
-    """The typed key of the tenant's search attribute.
+    """Return the typed key of the tenant search attribute.
 
     Args:
         name: Name of the attribute, as configured in `tenancy.search_attribute`.
@@ -68,7 +69,7 @@ def tenant_search_attribute(name: str = DEFAULT_NAME) -> SearchAttributeKey[str]
         A Keyword key, for instance for `typed_search_attributes`.
 
     Raises:
-        ConfigurationError: The name cannot stand in a query.
+        ConfigurationError: The name is malformed.
     """
     return SearchAttributeKey.for_keyword(_check_name(name))
 
@@ -78,20 +79,20 @@ async def ensure_search_attributes(
 ) -> None:
     """Register the tenant search attribute and wait until the namespace can use it.
 
-    Does nothing where it is usable already; several processes may do it at once.
+    Does nothing if it is usable already. Several processes may call it at once.
 
     Args:
-        client: A client of the namespace to prepare; it needs the operator's rights, except where
+        client: A client of the namespace to prepare. It needs the rights of an operator, unless
             the attribute is usable already.
         name: Name of the attribute, as configured in `tenancy.search_attribute`.
-        timeout: How long all of it may take; the server's cache may need some seconds to learn of
-            a new attribute.
+        timeout: Time limit for everything; the server's cache may need some seconds to learn of a
+            new attribute.
 
     Raises:
-        SearchAttributeError: It exists with another type, or the server refuses to add it
-            (Temporal Cloud does: the message says which command to run instead).
-        TimeoutError: It did not become usable in time.
-        ConfigurationError: The name cannot stand in a query.
+        SearchAttributeError: The attribute exists with another type, or the server refuses to add
+            it (Temporal Cloud does: the message says which command to run instead).
+        TimeoutError: The attribute did not become usable in time.
+        ConfigurationError: The name is malformed.
     """
     _check_name(name)
     try:
@@ -108,44 +109,68 @@ async def ensure_search_attributes(
 async def look_up_search_attribute(
     client: Client, *, name: str = DEFAULT_NAME, timeout: timedelta, retry: bool = False
 ) -> SearchAttributeStatus:
-    """Find out whether the namespace can use the search attribute.
+    """Look up the state of the search attribute in the client's namespace.
 
-    Where the client may not list search attributes (Temporal Cloud, a tenant's client), a count
-    that only a Keyword attribute allows has to tell.
+    If the client may not list search attributes (Temporal Cloud, a tenant's client), a count that
+    only a Keyword attribute allows decides.
 
     Args:
         client: A client of the namespace.
         name: Name of the attribute.
-        timeout: Deadline of each of the two calls.
-        retry: Whether the SDK retries calls that fail in passing.
+        timeout: Time limit for each of the two calls.
+        retry: Let the SDK retry transient failures.
 
     Raises:
-        RPCError: The server could not be asked.
-        ForbiddenOperationError: The client is a tenant's and may ask neither way.
+        RPCError: The server did not answer.
+        ForbiddenOperationError: The client is bound to a tenant and may make neither call.
     """
     client = unguarded_client(client)
+    may_list, registered = True, None
     try:
         registered = await _registered_type(client, name, timeout=timeout, retry=retry)
-    except RPCError as error:
-        if error.status not in _NOT_FOR_US:
-            raise
     except ForbiddenOperationError:
-        pass
-    else:
-        if registered is None:
-            return SearchAttributeStatus(AttributeState.MISSING, f"{name!r} is missing")
-        if registered != _KEYWORD:
-            detail = f"{name!r} has type {_type_name(registered)}, and must be Keyword"
-            return SearchAttributeStatus(AttributeState.OTHER_TYPE, detail)
-        if await _why_unusable(client, name, timeout=timeout, retry=retry) is None:
-            return SearchAttributeStatus(AttributeState.USABLE, f"{name!r} is a Keyword")
+        may_list = False
+    except RPCError as error:
+        if error.status not in _NOT_PERMITTED:
+            raise
+        may_list = False
+    if may_list and registered is None:
+        return SearchAttributeStatus(AttributeState.MISSING, f"{name!r} is missing")
+    if registered is not None and registered != _KEYWORD:
+        kind = IndexedValueType.Name(registered).removeprefix("INDEXED_VALUE_TYPE_")
+        kind = kind.title().replace("_", "")
+        detail = f"{name!r} has type {kind}, and must be Keyword"
+        return SearchAttributeStatus(AttributeState.OTHER_TYPE, detail)
+    problem = await _query_problem(client, name, timeout=timeout, retry=retry)
+    if problem is None:
+        return SearchAttributeStatus(AttributeState.USABLE, f"{name!r} is a Keyword")
+    if may_list:
         detail = f"{name!r} is registered, but queries cannot use it yet"
         return SearchAttributeStatus(AttributeState.REGISTERED, detail)
-    reason = await _why_unusable(client, name, timeout=timeout, retry=retry)
-    if reason is None:
-        return SearchAttributeStatus(AttributeState.USABLE, f"{name!r} is a Keyword")
-    detail = f"{name!r} is missing or no Keyword ({reason})"
+    detail = f"{name!r} is missing or no Keyword ({problem})"
     return SearchAttributeStatus(AttributeState.MISSING, detail)
+
+
+async def add_search_attribute(client: Client, *, name: str, timeout: timedelta) -> None:
+    """Ask the server to register a Keyword search attribute, without waiting for it.
+
+    Args:
+        client: A client of the namespace, with the rights of an operator.
+        name: Name of the attribute.
+        timeout: Time limit for the call.
+
+    Raises:
+        RPCError: The server refused.
+    """
+    request = AddSearchAttributesRequest(
+        namespace=client.namespace, search_attributes={name: _KEYWORD}
+    )
+    try:
+        await client.operator_service.add_search_attributes(request, retry=True, timeout=timeout)
+    except RPCError as error:
+        # Another process may have added it first; the next look-up decides.
+        if error.status is not RPCStatusCode.ALREADY_EXISTS:
+            raise
 
 
 def _check_name(name: str) -> str:
@@ -156,24 +181,26 @@ def _check_name(name: str) -> str:
 
 
 async def _make_usable(client: Client, name: str, timeout: timedelta) -> None:
-    pause = _FIRST_PAUSE
+    pause = _FIRST_PAUSE_SECONDS
     while True:
+        action = "look up"
         try:
             status = await look_up_search_attribute(client, name=name, timeout=timeout, retry=True)
+            if status.state is AttributeState.USABLE:
+                return
+            if status.state is AttributeState.MISSING:
+                action = "add"
+                await add_search_attribute(client, name=name, timeout=timeout)
         except RPCError as error:
-            raise _refused("look up", client, name, error) from error
-        if status.state is AttributeState.USABLE:
-            return
+            raise _refused(action, client, name, error) from error
         if status.state is AttributeState.OTHER_TYPE:
             msg = (
                 f"search attribute {status.detail} in namespace {client.namespace!r}: remove it, or"
                 " configure another name as tenancy.search_attribute"
             )
             raise SearchAttributeError(msg)
-        if status.state is AttributeState.MISSING:
-            await _add(client, name, timeout)
         await asyncio.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 async def _registered_type(
@@ -182,14 +209,14 @@ async def _registered_type(
     found = await client.operator_service.list_search_attributes(
         ListSearchAttributesRequest(namespace=client.namespace), retry=retry, timeout=timeout
     )
-    # Those of the system carry what the system writes, and cannot be registered over.
+    # The system's own attributes hold what the system writes, and cannot be replaced.
     return found.custom_attributes.get(name)
 
 
-async def _why_unusable(
+async def _query_problem(
     client: Client, name: str, *, timeout: timedelta, retry: bool
 ) -> str | None:
-    # No other type of attribute has this operator.
+    # Only a Keyword attribute has this operator.
     query = f"{name} STARTS_WITH 'orkestra'"
     try:
         await client.workflow_service.count_workflow_executions(
@@ -204,32 +231,15 @@ async def _why_unusable(
     return None
 
 
-async def _add(client: Client, name: str, timeout: timedelta) -> None:
-    request = AddSearchAttributesRequest(
-        namespace=client.namespace, search_attributes={name: _KEYWORD}
-    )
-    try:
-        await client.operator_service.add_search_attributes(request, retry=True, timeout=timeout)
-    except RPCError as error:
-        # Somebody else may have been faster; the next look-up tells.
-        if error.status is not RPCStatusCode.ALREADY_EXISTS:
-            raise _refused("add", client, name, error) from error
-
-
 def _refused(action: str, client: Client, name: str, error: RPCError) -> SearchAttributeError:
     namespace = client.namespace
     answer = f"{error.status.name}: {error.message}"
     advice = ""
-    if error.status in _NOT_FOR_US:
+    if error.status in _NOT_PERMITTED:
         advice = (
             f"; on Temporal Cloud run `tcld namespace search-attributes add --namespace {namespace}"
-            f" --sa {name}=Keyword`, elsewhere let an operator run `temporal operator"
+            f" --sa {name}=Keyword`, elsewhere ask an operator to run `temporal operator"
             f" search-attribute create --namespace {namespace} --name {name} --type Keyword`"
         )
     msg = f"cannot {action} search attribute {name!r} in namespace {namespace!r}: {answer}{advice}"
     return SearchAttributeError(msg)
-
-
-def _type_name(value: IndexedValueType.ValueType) -> str:
-    name = IndexedValueType.Name(value).removeprefix("INDEXED_VALUE_TYPE_")
-    return "".join(word.capitalize() for word in name.split("_"))
