@@ -1,8 +1,6 @@
 """Nexus handlers behind the guard: their workflow completes the caller's operation only."""
 
 from collections.abc import AsyncIterator
-from contextvars import ContextVar
-from typing import Any
 
 import nexusrpc.handler
 import pytest
@@ -10,43 +8,12 @@ from temporalio import nexus
 from temporalio.api.nexus.v1 import EndpointSpec, EndpointTarget
 from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
 from temporalio.client import Client, WorkflowFailureError
-from temporalio.worker import (
-    ExecuteNexusOperationStartInput,
-    NexusOperationInboundInterceptor,
-    Worker,
-)
-from temporalio.worker import Interceptor as WorkerInterceptor
+from temporalio.worker import Worker
 
 from orkestra import ForbiddenOperationError
-from orkestra.temporal.guard import NexusTask, SharedQueues
-from orkestra.temporal.nexus_task import current_nexus_task, enter_nexus_task
 from tests.support.guarded_clients import GuardDesk
 from tests.support.names import Fresh
 from tests.workflows.nexus_caller import Backing, Caller, Desk
-
-handled: ContextVar[NexusTask | None] = ContextVar("handled", default=None)
-
-
-class InTask(SharedQueues):
-    """Grants with the Nexus task that a worker's interceptor noted."""
-
-    def nexus_task(self) -> NexusTask | None:
-        return handled.get()
-
-
-class Remembering(WorkerInterceptor):
-    def intercept_nexus_operation(
-        self, next: NexusOperationInboundInterceptor
-    ) -> NexusOperationInboundInterceptor:
-        return RememberingInbound(next)
-
-
-class RememberingInbound(NexusOperationInboundInterceptor):
-    async def execute_nexus_operation_start(self, input: ExecuteNexusOperationStartInput) -> Any:
-        enter_nexus_task(input.ctx)
-        handled.set(current_nexus_task())
-        return await super().execute_nexus_operation_start(input)
-
 
 refusals: list[str] = []
 
@@ -89,11 +56,10 @@ async def endpoint(raw_client: Client, fresh: Fresh) -> str:
 async def desk(raw_client: Client, fresh: Fresh) -> AsyncIterator[GuardDesk]:
     made = GuardDesk(raw_client, fresh)
     async with Worker(
-        made.client(None, grants=InTask()),
+        made.client(None),
         task_queue=fresh.task_queue("nexus"),
         workflows=[Caller, Backing],
         nexus_service_handlers=[Handler()],
-        interceptors=[Remembering()],
     ):
         yield made
 

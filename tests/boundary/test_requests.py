@@ -20,7 +20,7 @@ from temporalio.common import Priority, WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
 from orkestra import TenantMismatchError
-from orkestra.temporal.guard import SharedQueues
+from orkestra.directory import Placements, StaticTenantDirectory, TenantRecord
 from tests.support.guard_attack import Attack, refused
 from tests.support.guarded_clients import SOON, completed_elsewhere
 from tests.support.requests import ALLOWED
@@ -160,7 +160,7 @@ async def test_anothers_run_is_not_reached_under_ones_own_id(attack, rpc, named,
     own = await attack.desk.mailbox(attack.desk.acme, "own")
     run = (await attack.target.describe()).run_id
     execution = WorkflowExecution(workflow_id=own.id, run_id=run)
-    request = ALLOWED[rpc].request(namespace="default", **{named: execution}, **fields)
+    request = ALLOWED[rpc].message(namespace="default", **{named: execution}, **fields)
     with pytest.raises(RPCError, match="not found"):
         await getattr(attack.service, rpc)(request)
     await own.terminate()
@@ -178,7 +178,7 @@ async def test_anothers_activity_run_is_not_reached_under_ones_own_id(attack, rp
     desk = attack.desk
     own, theirs = await desk.open_activity(desk.acme), await desk.open_activity(desk.beta)
     run = (await theirs.describe()).activity_run_id
-    request = ALLOWED[rpc].request(namespace="default", activity_id=own.id, run_id=run)
+    request = ALLOWED[rpc].message(namespace="default", activity_id=own.id, run_id=run)
     with pytest.raises(RPCError, match="not found"):
         await getattr(attack.service, rpc)(request)
     if "workflow_id" in request.DESCRIPTOR.fields_by_name:
@@ -225,12 +225,16 @@ async def test_b13_fairness_is_not_voided_by_raw_priorities(attack):
 
 
 async def test_b11_a_queue_of_another_tenant_cannot_be_named(attack):
-    class Dedicated(SharedQueues):
-        def queue_allowed(self, tenant: str, queue: str) -> bool:
-            return queue == f"{tenant}-only"
-
     desk = attack.desk
-    client = desk.client(desk.acme, grants=Dedicated())
+    placements = Placements(
+        StaticTenantDirectory(
+            TenantRecord(tenant, task_queues={"queue": f"{tenant}-only"})
+            for tenant in (desk.acme, desk.beta)
+        ),
+        shared_namespace="default",
+    )
+    await placements.of(desk.acme)
+    client = desk.client(desk.acme, placements=placements)
     theirs = f"{desk.beta}-only"
     action = ScheduleActionStartWorkflow(Mailbox.run, id="s", task_queue=theirs)
     for call in (

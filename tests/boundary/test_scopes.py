@@ -28,8 +28,8 @@ from orkestra import (
     tenant_scope,
 )
 from orkestra.config import LangfuseSettings
+from orkestra.directory import Placements
 from orkestra.errors import TenantError
-from orkestra.temporal.guard import SharedQueues
 from orkestra.temporal.guard.table import RPCS
 from orkestra.temporal.plugin import plugin_of
 from orkestra.tenancy import act_for
@@ -149,7 +149,9 @@ async def test_b07_a_string_that_equals_every_other_is_refused_as_tenant_and_nam
         plugin.for_tenant(beta)
     assert type(OrkestraPlugin(tenant=beta).tenant) is str
     with pytest.raises(TenantMismatchError):
-        attack.acme.service_client.rebound(tenant=beta, namespace="default", grants=SharedQueues())
+        attack.acme.service_client.rebound(
+            tenant=beta, namespace="default", placements=Placements()
+        )
     with pytest.raises(TenantMismatchError):
         Client(**{**attack.acme.config(), "namespace": Chameleon("second")})
     with tenant_scope(attack.desk.acme), pytest.raises(TenantMismatchError):

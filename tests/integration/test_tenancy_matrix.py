@@ -10,8 +10,7 @@ import pytest
 from temporalio import client, worker
 
 from orkestra import ForbiddenOperationError
-from orkestra.temporal.guard.rules import Allowed
-from orkestra.temporal.guard.table import RPCS
+from orkestra.temporal.guard.table import RPCS, Allowed
 from tests.matrix.model import COLUMNS, Impossible
 from tests.matrix.page import PAGE, page
 from tests.matrix.stage import Stage

@@ -12,7 +12,8 @@ from temporalio.worker import Worker
 
 from orkestra import OrkestraPlugin
 from orkestra.config import OrkestraConfig, TenancySettings
-from orkestra.temporal.guard import SHARED_QUEUES, Grants, GuardedServiceClient
+from orkestra.directory import Placements
+from orkestra.temporal.guard import GuardedServiceClient, GuardPolicy
 from orkestra.tenancy import AllTenants, current_tenant
 from tests.support.names import Fresh
 from tests.workflows.everything import Child, Mailbox
@@ -46,7 +47,7 @@ class GuardDesk:
         tenant: str | AllTenants | None,
         *,
         settings: TenancySettings | None = None,
-        grants: Grants = SHARED_QUEUES,
+        placements: Placements | None = None,
         **options: Any,
     ) -> Client:
         settings = settings or TenancySettings()
@@ -54,8 +55,7 @@ class GuardDesk:
             self.raw.service_client,
             tenant=tenant,
             namespace="default",
-            settings=settings,
-            grants=grants,
+            policy=GuardPolicy(settings=settings, placements=placements or Placements()),
         )
         plugin = OrkestraPlugin(OrkestraConfig(tenancy=settings), tenant=tenant)
         return Client(guarded, plugins=[plugin], **options)

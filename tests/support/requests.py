@@ -1,4 +1,4 @@
-"""What tests of the gate need: a wire that keeps what it is given, and requests to spoil."""
+"""Requests that a tenant may send, ways to spoil them, and a connection that records them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -11,17 +11,10 @@ from temporalio.api.workflowservice import v1 as api
 from temporalio.service import ConnectConfig, ServiceClient, _BridgeServiceClient
 
 from orkestra.config import TenancySettings
-from orkestra.temporal.guard import GuardedServiceClient
-from orkestra.temporal.guard.rules import (
-    Allowed,
-    Inside,
-    fair_key,
-    granted_queue,
-    own_id,
-    own_namespace,
-    scoped_id,
-)
-from orkestra.temporal.guard.table import RPCS, SHAPES
+from orkestra.directory import Placements
+from orkestra.temporal.guard import GuardedServiceClient, GuardPolicy
+from orkestra.temporal.guard.rules import own_id, own_namespace, scoped_id
+from orkestra.temporal.guard.table import MESSAGES, NESTED, RPCS, Allowed
 from orkestra.tenancy import AllTenants
 
 ALLOWED = {name: row for name, row in RPCS.items() if isinstance(row, Allowed)}
@@ -32,11 +25,16 @@ TEXTS: dict[Any, str] = {
     own_namespace: NAMESPACE,
     own_id: "acme:order-42",
     scoped_id: "order-42",
-    granted_queue: "orders",
-    fair_key: TENANT,
 }
-# Free by themselves: a rule for the whole message, or for the query, decides.
-FREE_TEXTS = {"workflow_id": "acme:order-42", "activity_id": "acme:charge", "query": ""}
+# Fields without a rule of their own: a rule for the whole message, or for the query, decides.
+VALUES: dict[str, Any] = {
+    "workflow_id": "acme:order-42",
+    "activity_id": "acme:charge",
+    "query": "",
+    "fairness_key": TENANT,
+    "fairness_weight": 0,
+    "priority_key": 0,
+}
 
 
 def payload(text: str, **metadata: bytes) -> Payload:
@@ -44,16 +42,16 @@ def payload(text: str, **metadata: bytes) -> Payload:
 
 
 def filled(kind: type[Message], choice: int = 0) -> Any:
-    """A request that stays inside, with all that is permitted; `choice` picks from its oneofs."""
+    """A request with every allowed field; `choice` picks from its oneofs."""
     message: Any = kind()
-    shape = SHAPES[kind.DESCRIPTOR.full_name]
+    row = MESSAGES[kind.DESCRIPTOR.full_name]
     chosen = {o.fields[choice % len(o.fields)].name for o in kind.DESCRIPTOR.oneofs}
     for field in kind.DESCRIPTOR.fields:
-        if field.name in shape.never or field.name in ONLY_IN_NEXUS:
+        if field.name in row.forbidden or field.name in ONLY_IN_NEXUS:
             continue
         if field.containing_oneof is not None and field.name not in chosen:
             continue
-        _fill(message, field, shape.must.get(field.name), choice)
+        _fill(message, field, row.checked.get(field.name), choice)
     return message
 
 
@@ -73,13 +71,15 @@ def _fill(message: Any, field: Any, rule: Any, choice: int) -> None:
         value = filled(field.message_type._concrete_class, choice)
         if field.is_repeated:
             getattr(message, name).append(value)
-        elif isinstance(rule, Inside) or field.message_type.full_name in SHAPES:
+        elif rule is NESTED or field.message_type.full_name in MESSAGES:
             getattr(message, name).CopyFrom(value)
 
 
 def _scalar(field: Any, rule: Any) -> Any:
+    if field.name in VALUES:
+        return VALUES[field.name]
     if field.type == FieldDescriptor.TYPE_STRING:
-        return FREE_TEXTS.get(field.name, f"some {field.name}")
+        return f"some {field.name}"
     if field.type == FieldDescriptor.TYPE_BYTES:
         return b"bytes"
     if field.type == FieldDescriptor.TYPE_BOOL:
@@ -131,8 +131,8 @@ def spoiled(
             yield path, request
 
 
-class Wire(ServiceClient):
-    """Stands where the connection is, and keeps what it is given."""
+class RecordingConnection(ServiceClient):
+    """Records requests in place of a connection."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -172,19 +172,16 @@ class Wire(ServiceClient):
 
 
 def guarded(
-    wire: ServiceClient,
+    connection: ServiceClient,
     tenant: str | AllTenants | None = TENANT,
     *,
     settings: TenancySettings | None = None,
-    **options: Any,
+    placements: Placements | None = None,
 ) -> GuardedServiceClient:
-    return GuardedServiceClient(
-        wire,
-        tenant=tenant,
-        namespace=NAMESPACE,
-        settings=settings or TenancySettings(),
-        **options,
+    policy = GuardPolicy(
+        settings=settings or TenancySettings(), placements=placements or Placements()
     )
+    return GuardedServiceClient(connection, tenant=tenant, namespace=NAMESPACE, policy=policy)
 
 
 async def call(client: ServiceClient, rpc: str, request: Message, **options: Any) -> Any:

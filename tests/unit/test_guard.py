@@ -13,21 +13,22 @@ from temporalio.service import _BridgeServiceClient
 from temporalio.worker import Worker
 
 from orkestra.config import TenancySettings
+from orkestra.directory import Placements
 from orkestra.errors import (
     ForbiddenOperationError,
     InvalidTenantError,
     TenantMismatchError,
     TenantRequiredError,
 )
+from orkestra.temporal.guard import GuardedServiceClient
 from orkestra.temporal.guard.check import messages_in
-from orkestra.temporal.guard.rules import Allowed, Denied
-from orkestra.temporal.guard.table import RPCS, SERVICES, SHAPES
+from orkestra.temporal.guard.table import MESSAGES, RPCS, SERVICES, Allowed, Denied
 from orkestra.tenancy import ALL_TENANTS, AllTenants, tenant_scope
 from tests.support.requests import (
     ALLOWED,
     NAMESPACE,
     TENANT,
-    Wire,
+    RecordingConnection,
     call,
     filled,
     filled_describe,
@@ -45,8 +46,8 @@ STUBS = {
 
 
 @pytest.fixture
-def wire() -> Wire:
-    return Wire()
+def connection() -> RecordingConnection:
+    return RecordingConnection()
 
 
 class TestTable:
@@ -62,12 +63,12 @@ class TestTable:
     @pytest.mark.parametrize("rpc", ALLOWED)
     def test_an_allowed_rpc_takes_the_request_that_its_stub_takes(self, rpc):
         annotation = inspect.signature(getattr(stubs.WorkflowService, rpc)).parameters["req"]
-        assert annotation.annotation.rpartition(".")[2] == ALLOWED[rpc].request.__name__
+        assert annotation.annotation.rpartition(".")[2] == ALLOWED[rpc].message.__name__
 
     def test_every_message_that_a_permitted_request_can_hold_has_a_shape(self):
         rows = [rows for rows in SERVICES.values() if not isinstance(rows, Denied)]
         waiting = [
-            row.request.DESCRIPTOR.full_name
+            row.message.DESCRIPTOR.full_name
             for service in rows
             for row in service.values()
             if isinstance(row, Allowed)
@@ -77,182 +78,181 @@ class TestTable:
             name = waiting.pop()
             if name not in reached:
                 reached.add(name)
-                assert name in SHAPES, f"decide on the fields of {name}"
-                waiting += [message.full_name for message in messages_in(SHAPES[name])]
-        assert reached == set(SHAPES)
+                assert name in MESSAGES, f"decide on the fields of {name}"
+                waiting += [message.full_name for message in messages_in(MESSAGES[name])]
+        assert reached == set(MESSAGES)
 
-    @pytest.mark.parametrize("name", SHAPES)
+    @pytest.mark.parametrize("name", MESSAGES)
     def test_every_field_of_a_message_is_decided_on_once(self, name):
-        shape = SHAPES[name]
+        shape = MESSAGES[name]
         assert sorted(shape.decided) == sorted(f.name for f in shape.message.DESCRIPTOR.fields)
 
     def test_what_needs_no_tenant_has_no_field_that_names_work(self):
-        free = {row.request.__name__ for row in ALLOWED.values() if not row.needs_tenant}
+        free = {row.message.__name__ for row in ALLOWED.values() if not row.needs_tenant}
         assert free == {"DescribeNamespaceRequest", "GetClusterInfoRequest", "GetSystemInfoRequest"}
 
     def test_every_reason_ends_a_sentence(self):
         reasons = [
             row.reason for row in (*RPCS.values(), *SERVICES.values()) if type(row) is Denied
         ]
-        reasons += [reason for shape in SHAPES.values() for reason in shape.never.values()]
+        reasons += [reason for shape in MESSAGES.values() for reason in shape.forbidden.values()]
         assert all(reason and not reason.endswith(".") for reason in reasons)
 
 
 class TestDeniedCalls:
     @pytest.mark.parametrize("rpc", DENIED)
-    async def test_they_are_refused_with_the_reason(self, wire, rpc):
+    async def test_they_are_refused_with_the_reason(self, connection, rpc):
         request = inspect.signature(getattr(stubs.WorkflowService, rpc)).parameters["req"]
         kind = getattr(api, request.annotation.rpartition(".")[2])
         with pytest.raises(ForbiddenOperationError) as caught:
-            await call(guarded(wire), rpc, kind())
+            await call(guarded(connection), rpc, kind())
         assert str(caught.value) == f"{rpc} is refused to tenant 'acme': {DENIED[rpc].reason}"
-        assert not wire.sent
+        assert not connection.sent
 
     @pytest.mark.parametrize("service", ["operator", "cloud", "test"])
-    async def test_other_services_are_refused_whole(self, wire, service):
-        client = guarded(wire)
+    async def test_other_services_are_refused_whole(self, connection, service):
+        client = guarded(connection)
         stub = getattr(client, f"{service}_service")
         for name, method in inspect.getmembers(stub, inspect.iscoroutinefunction):
             with pytest.raises(ForbiddenOperationError, match=name):
                 await method(None)
-        assert not wire.sent
+        assert not connection.sent
 
     @pytest.mark.parametrize(("service", "rpc"), [("workflow", "become_admin"), ("root", "check")])
-    async def test_calls_that_the_table_does_not_know_are_refused(self, wire, service, rpc):
+    async def test_calls_that_the_table_does_not_know_are_refused(self, connection, service, rpc):
         with pytest.raises(ForbiddenOperationError, match="newer than this Orkestra"):
-            await guarded(wire)._rpc_call(
+            await guarded(connection)._rpc_call(
                 rpc, Payload(), Payload, service=service, retry=True, metadata={}, timeout=None
             )
-        assert not wire.sent
+        assert not connection.sent
 
 
 class TestActingTenant:
-    async def test_a_bound_client_acts_for_its_tenant_in_its_scope_and_outside_any(self, wire):
+    async def test_a_bound_client_acts_for_its_tenant_in_its_scope_and_outside_any(
+        self, connection
+    ):
         request = filled(api.DescribeWorkflowExecutionRequest)
-        await call(guarded(wire), "describe_workflow_execution", request)
+        await call(guarded(connection), "describe_workflow_execution", request)
         with tenant_scope(TENANT):
-            await call(guarded(wire), "describe_workflow_execution", request)
-        assert len(wire.sent) == 2
+            await call(guarded(connection), "describe_workflow_execution", request)
+        assert len(connection.sent) == 2
 
     @pytest.mark.parametrize("rpc", ["describe_workflow_execution", "get_system_info"])
-    async def test_a_bound_client_refuses_code_that_acts_for_another(self, wire, rpc):
-        bound = guarded(wire)
+    async def test_a_bound_client_refuses_code_that_acts_for_another(self, connection, rpc):
+        bound = guarded(connection)
         with tenant_scope("beta"), pytest.raises(TenantMismatchError, match="bound to 'acme'"):
-            await call(bound, rpc, filled(ALLOWED[rpc].request))
-        assert not wire.sent
+            await call(bound, rpc, filled(ALLOWED[rpc].message))
+        assert not connection.sent
 
     @pytest.mark.parametrize("tenant", ["beta", ALL_TENANTS])
-    async def test_code_that_acts_for_a_tenant_makes_no_client_of_others(self, wire, tenant):
+    async def test_code_that_acts_for_a_tenant_makes_no_client_of_others(self, connection, tenant):
         with tenant_scope(TENANT), pytest.raises(TenantMismatchError, match="acts for 'acme'"):
-            guarded(wire, tenant)
+            guarded(connection, tenant)
 
-    async def test_an_unbound_client_acts_for_the_scope_it_is_used_in(self, wire):
-        client = guarded(wire, None)
+    async def test_an_unbound_client_acts_for_the_scope_it_is_used_in(self, connection):
+        client = guarded(connection, None)
         request = filled(api.DescribeWorkflowExecutionRequest)
         with tenant_scope(TENANT):
             await call(client, "describe_workflow_execution", request)
         with tenant_scope("beta"), pytest.raises(ForbiddenOperationError, match="'beta:'"):
             await call(client, "describe_workflow_execution", request)
-        assert len(wire.sent) == 1
+        assert len(connection.sent) == 1
 
     @pytest.mark.parametrize("rpc", ["describe_workflow_execution", "list_namespaces"])
-    async def test_an_unbound_client_needs_a_tenant(self, wire, rpc):
+    async def test_an_unbound_client_needs_a_tenant(self, connection, rpc):
         with pytest.raises(TenantRequiredError, match=f"{rpc} needs a tenant"):
-            await call(guarded(wire, None), rpc, Payload())
-        assert not wire.sent
+            await call(guarded(connection, None), rpc, Payload())
+        assert not connection.sent
 
-    async def test_what_concerns_no_tenant_needs_none(self, wire):
-        client = guarded(wire, None)
+    async def test_what_concerns_no_tenant_needs_none(self, connection):
+        client = guarded(connection, None)
         await call(client, "get_system_info", api.GetSystemInfoRequest())
         await call(client, "describe_namespace", api.DescribeNamespaceRequest(namespace=NAMESPACE))
         await client.check_health()
-        assert len(wire.sent) == 3
+        assert len(connection.sent) == 3
         with pytest.raises(ForbiddenOperationError, match="a client without tenant: namespace"):
             await call(
                 client, "describe_namespace", api.DescribeNamespaceRequest(namespace="second")
             )
 
-    async def test_in_optional_mode_what_has_no_tenant_passes_as_it_is(self, wire):
-        client = guarded(wire, None, settings=TenancySettings(mode="optional"))
+    async def test_in_optional_mode_what_has_no_tenant_passes_as_it_is(self, connection):
+        client = guarded(connection, None, settings=TenancySettings(mode="optional"))
         request = api.ListNamespacesRequest()
         await call(client, "list_namespaces", request)
-        assert wire.sent == [request]
+        assert connection.sent == [request]
         with tenant_scope(TENANT), pytest.raises(ForbiddenOperationError):
             await call(client, "list_namespaces", request)
 
-    async def test_only_calls_that_lack_a_tenant_are_told_of(self, wire, caplog):
+    async def test_only_calls_that_lack_a_tenant_are_told_of(self, connection, caplog):
         caplog.set_level("INFO", "orkestra.temporal.guard")
         optional = TenancySettings(mode="optional")
-        client = guarded(wire, None, settings=optional)
-        for each in (guarded(wire, ALL_TENANTS, settings=optional), client):
+        client = guarded(connection, None, settings=optional)
+        for each in (guarded(connection, ALL_TENANTS, settings=optional), client):
             await call(each, "list_namespaces", api.ListNamespacesRequest())
         await call(client, "get_system_info", api.GetSystemInfoRequest())
         with tenant_scope(TENANT):
             await call(client, "describe_workflow_execution", filled_describe())
-        assert len(wire.sent) == 4
+        assert len(connection.sent) == 4
         assert [record.getMessage() for record in caplog.records] == [
             "list_namespaces without a tenant"
         ]
 
-    async def test_all_tenants_open_the_gate_except_within_a_tenant(self, wire):
-        client = guarded(wire, ALL_TENANTS)
+    async def test_all_tenants_open_the_gate_except_within_a_tenant(self, connection):
+        client = guarded(connection, ALL_TENANTS)
         request = api.ListNamespacesRequest()
         await call(client, "list_namespaces", request)
         with tenant_scope(TENANT), pytest.raises(ForbiddenOperationError):
             await call(client, "list_namespaces", request)
-        assert wire.sent == [request]
+        assert connection.sent == [request]
 
     @pytest.mark.parametrize("tenant", ["ALL_TENANTS", "*", "", AllTenants(), "temporal-sys"])
-    def test_nothing_but_the_object_itself_opens_it(self, wire, tenant):
+    def test_nothing_but_the_object_itself_opens_it(self, connection, tenant):
         with pytest.raises(InvalidTenantError):
-            guarded(wire, tenant)
+            guarded(connection, tenant)
 
-    async def test_many_tenants_in_turn_do_not_grow_it(self, wire):
-        client = guarded(wire, None)
-        for number in range(1000):
+    async def test_many_tenants_in_turn_do_not_grow_it(self, connection):
+        client = guarded(connection, None)
+        for number in range(1100):
             with tenant_scope(f"tenant-{number}"), pytest.raises(ForbiddenOperationError):
                 await call(client, "describe_workflow_execution", filled_describe())
-        assert len(client._bounds) <= 256
+        assert len(client._policy.scopes) == 1000
 
 
 class TestBinding:
     @pytest.mark.parametrize("tenant", [None, ALL_TENANTS, TENANT])
-    async def test_a_client_gives_a_bound_one_on_the_same_connection(self, wire, tenant):
-        bound = guarded(wire, tenant).for_tenant(TENANT)
+    async def test_a_client_gives_a_bound_one_on_the_same_connection(self, connection, tenant):
+        bound = _rebound(guarded(connection, tenant), TENANT)
         await call(bound, "describe_workflow_execution", filled_describe())
         with pytest.raises(ForbiddenOperationError, match="inner"):
             _ = bound.inner
-        assert len(wire.sent) == 1
+        assert len(connection.sent) == 1
 
     @pytest.mark.parametrize("tenant", [None, ALL_TENANTS, TENANT])
-    def test_it_does_not_lead_from_one_tenant_to_another(self, wire, tenant):
-        client = guarded(wire, tenant)
+    def test_it_does_not_lead_from_one_tenant_to_another(self, connection, tenant):
+        client = guarded(connection, tenant)
         with tenant_scope(TENANT), pytest.raises(TenantMismatchError):
-            client.for_tenant("beta")
+            _rebound(client, "beta")
         if tenant == TENANT:
-            with pytest.raises(TenantMismatchError):
-                client.for_tenant("beta")
-
-    def test_it_never_leads_to_all_tenants(self, wire):
-        with pytest.raises(InvalidTenantError):
-            guarded(wire, None).for_tenant(ALL_TENANTS)  # type: ignore[arg-type]
+            for other in ("beta", ALL_TENANTS):
+                with pytest.raises(TenantMismatchError):
+                    _rebound(client, other)
 
 
 class TestSharedThings:
-    def test_metadata_and_api_key_cannot_be_changed_for_all(self, wire):
-        client = Client(guarded(wire))
+    def test_metadata_and_api_key_cannot_be_changed_for_all(self, connection):
+        client = Client(guarded(connection))
         with pytest.raises(ForbiddenOperationError, match="rpc_metadata"):
             client.rpc_metadata = {"authorization": "mine"}
         with pytest.raises(ForbiddenOperationError, match="api_key"):
             client.api_key = "mine"
-        assert wire.config.api_key == "secret"
+        assert connection.config.api_key == "secret"
 
-    def test_credentials_cannot_be_read_from_it(self, wire):
-        client = Client(guarded(wire))
+    def test_credentials_cannot_be_read_from_it(self, connection):
+        client = Client(guarded(connection))
         assert client.api_key is None
         assert dict(client.rpc_metadata) == {}
         assert "secret" not in repr(client.service_client.config)
-        assert client.identity == wire.config.identity
+        assert client.identity == connection.config.identity
 
     @pytest.mark.parametrize("tenant", [TENANT, None, ALL_TENANTS])
     @pytest.mark.parametrize(
@@ -262,21 +262,21 @@ class TestSharedThings:
             *("TEMPORAL-NAMESPACE", "caller-type", "xdc-redirection", "x-forwarded-for"),
         ],
     )
-    async def test_a_call_cannot_say_who_calls_or_from_where(self, wire, tenant, key):
-        client = guarded(wire, tenant)
+    async def test_a_call_cannot_say_who_calls_or_from_where(self, connection, tenant, key):
+        client = guarded(connection, tenant)
         with pytest.raises(ForbiddenOperationError, match="metadata"):
             await call(
                 client, "get_system_info", api.GetSystemInfoRequest(), metadata={key: "secret"}
             )
-        assert not wire.sent
+        assert not connection.sent
 
-    async def test_other_metadata_of_a_call_passes(self, wire):
+    async def test_other_metadata_of_a_call_passes(self, connection):
         metadata = {"traceparent": "00-1", "x-request-bin": b"1"}
-        client = guarded(wire)
+        client = guarded(connection)
         await call(client, "get_system_info", api.GetSystemInfoRequest(), metadata=metadata)
-        assert wire.metadata == [metadata]
+        assert connection.metadata == [metadata]
 
-    async def test_metadata_that_changes_its_mind_is_read_once(self, wire):
+    async def test_metadata_that_changes_its_mind_is_read_once(self, connection):
         class Fickle(dict[str, str]):
             def items(self) -> Any:
                 return {}.items()
@@ -298,34 +298,34 @@ class TestSharedThings:
 
         with pytest.raises(ForbiddenOperationError):
             await call(
-                guarded(wire),
+                guarded(connection),
                 "get_system_info",
                 api.GetSystemInfoRequest(),
                 metadata=Fickle({Key("authorization"): "mine"}),
             )
-        assert not wire.sent
+        assert not connection.sent
 
     @pytest.mark.parametrize("name", ["inner", "connection", "worker_service_client"])
-    def test_a_tenant_does_not_get_behind_it(self, wire, name):
+    def test_a_tenant_does_not_get_behind_it(self, connection, name):
         with pytest.raises(ForbiddenOperationError, match=f"{name} is refused to tenant 'acme'"):
-            getattr(guarded(wire), name)
+            getattr(guarded(connection), name)
         for tenant in (None, ALL_TENANTS):
-            client = guarded(wire, tenant)
+            client = guarded(connection, tenant)
             with tenant_scope(TENANT), pytest.raises(ForbiddenOperationError, match="acme"):
                 getattr(client, name)
 
-    def test_the_life_cycle_gets_behind_an_unbound_one(self, wire):
-        client = guarded(wire, None)
-        assert client.inner is wire
+    def test_the_life_cycle_gets_behind_an_unbound_one(self, connection):
+        client = guarded(connection, None)
+        assert client.inner is connection
         assert client.connection == "the connection"
 
-    async def test_a_worker_of_a_bound_client_is_refused_before_it_polls(self, wire):
+    async def test_a_worker_of_a_bound_client_is_refused_before_it_polls(self, connection):
         with pytest.raises(ForbiddenOperationError, match="worker_service_client"):
-            Worker(Client(guarded(wire)), task_queue="q", activities=[_activity])
+            Worker(Client(guarded(connection)), task_queue="q", activities=[_activity])
 
     @pytest.mark.parametrize("tenant", [None, ALL_TENANTS])
-    async def test_the_worker_client_of_an_unbound_one_is_guarded(self, wire, tenant):
-        client = guarded(wire, tenant).worker_service_client
+    async def test_the_worker_client_of_an_unbound_one_is_guarded(self, connection, tenant):
+        client = guarded(connection, tenant).worker_service_client
         assert isinstance(client, _BridgeServiceClient)
         with tenant_scope(TENANT), pytest.raises(ForbiddenOperationError):
             await call(client, "list_namespaces", api.ListNamespacesRequest())
@@ -335,10 +335,14 @@ class TestSharedThings:
             client.update_rpc_metadata({})
         with tenant_scope(TENANT):
             await call(client.worker_service_client, "query_workflow", filled_query())
-        assert len(wire.sent) == 1
+        assert len(connection.sent) == 1
 
 
 def _activity() -> None: ...
+
+
+def _rebound(client: GuardedServiceClient, tenant: str | AllTenants) -> GuardedServiceClient:
+    return client.rebound(tenant=tenant, namespace=NAMESPACE, placements=Placements())
 
 
 class TestResponses:
@@ -348,8 +352,8 @@ class TestResponses:
             info.search_attributes.indexed_fields["tenantId"].CopyFrom(payload(tenant))
         return info
 
-    async def test_rows_of_others_are_left_out_and_reported(self, wire, caplog):
-        wire.response = api.ListWorkflowExecutionsResponse(
+    async def test_rows_of_others_are_left_out_and_reported(self, connection, caplog):
+        connection.response = api.ListWorkflowExecutionsResponse(
             executions=[
                 self.row("beta:1"),
                 self.row("acme:1"),
@@ -361,7 +365,7 @@ class TestResponses:
             ]
         )
         request = api.ListWorkflowExecutionsRequest(namespace=NAMESPACE)
-        response = await call(guarded(wire), "list_workflow_executions", request)
+        response = await call(guarded(connection), "list_workflow_executions", request)
         assert [r.execution.workflow_id for r in response.executions] == ["acme:1", "acme:5"]
         assert "5 row(s)" in caplog.text
 
@@ -372,18 +376,18 @@ class TestResponses:
             ("list_activity_executions", api.ListActivityExecutionsResponse()),
         ],
     )
-    async def test_so_are_rows_of_other_lists(self, wire, rpc, response):
+    async def test_so_are_rows_of_other_lists(self, connection, rpc, response):
         rows = response.schedules if rpc == "list_schedules" else response.executions
         name = "schedule_id" if rpc == "list_schedules" else "activity_id"
         for owner in ("acme", "beta"):
             row = rows.add(**{name: f"{owner}:1"})
             row.search_attributes.indexed_fields["tenantId"].CopyFrom(payload(owner))
-        wire.response = response
-        found = await call(guarded(wire), rpc, ALLOWED[rpc].request(namespace=NAMESPACE))
+        connection.response = response
+        found = await call(guarded(connection), rpc, ALLOWED[rpc].message(namespace=NAMESPACE))
         rows = found.schedules if rpc == "list_schedules" else found.executions
         assert [getattr(row, name) for row in rows] == ["acme:1"]
 
-    async def test_a_namespace_shows_no_owner_and_no_attributes_of_others(self, wire):
+    async def test_a_namespace_shows_no_owner_and_no_attributes_of_others(self, connection):
         response = api.DescribeNamespaceResponse()
         response.namespace_info.name = NAMESPACE
         response.namespace_info.owner_email = "owner@example.org"
@@ -391,9 +395,11 @@ class TestResponses:
         response.namespace_info.capabilities.async_update = True
         response.config.custom_search_attribute_aliases["Keyword01"] = "beta"
         response.config.workflow_execution_retention_ttl.seconds = 60
-        wire.response = response
+        connection.response = response
         found = await call(
-            guarded(wire), "describe_namespace", api.DescribeNamespaceRequest(namespace=NAMESPACE)
+            guarded(connection),
+            "describe_namespace",
+            api.DescribeNamespaceRequest(namespace=NAMESPACE),
         )
         assert found.namespace_info.name == NAMESPACE
         assert found.namespace_info.capabilities.async_update

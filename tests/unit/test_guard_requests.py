@@ -19,14 +19,16 @@ from temporalio.api.common.v1 import (
 from temporalio.api.workflowservice import v1 as api
 
 from orkestra.config import TenancySettings
+from orkestra.directory import Placements, StaticTenantDirectory, TenantRecord
 from orkestra.errors import ForbiddenOperationError, InvalidIdError, InvalidQueryError
-from orkestra.temporal.guard import NexusTask, SharedQueues
-from orkestra.temporal.guard.table import SHAPES
+from orkestra.temporal import nexus_task
+from orkestra.temporal.guard.table import MESSAGES
+from orkestra.temporal.nexus_task import NexusTask
 from tests.support.requests import (
     ALLOWED,
     NAMESPACE,
     TENANT,
-    Wire,
+    RecordingConnection,
     call,
     filled,
     filled_describe,
@@ -40,8 +42,8 @@ IDS = ("workflow_id", "schedule_id", "activity_id")
 
 
 @pytest.fixture
-def wire() -> Wire:
-    return Wire()
+def connection() -> RecordingConnection:
+    return RecordingConnection()
 
 
 Where = Callable[[Any], bool]
@@ -60,7 +62,7 @@ def is_a(*kinds: type[Message]) -> Where:
 
 
 def may_refuse_a_field(message: Any) -> bool:
-    return bool(SHAPES[message.DESCRIPTOR.full_name].never)
+    return bool(MESSAGES[message.DESCRIPTOR.full_name].forbidden)
 
 
 def _has(message: Any, name: str) -> bool:
@@ -76,7 +78,7 @@ def rpcs_with(where: Where) -> list[str]:
     return [
         rpc
         for rpc, row in ALLOWED.items()
-        if any(where(message) for _, message in places(filled(row.request)))
+        if any(where(message) for _, message in places(filled(row.message)))
     ]
 
 
@@ -84,28 +86,28 @@ class TestEveryPermittedRequest:
     """Each test goes over the whole table, so that a new row is attacked as soon as it is there."""
 
     @pytest.mark.parametrize("rpc", [rpc for rpc, row in ALLOWED.items() if row.needs_tenant])
-    async def test_it_passes_with_every_field_that_it_may_have(self, wire, rpc):
+    async def test_it_passes_with_every_field_that_it_may_have(self, connection, rpc):
         for choice in range(3):
-            request = filled(ALLOWED[rpc].request, choice)
+            request = filled(ALLOWED[rpc].message, choice)
             before = request.SerializeToString(deterministic=True)
-            await call(guarded(wire), rpc, request)
+            await call(guarded(connection), rpc, request)
             assert request.SerializeToString(deterministic=True) == before
-            assert len(wire.sent) == choice + 1
-            assert wire.sent[-1] is not request
+            assert len(connection.sent) == choice + 1
+            assert connection.sent[-1] is not request
 
     @pytest.mark.parametrize("rpc", rpcs_with(names_a_namespace))
-    async def test_it_is_refused_with_another_namespace_anywhere(self, wire, rpc):
+    async def test_it_is_refused_with_another_namespace_anywhere(self, connection, rpc):
         for name in ("second", "", "Default"):
 
             def spoil(message: Any, name: str = name) -> None:
                 message.namespace = name
 
-            await refused_everywhere(wire, rpc, names_a_namespace, spoil, "namespace: ")
+            await refused_everywhere(connection, rpc, names_a_namespace, spoil, "namespace: ")
 
     @pytest.mark.parametrize(
         "rpc", [rpc for rpc in rpcs_with(names_work) if not rpc.startswith("poll_")]
     )
-    async def test_it_is_refused_with_an_id_that_is_not_the_tenants(self, wire, rpc):
+    async def test_it_is_refused_with_an_id_that_is_not_the_tenants(self, connection, rpc):
         for value in ("", "order-42", "beta:x", "acme:", "Acme:x", "acme", "acmex:1", " acme:x"):
 
             def spoil(message: Any, value: str = value) -> None:
@@ -113,10 +115,10 @@ class TestEveryPermittedRequest:
                     if _has(message, name):
                         setattr(message, name, value)
 
-            await refused_everywhere(wire, rpc, names_work, spoil, "_id: ")
+            await refused_everywhere(connection, rpc, names_work, spoil, "_id: ")
 
     @pytest.mark.parametrize("rpc", rpcs_with(is_a(Header, SearchAttributes)))
-    async def test_it_is_refused_without_its_tenant_or_with_another(self, wire, rpc):
+    async def test_it_is_refused_without_its_tenant_or_with_another(self, connection, rpc):
         for text in (None, "beta", "acmé", ""):
 
             def spoil(message: Any, text: str | None = text) -> None:
@@ -126,35 +128,35 @@ class TestEveryPermittedRequest:
                     fields["tenantId"].CopyFrom(payload(text))
 
             where = is_a(Header, SearchAttributes)
-            await refused_everywhere(wire, rpc, where, spoil, "['tenantId']: ")
+            await refused_everywhere(connection, rpc, where, spoil, "['tenantId']: ")
 
     @pytest.mark.parametrize("rpc", rpcs_with(is_a(Memo)))
-    async def test_it_is_refused_with_a_memo_of_another(self, wire, rpc):
+    async def test_it_is_refused_with_a_memo_of_another(self, connection, rpc):
         def spoil(message: Any) -> None:
             message.fields["tenantId"].CopyFrom(payload("beta"))
 
-        await refused_everywhere(wire, rpc, is_a(Memo), spoil, "memo.fields['tenantId']: ")
+        await refused_everywhere(connection, rpc, is_a(Memo), spoil, "memo.fields['tenantId']: ")
 
     @pytest.mark.parametrize("rpc", rpcs_with(is_a(Header, Memo)))
-    async def test_a_header_or_memo_that_a_codec_hides_is_sent_in_plain_json(self, wire, rpc):
+    async def test_a_header_or_memo_that_a_codec_hides_is_sent_in_plain_json(self, connection, rpc):
         sealed = Payload(metadata={"encoding": b"binary/encrypted"}, data=b'"beta"')
 
         def spoil(message: Any) -> None:
             message.fields["tenantId"].CopyFrom(sealed)
 
-        client = guarded(wire)
-        for _, request in spoiled(ALLOWED[rpc].request, is_a(Header, Memo), spoil):
+        client = guarded(connection)
+        for _, request in spoiled(ALLOWED[rpc].message, is_a(Header, Memo), spoil):
             await call(client, rpc, request)
             found = [
                 place.fields["tenantId"]
-                for _, place in places(wire.sent[-1])
+                for _, place in places(connection.sent[-1])
                 if isinstance(place, Header | Memo)
             ]
             assert found
             assert all(each == payload(TENANT) for each in found)
 
     @pytest.mark.parametrize("rpc", rpcs_with(is_a(Priority)))
-    async def test_it_is_refused_with_a_priority_that_voids_fairness(self, wire, rpc):
+    async def test_it_is_refused_with_a_priority_that_voids_fairness(self, connection, rpc):
         for priority in (
             Priority(),
             Priority(fairness_key="beta"),
@@ -168,38 +170,38 @@ class TestEveryPermittedRequest:
             def spoil(message: Any, priority: Priority = priority) -> None:
                 message.CopyFrom(priority)
 
-            await refused_everywhere(wire, rpc, is_a(Priority), spoil, "priority.")
+            await refused_everywhere(connection, rpc, is_a(Priority), spoil, "priority.")
 
     @pytest.mark.parametrize("rpc", rpcs_with(may_refuse_a_field))
-    async def test_it_is_refused_with_any_field_that_the_table_refuses(self, wire, rpc):
-        for kind in {type(message) for _, message in places(filled(ALLOWED[rpc].request))}:
-            for name, reason in SHAPES[kind.DESCRIPTOR.full_name].never.items():
+    async def test_it_is_refused_with_any_field_that_the_table_refuses(self, connection, rpc):
+        for kind in {type(message) for _, message in places(filled(ALLOWED[rpc].message))}:
+            for name, reason in MESSAGES[kind.DESCRIPTOR.full_name].forbidden.items():
 
                 def spoil(message: Any, name: str = name) -> None:
                     _set(message, name)
 
                 problem = f"{name}: it may not be set: {reason}"
-                await refused_everywhere(wire, rpc, is_a(kind), spoil, problem)
+                await refused_everywhere(connection, rpc, is_a(kind), spoil, problem)
 
     @pytest.mark.parametrize("rpc", ALLOWED)
-    async def test_it_is_refused_with_an_unknown_field_however_deep(self, wire, rpc):
+    async def test_it_is_refused_with_an_unknown_field_however_deep(self, connection, rpc):
         def spoil(message: Any) -> None:
             message.MergeFromString(b"\xc2\x3e\x01z")
 
         for choice in range(3):
             await refused_everywhere(
-                wire, rpc, is_a(Message), spoil, "field 1000 is unknown", choice
+                connection, rpc, is_a(Message), spoil, "field 1000 is unknown", choice
             )
 
     @pytest.mark.parametrize("rpc", ALLOWED)
-    async def test_it_is_refused_as_a_message_of_another_type(self, wire, rpc):
+    async def test_it_is_refused_as_a_message_of_another_type(self, connection, rpc):
         with pytest.raises(ForbiddenOperationError, match="it takes"):
-            await call(guarded(wire), rpc, BatchOperationTermination())
-        assert not wire.sent
+            await call(guarded(connection), rpc, BatchOperationTermination())
+        assert not connection.sent
 
 
 async def refused_everywhere(
-    wire: Wire,
+    connection: RecordingConnection,
     rpc: str,
     where: Where,
     spoil: Callable[[Any], None],
@@ -207,15 +209,15 @@ async def refused_everywhere(
     choice: int = 0,
 ) -> None:
     """Refused at each place like `where` that is spoilt, one at a time, naming the problem."""
-    requests = list(spoiled(ALLOWED[rpc].request, where, spoil, choice))
+    requests = list(spoiled(ALLOWED[rpc].message, where, spoil, choice))
     assert requests
     for path, request in requests:
         with pytest.raises(ForbiddenOperationError) as caught:
-            await call(guarded(wire), rpc, request)
+            await call(guarded(connection), rpc, request)
         said = str(caught.value)
         assert said.startswith(f"{rpc} is refused to tenant {TENANT!r}: "), path
         assert problem in said, path
-        assert not wire.sent, path
+        assert not connection.sent, path
 
 
 def _set(message: Any, name: str) -> None:
@@ -230,30 +232,30 @@ def _set(message: Any, name: str) -> None:
 
 
 class TestRequests:
-    async def test_what_is_changed_after_the_check_is_not_sent(self, wire):
+    async def test_what_is_changed_after_the_check_is_not_sent(self, connection):
         request = filled_describe()
-        await call(guarded(wire), "describe_workflow_execution", request)
+        await call(guarded(connection), "describe_workflow_execution", request)
         request.execution.workflow_id = "beta:x"
-        assert wire.sent[0].execution.workflow_id == "acme:order-42"
+        assert connection.sent[0].execution.workflow_id == "acme:order-42"
 
-    async def test_no_payload_is_in_a_refusal(self, wire):
+    async def test_no_payload_is_in_a_refusal(self, connection):
         request = filled(api.StartWorkflowExecutionRequest)
         request.input.payloads.add(data=b"credit card")
         request.memo.fields["tenantId"].data = b"credit card"
         with pytest.raises(ForbiddenOperationError) as caught:
-            await call(guarded(wire), "start_workflow_execution", request)
+            await call(guarded(connection), "start_workflow_execution", request)
         assert "credit" not in str(caught.value)
         assert "memo.fields['tenantId']" in str(caught.value)
 
-    async def test_a_header_that_differs_by_case_only_is_refused(self, wire):
+    async def test_a_header_that_differs_by_case_only_is_refused(self, connection):
         request = filled(api.SignalWorkflowExecutionRequest)
         request.header.fields["TENANTID"].CopyFrom(payload("beta"))
         with pytest.raises(ForbiddenOperationError, match="by case only"):
-            await call(guarded(wire), "signal_workflow_execution", request)
+            await call(guarded(connection), "signal_workflow_execution", request)
 
-    async def test_names_follow_the_settings(self, wire):
+    async def test_names_follow_the_settings(self, connection):
         settings = TenancySettings(header="org", search_attribute="Org", fairness=False)
-        client = guarded(wire, settings=settings)
+        client = guarded(connection, settings=settings)
         request = filled(api.StartWorkflowExecutionRequest)
         with pytest.raises(ForbiddenOperationError, match=r"indexed_fields\['Org'\]"):
             await call(client, "start_workflow_execution", request)
@@ -264,99 +266,105 @@ class TestRequests:
         request.priority.fairness_key = "mine"
         request.priority.priority_key = 1
         await call(client, "start_workflow_execution", request)
-        assert wire.sent
+        assert connection.sent
 
     @pytest.mark.parametrize("data", [b'"acme"', b'["acme"]'])
     @pytest.mark.parametrize("kind", [b"", b"Keyword"])
-    async def test_attributes_may_be_typed_or_not(self, wire, data, kind):
+    async def test_attributes_may_be_typed_or_not(self, connection, data, kind):
         request = filled(api.StartWorkflowExecutionRequest)
         metadata = {"encoding": b"json/plain", **({"type": kind} if kind else {})}
         request.search_attributes.indexed_fields["tenantId"].CopyFrom(
             Payload(metadata=metadata, data=data)
         )
-        await call(guarded(wire), "start_workflow_execution", request)
+        await call(guarded(connection), "start_workflow_execution", request)
 
     @pytest.mark.parametrize("kind", [b"KeywordList", b"Text", b"x"])
-    async def test_attributes_of_another_type_are_refused(self, wire, kind):
+    async def test_attributes_of_another_type_are_refused(self, connection, kind):
         request = filled(api.StartWorkflowExecutionRequest)
         request.search_attributes.indexed_fields["tenantId"].metadata["type"] = kind
         with pytest.raises(ForbiddenOperationError, match="not the Keyword"):
-            await call(guarded(wire), "start_workflow_execution", request)
+            await call(guarded(connection), "start_workflow_execution", request)
 
     @pytest.mark.parametrize("char", ["\n", "\x1b", "\x00", "\u202e"])
-    async def test_ids_that_logs_cannot_show_are_refused(self, wire, char):
+    async def test_ids_that_logs_cannot_show_are_refused(self, connection, char):
         request = filled_describe()
         request.execution.workflow_id = f"acme:order{char}42"
         with pytest.raises(InvalidIdError):
-            await call(guarded(wire), "describe_workflow_execution", request)
+            await call(guarded(connection), "describe_workflow_execution", request)
 
     @pytest.mark.parametrize(
         ("given", "sent"),
         [("x", "acme:x"), ("acme:x", "acme:x"), ("beta:x", "acme:beta:x")],
     )
-    async def test_polls_that_skip_interceptors_are_scoped(self, wire, given, sent):
-        client = guarded(wire)
+    async def test_polls_that_skip_interceptors_are_scoped(self, connection, given, sent):
+        client = guarded(connection)
         update = api.PollWorkflowExecutionUpdateRequest(namespace=NAMESPACE)
         update.update_ref.workflow_execution.workflow_id = given
         await call(client, "poll_workflow_execution_update", update)
         activity = api.PollActivityExecutionRequest(namespace=NAMESPACE, activity_id=given)
         await call(client, "poll_activity_execution", activity)
-        assert wire.sent[0].update_ref.workflow_execution.workflow_id == sent
-        assert wire.sent[1].activity_id == sent
+        assert connection.sent[0].update_ref.workflow_execution.workflow_id == sent
+        assert connection.sent[1].activity_id == sent
         assert activity.activity_id == given
 
     @pytest.mark.parametrize(
         "rpc",
         [rpc for rpc in ALLOWED if rpc.startswith(("list_", "count_")) and "times" not in rpc],
     )
-    async def test_lists_and_counts_are_held_inside_the_tenant(self, wire, rpc):
-        client = guarded(wire)
-        request = ALLOWED[rpc].request(namespace=NAMESPACE)
+    async def test_lists_and_counts_are_held_inside_the_tenant(self, connection, rpc):
+        client = guarded(connection)
+        request = ALLOWED[rpc].message(namespace=NAMESPACE)
         await call(client, rpc, request)
-        assert "`tenantId` = 'acme'" in wire.sent[0].query
+        assert "`tenantId` = 'acme'" in connection.sent[0].query
         assert request.query == ""
         request.query = "WorkflowType='t' /* ' */ ) OR (tenantId='beta' /* ' */"
         with pytest.raises(InvalidQueryError):
             await call(client, rpc, request)
-        assert len(wire.sent) == 1
+        assert len(connection.sent) == 1
 
-    async def test_activity_options_cannot_shed_the_fairness_key(self, wire):
+    async def test_activity_options_cannot_shed_the_fairness_key(self, connection):
         request = filled(api.UpdateActivityExecutionOptionsRequest)
         for path in ("priority", "priority.fairness_key", "priority.fairness_weight"):
             request.update_mask.paths[:] = [path]
             request.activity_options.ClearField("priority")
             with pytest.raises(ForbiddenOperationError, match="update_mask"):
-                await call(guarded(wire), "update_activity_execution_options", request)
+                await call(guarded(connection), "update_activity_execution_options", request)
             request.activity_options.priority.fairness_key = TENANT
-            await call(guarded(wire), "update_activity_execution_options", request)
+            await call(guarded(connection), "update_activity_execution_options", request)
 
     @pytest.mark.parametrize("path", ["Priority", "priority.fairnessKey", "task_queue", "", "*"])
-    async def test_activity_options_under_other_spellings_are_refused(self, wire, path):
+    async def test_activity_options_under_other_spellings_are_refused(self, connection, path):
         request = filled(api.UpdateActivityOptionsRequest)
         request.update_mask.paths[:] = [path]
         with pytest.raises(ForbiddenOperationError, match="not an option"):
-            await call(guarded(wire), "update_activity_options", request)
+            await call(guarded(connection), "update_activity_options", request)
 
-    async def test_a_standalone_activity_is_completed_by_its_own_id_only(self, wire):
+    async def test_a_standalone_activity_is_completed_by_its_own_id_only(self, connection):
         request = filled(api.RespondActivityTaskCompletedByIdRequest)
         request.workflow_id = ""
         request.activity_id = "acme:x"
-        await call(guarded(wire), "respond_activity_task_completed_by_id", request)
+        await call(guarded(connection), "respond_activity_task_completed_by_id", request)
         for foreign in ("x", "beta:x", ""):
             request.activity_id = foreign
             with pytest.raises(ForbiddenOperationError, match="activity_id"):
-                await call(guarded(wire), "respond_activity_task_completed_by_id", request)
+                await call(guarded(connection), "respond_activity_task_completed_by_id", request)
 
 
-class Granted(SharedQueues):
-    def queue_allowed(self, tenant: str, queue: str) -> bool:
-        return queue in ("shared", f"{tenant}-only")
-
-    def fairness_weight(self, tenant: str) -> float | None:
-        return {"acme": 0.1}.get(tenant)
-
-    def highest_priority(self, tenant: str) -> int:
-        return {"acme": 2}.get(tenant, 3)
+@pytest.fixture
+async def placements() -> Placements:
+    """acme has a queue, a weight and a priority of its own, beta only a queue."""
+    records = [
+        TenantRecord(
+            "acme",
+            task_queues={"orders": "acme-only"},
+            fairness_weight=0.1,
+            most_urgent_priority=2,
+        ),
+        TenantRecord("beta", task_queues={"orders": "beta-only"}),
+    ]
+    placements = Placements(StaticTenantDirectory(records), shared_namespace=NAMESPACE)
+    await placements.of("acme")
+    return placements
 
 
 class TestGrants:
@@ -368,42 +376,54 @@ class TestGrants:
         request.priority.priority_key = 2
         return request
 
-    async def test_what_is_granted_passes(self, wire, request_):
-        await call(guarded(wire, grants=Granted()), "start_workflow_execution", request_)
+    async def test_what_is_granted_passes(self, connection, placements, request_):
+        await call(guarded(connection, placements=placements), "start_workflow_execution", request_)
         request_.task_queue.name = "acme-only"
-        await call(guarded(wire, grants=Granted()), "start_workflow_execution", request_)
-        assert len(wire.sent) == 2
+        await call(guarded(connection, placements=placements), "start_workflow_execution", request_)
+        assert len(connection.sent) == 2
 
     @pytest.mark.parametrize("queue", ["beta-only", ""])
-    async def test_other_queues_are_refused(self, wire, request_, queue):
+    async def test_other_queues_are_refused(self, connection, placements, request_, queue):
         request_.task_queue.name = queue
         with pytest.raises(ForbiddenOperationError, match=r"task_queue\.name: task queue"):
-            await call(guarded(wire, grants=Granted()), "start_workflow_execution", request_)
+            await call(
+                guarded(connection, placements=placements), "start_workflow_execution", request_
+            )
 
     @pytest.mark.parametrize("queue", ["/_sys/q/1", "temporal-sys-per-ns-tq", ""])
-    async def test_queues_of_the_server_are_refused_without_any_grants(self, wire, request_, queue):
+    async def test_queues_of_the_server_are_refused_without_any_grants(
+        self, connection, placements, request_, queue
+    ):
         request_.priority.Clear()
         request_.priority.fairness_key = TENANT
         request_.task_queue.name = queue
         with pytest.raises(ForbiddenOperationError, match=r"task_queue\.name: task queue"):
-            await call(guarded(wire), "start_workflow_execution", request_)
+            await call(guarded(connection), "start_workflow_execution", request_)
 
     @pytest.mark.parametrize("kind", [2, 3])
-    async def test_queues_of_one_worker_are_refused(self, wire, request_, kind):
+    async def test_queues_of_one_worker_are_refused(self, connection, placements, request_, kind):
         request_.task_queue.kind = kind
         with pytest.raises(ForbiddenOperationError, match="normal task queues"):
-            await call(guarded(wire, grants=Granted()), "start_workflow_execution", request_)
+            await call(
+                guarded(connection, placements=placements), "start_workflow_execution", request_
+            )
 
     @pytest.mark.parametrize("weight", [0, 1, 0.11])
-    async def test_other_weights_are_refused_and_none_at_all(self, wire, request_, weight):
+    async def test_other_weights_are_refused_and_none_at_all(
+        self, connection, placements, request_, weight
+    ):
         request_.priority.fairness_weight = weight
         with pytest.raises(ForbiddenOperationError, match="weight"):
-            await call(guarded(wire, grants=Granted()), "start_workflow_execution", request_)
+            await call(
+                guarded(connection, placements=placements), "start_workflow_execution", request_
+            )
 
-    async def test_a_higher_priority_is_refused(self, wire, request_):
+    async def test_a_higher_priority_is_refused(self, connection, placements, request_):
         request_.priority.priority_key = 1
         with pytest.raises(ForbiddenOperationError, match="urgent"):
-            await call(guarded(wire, grants=Granted()), "start_workflow_execution", request_)
+            await call(
+                guarded(connection, placements=placements), "start_workflow_execution", request_
+            )
 
 
 class TestNexusHandlers:
@@ -426,18 +446,18 @@ class TestNexusHandlers:
         request.on_conflict_options.attach_links = True
         return request
 
-    async def test_what_came_with_the_task_may_be_attached(self, wire):
-        grants = _with_task(self.TASK)
+    async def test_what_came_with_the_task_may_be_attached(self, connection):
         request = self.start(**{"nexus-operation-token": "any"})
-        await call(guarded(wire, grants=grants), "start_workflow_execution", request)
-        assert wire.sent == [request]
+        nexus_task._current.set(self.TASK)
+        await call(guarded(connection), "start_workflow_execution", request)
+        assert connection.sent == [request]
 
     @pytest.mark.parametrize("name", ["links", "completion_callbacks", "on_conflict_options"])
-    async def test_outside_of_a_handler_nothing_may_be_attached(self, wire, name):
+    async def test_outside_of_a_handler_nothing_may_be_attached(self, connection, name):
         request = filled(api.StartWorkflowExecutionRequest)
         request.MergeFrom(_only(self.start(), name))
         with pytest.raises(ForbiddenOperationError, match=rf"{name}.*Nexus"):
-            await call(guarded(wire), "start_workflow_execution", request)
+            await call(guarded(connection), "start_workflow_execution", request)
 
     @pytest.mark.parametrize(
         "spoil",
@@ -452,22 +472,13 @@ class TestNexusHandlers:
             lambda r: r.completion_callbacks.add(),
         ],
     )
-    async def test_nothing_else_may_be_attached(self, wire, spoil):
+    async def test_nothing_else_may_be_attached(self, connection, spoil):
         request = self.start()
         spoil(request)
+        nexus_task._current.set(self.TASK)
         with pytest.raises(ForbiddenOperationError, match=r"links\[|completion_callbacks\["):
-            await call(
-                guarded(wire, grants=_with_task(self.TASK)), "start_workflow_execution", request
-            )
-        assert not wire.sent
-
-
-def _with_task(task: NexusTask) -> SharedQueues:
-    class InTask(SharedQueues):
-        def nexus_task(self) -> NexusTask | None:
-            return task
-
-    return InTask()
+            await call(guarded(connection), "start_workflow_execution", request)
+        assert not connection.sent
 
 
 def _only(request: Message, name: str) -> Any:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from orkestra.temporal.connection import SingleFlight
+from orkestra.caches import SingleFlight
 from orkestra.tenancy import current_tenant, tenant_scope
 
 
@@ -96,12 +96,25 @@ async def test_it_is_cancelled_when_all_have_given_up_and_can_be_run_again(opera
     assert await newcomer == "done"
 
 
-async def test_it_runs_for_no_tenant_in_particular():
+async def test_it_goes_on_without_callers_where_its_result_is_wanted_later(operation):
+    flight = SingleFlight[str](cancel_unwanted=False)
+    tasks = await waiting(flight, operation, 3)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    (newcomer,) = await waiting(flight, operation, 1)
+    operation.outcome.set_result("done")
+    assert await newcomer == "done"
+    assert operation.started == 1
+
+
+async def test_it_runs_for_no_tenant_in_particular_unless_told():
     async def tenant() -> str | None:
         return current_tenant()
 
     with tenant_scope("acme"):
         assert await SingleFlight[str | None]().join("key", tenant) is None
+        assert await SingleFlight[str | None](isolated=False).join("key", tenant) == "acme"
         assert current_tenant() == "acme"
 
 

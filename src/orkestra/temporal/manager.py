@@ -24,6 +24,7 @@ from temporalio.runtime import (
     TelemetryFilter,
 )
 
+from orkestra.caches import SingleFlight
 from orkestra.config import OrkestraConfig
 from orkestra.directory import Placements, TenantDirectory
 from orkestra.errors import ConfigurationError, ConnectionClosedError
@@ -32,7 +33,6 @@ from orkestra.temporal.connection import (
     ConnectionCounters,
     ConnectionState,
     ConnectionStatistics,
-    SingleFlight,
     open_connection,
     require_idle,
     verify_namespace,

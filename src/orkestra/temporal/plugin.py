@@ -21,7 +21,7 @@ from collections.abc import (
 )
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from typing import Final, Self, TypeVar
@@ -31,12 +31,17 @@ from temporalio import client, worker
 from temporalio.service import ConnectConfig, ServiceClient
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from orkestra.caches import LruCache
 from orkestra.config import OrkestraConfig, TenancySettings
 from orkestra.directory import Placements, StaticTenantDirectory, TenantDirectory, TenantLabels
 from orkestra.errors import ConfigurationError, ForbiddenOperationError, TenantMismatchError
 from orkestra.temporal.connection import ManagedServiceClient
-from orkestra.temporal.guard import GuardedServiceClient, OwnerMemory, Owners, unguarded_service
-from orkestra.temporal.guard.rules import DirectoryGrants
+from orkestra.temporal.guard import (
+    GuardedServiceClient,
+    GuardPolicy,
+    OwnershipLookup,
+    unguarded_service,
+)
 from orkestra.temporal.run_hooks import HookFactory, with_run_hooks
 from orkestra.temporal.sandbox import sandbox_runner
 from orkestra.temporal.tenant import TenantInterceptor, TenantWorkerInterceptor
@@ -89,7 +94,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         sleep_at_exit()
         self._state = PluginState.of(config or OrkestraConfig(), directory)
         self._is_derived = False
-        self._clients = WeakKeyDictionary[client.Client, dict[str, client.Client]]()
+        self._clients = WeakKeyDictionary[client.Client, LruCache[str, client.Client]]()
         self._worker = WorkerIntegration(self._state, bind=self._client_of)
         self._bind(tenant)
 
@@ -280,17 +285,12 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         state = self._state
         if not state.has_tenancy:
             return service
-        grants = DirectoryGrants(state.placements, namespace)
         if isinstance(service, GuardedServiceClient):
-            return service.rebound(tenant=self._tenant, namespace=namespace, grants=grants)
+            return service.rebound(
+                tenant=self._tenant, namespace=namespace, placements=state.placements
+            )
         return GuardedServiceClient(
-            service,
-            tenant=self._tenant,
-            namespace=namespace,
-            settings=state.config.tenancy,
-            grants=grants,
-            owners=state.owners,
-            labels=state.labels,
+            service, tenant=self._tenant, namespace=namespace, policy=state.policy
         )
 
     async def connect_service_client(
@@ -349,13 +349,14 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
 
     def _client_of(self, owner: client.Client, tenant: str) -> client.Client:
         """Bind the worker's client to the tenant, for tasks that ask for their client."""
-        clients = self._clients.setdefault(owner, {})
-        if tenant not in clients:
-            if len(clients) >= _CACHED_TENANT_CLIENTS:
-                clients.clear()
-            bound = self.for_tenant(tenant)
-            clients[tenant] = with_plugin(owner, bound, namespace=owner.namespace)
-        return clients[tenant]
+        clients = self._clients.get(owner)
+        if clients is None:
+            clients = self._clients.setdefault(owner, LruCache(_CACHED_TENANT_CLIENTS))
+        bound = clients.get(tenant)
+        if bound is None:
+            bound = with_plugin(owner, self.for_tenant(tenant), namespace=owner.namespace)
+            clients.put(tenant, bound)
+        return bound
 
     def _bind(self, tenant: str | AllTenants | None) -> None:
         if isinstance(tenant, AllTenants):
@@ -400,14 +401,14 @@ class PluginState:
         placements: Directory of all tenants.
         labels: Metric labels.
         sink: Destination of spans; None where tracing is off.
-        owners: Cache of the tenants that own executions.
+        policy: Settings and caches of the guarded clients.
     """
 
     config: OrkestraConfig
     placements: Placements
     labels: TenantLabels
     sink: TraceSink | None
-    owners: OwnerMemory = field(default_factory=OwnerMemory)
+    policy: GuardPolicy
 
     @classmethod
     def of(cls, config: OrkestraConfig, directory: TenantDirectory | None) -> Self:
@@ -415,12 +416,13 @@ class PluginState:
         if directory is None and config.tenants:
             directory = StaticTenantDirectory.from_settings(config.tenants)
         placements = Placements(directory, shared_namespace=config.temporal.namespace)
-        is_labelled = config.tenancy.metrics_tenant_label
+        labels = TenantLabels(placements if config.tenancy.metrics_tenant_label else None)
         return cls(
             config=config,
             placements=placements,
-            labels=TenantLabels(placements if is_labelled else None),
+            labels=labels,
             sink=_sink(config, placements),
+            policy=GuardPolicy(settings=config.tenancy, placements=placements, labels=labels),
         )
 
     @property
@@ -499,11 +501,11 @@ class WorkerIntegration:
         self._add_interceptors(config)
         owners = None
         if "client" in config:
-            owners = Owners(
+            owners = OwnershipLookup(
                 unguarded_service(config["client"]).workflow_service,
                 namespace=config["client"].namespace,
                 header=self._state.config.tenancy.header,
-                memory=self._state.owners,
+                cache=self._state.policy.ownership,
             )
         hooks: list[HookFactory] = []
         if self.tracing is not None:

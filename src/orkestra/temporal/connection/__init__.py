@@ -13,7 +13,6 @@ from orkestra.temporal.connection.connection import (
     ManagedServiceClient,
     require_idle,
 )
-from orkestra.temporal.connection.single_flight import SingleFlight
 
 __all__ = [
     "Connection",
@@ -21,7 +20,6 @@ __all__ = [
     "ConnectionState",
     "ConnectionStatistics",
     "ManagedServiceClient",
-    "SingleFlight",
     "open_connection",
     "require_idle",
     "verify_namespace",

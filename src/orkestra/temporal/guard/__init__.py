@@ -1,27 +1,22 @@
-"""The gate that every RPC of a tenant's client passes.
+"""The guard that every RPC of a tenant's client passes.
 
-Interceptors write the tenant into calls; the gate verifies requests, field by field, whoever made
-them. Its table lists what is permitted, and everything else is refused.
+Interceptors stamp the tenant into calls; the guard verifies requests, field by field, whoever made
+them. Its table lists what is allowed, and everything else is refused.
 """
 
 from orkestra.temporal.guard.guarded_client import (
     GuardedServiceClient,
+    GuardPolicy,
     unguarded_client,
     unguarded_service,
 )
-from orkestra.temporal.guard.ownership import OwnerMemory, Owners
-from orkestra.temporal.guard.rules import NORMAL_PRIORITY, SHARED_QUEUES, Grants, SharedQueues
-from orkestra.temporal.nexus_task import NexusTask
+from orkestra.temporal.guard.ownership import OwnershipCache, OwnershipLookup
 
 __all__ = [
-    "NORMAL_PRIORITY",
-    "SHARED_QUEUES",
-    "Grants",
+    "GuardPolicy",
     "GuardedServiceClient",
-    "NexusTask",
-    "OwnerMemory",
-    "Owners",
-    "SharedQueues",
+    "OwnershipCache",
+    "OwnershipLookup",
     "unguarded_client",
     "unguarded_service",
 ]

@@ -1,0 +1,143 @@
+"""Bounded memory and shared operations, for every layer.
+
+Event loops, executors and the core's own threads read the same objects, so nothing here belongs to
+one loop. Pure functions use `functools.lru_cache` instead.
+"""
+
+import asyncio
+import contextvars
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Generic, TypeVar
+
+_Key = TypeVar("_Key", bound=Hashable)
+_Value = TypeVar("_Value")
+_Result = TypeVar("_Result")
+
+
+class LruCache(Generic[_Key, _Value]):
+    """Least recently used cache, safe in any thread.
+
+    Args:
+        limit: Number of entries that it keeps at most.
+    """
+
+    __slots__ = ("_limit", "_lock", "_values")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._values: OrderedDict[_Key, _Value] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Number of entries."""
+        return len(self._values)
+
+    def get(self, key: _Key) -> _Value | None:
+        """Return the value, which becomes the most recently used one."""
+        with self._lock:
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+        return value
+
+    def put(self, key: _Key, value: _Value) -> None:
+        """Store a value, in place of the least recently used one where the cache is full."""
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            if len(self._values) > self._limit:
+                self._values.popitem(last=False)
+
+    def pop(self, key: _Key) -> _Value | None:
+        """Remove an entry and return its value."""
+        with self._lock:
+            return self._values.pop(key, None)
+
+
+class SingleFlight(Generic[_Result]):
+    """Operations that run once for all callers who ask for them at the same time.
+
+    Each event loop has its own operations, so that nobody waits for a loop that has stopped.
+
+    Args:
+        isolated: Whether an operation runs in an empty context, because tenant and trace are
+            those of one caller among many; else it sees the context of the first caller.
+        cancel_unwanted: Whether an operation is cancelled when its last caller gives up.
+    """
+
+    def __init__(self, *, isolated: bool = True, cancel_unwanted: bool = True) -> None:
+        self._isolated = isolated
+        self._cancel_unwanted = cancel_unwanted
+        self._flights: dict[tuple[asyncio.AbstractEventLoop, Hashable], _Flight[_Result]] = {}
+
+    async def join(
+        self, key: Hashable, start: Callable[[], Coroutine[Any, Any, _Result]]
+    ) -> _Result:
+        """Wait for the operation of this key, and start it if none runs.
+
+        Args:
+            key: Callers with equal keys share one operation.
+            start: Makes the operation.
+
+        Returns:
+            What the operation returns, the same object for all.
+
+        Raises:
+            BaseException: What the operation raises, to all; the next call starts a new one.
+        """
+        place = (asyncio.get_running_loop(), key)
+        flight = self._flights.get(place)
+        if flight is None or flight.task.done():
+            flight = self._flights[place] = self._start(start)
+            flight.task.add_done_callback(lambda task: self._land(place, task))
+        flight.callers += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.callers -= 1
+            if self._cancel_unwanted and not flight.callers:
+                self._land(place, flight.task)
+                flight.task.cancel()
+
+    async def cancel(self) -> None:
+        """Cancel every operation, and wait for those of the running loop."""
+        here = asyncio.get_running_loop()
+        tasks: list[asyncio.Task[_Result]] = []
+        for (loop, _), flight in tuple(self._flights.items()):
+            if loop is here:
+                flight.task.cancel()
+                tasks.append(flight.task)
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(flight.task.cancel)
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _start(self, start: Callable[[], Coroutine[Any, Any, _Result]]) -> "_Flight[_Result]":
+        for place in tuple(self._flights):
+            if place[0].is_closed():  # its tasks never end, and nobody waits for them
+                self._flights.pop(place, None)
+        context = contextvars.Context() if self._isolated else None
+        return _Flight(asyncio.create_task(start(), context=context))
+
+    def _land(
+        self,
+        place: tuple[asyncio.AbstractEventLoop, Hashable],
+        task: "asyncio.Task[_Result]",
+    ) -> None:
+        flight = self._flights.get(place)
+        if flight is not None and flight.task is task:
+            self._flights.pop(place, None)
+        if task.done() and not task.cancelled():
+            task.exception()  # retrieved, because every caller may have given up
+
+
+class _Flight(Generic[_Result]):
+    """A running operation and the number of its callers."""
+
+    __slots__ = ("callers", "task")
+
+    def __init__(self, task: "asyncio.Task[_Result]") -> None:
+        self.task = task
+        self.callers = 0
