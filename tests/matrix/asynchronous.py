@@ -256,7 +256,7 @@ ASYNCHRONOUS: Final = (
         kind="async activity by token",
         calls="client.complete_async_activity client.heartbeat_async_activity",
         carried=Impossible(
-            "A task token can be forged and does not prove whose activity it names: none is taken."
+            "A task token can be forged and does not prove whose activity it names: it is refused."
         ),
         missing=Check("refused before it is sent", _token_without_tenant),
         mismatch=Check("in another tenant's scope: refused before it is sent", _token_for_two),

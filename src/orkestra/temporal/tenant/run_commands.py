@@ -165,9 +165,9 @@ class CommandVerifier:
 
     def verify(self, command: commands.WorkflowCommand, *, is_replaying: bool) -> None:
         """Scope and place a command, or raise a `TenantMismatchError` if it leaves the tenant."""
-        kind = command.WhichOneof("variant")
-        verify = None if kind is None else COMMANDS.get(kind)
-        if kind is not None and verify is not None:
+        kind = command.WhichOneof("variant") or ""
+        verify = COMMANDS.get(kind)
+        if verify is not None:
             self._is_replaying = is_replaying
             verify(self, getattr(command, kind))
 
