@@ -120,12 +120,13 @@ def _kind_of(error: Exception) -> str:
     return next(kind for type_, kind in _KINDS.items() if isinstance(error, type_))
 
 
-def recorded_refusal(activation: WorkflowActivation, marker: str) -> Refusal | None:
+def recorded_refusal(activation: WorkflowActivation) -> Refusal | None:
     """The refusal that a task's first activation repeats from history, or None."""
     for job in activation.jobs:
-        patch = job.notify_has_patch.patch_id
-        if patch.startswith(marker):
-            return Refusal(patch.removeprefix(marker), "workflow refused when it ran", marker)
+        if job.HasField("notify_has_patch"):
+            marker, separator, kind = job.notify_has_patch.patch_id.partition(":")
+            if marker + separator in (REFUSED_RUN, REFUSED_COMMAND):
+                return Refusal(kind, "workflow refused when it ran", marker + separator)
     return None
 
 

@@ -37,7 +37,6 @@ from orkestra.temporal._sdk import (
 from orkestra.temporal._sdk import workflow_commands as commands
 from orkestra.temporal.tenant.admission import (
     REFUSED_COMMAND,
-    REFUSED_RUN,
     Admission,
     LoopBridge,
     MigrationMetrics,
@@ -102,13 +101,16 @@ class TenantRunHook:
             return None
         if self._never_began is not None:
             return self._never_began.query_answers(activation)
-        self._recorded = self._recorded or recorded_refusal(activation, REFUSED_COMMAND)
+        recorded = recorded_refusal(activation)
+        if recorded is not None and recorded.marker == REFUSED_COMMAND:
+            # It comes with the first activation, and the command with this or a later one.
+            self._recorded, recorded = recorded, None
         if self._bridge is not None:
             self._bridge.begin_activation()
         if self._metrics is not None:
             self._metrics.count(activation)
         refusal = None if self._admission is None else self._admission.refusal(activation)
-        refusal = refusal or recorded_refusal(activation, REFUSED_RUN)
+        refusal = refusal or recorded
         if refusal is None:
             return None
         if refusal.is_final:
