@@ -27,7 +27,7 @@ import logging
 import os
 import threading
 import traceback
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future, process
 from contextlib import contextmanager
@@ -47,6 +47,7 @@ from opentelemetry.trace import Span as OtelSpan
 from opentelemetry.trace import Status, StatusCode
 from pydantic import SecretStr
 
+from orkestra.caches import LruCache
 from orkestra.config import LangfuseSettings
 from orkestra.langfuse import attribute_names as names
 from orkestra.langfuse import sdk
@@ -87,7 +88,8 @@ class OriginMarker(SpanProcessor):
     def __init__(self, route: Route) -> None:
         """Ask the route where spans go that no attempt is around."""
         self._route = route
-        self._owners: OrderedDict[int, Owner] = OrderedDict()
+        # Bounded, because spans that never end would stay for ever.
+        self._owners = LruCache[int, Owner](_REMEMBERED)
 
     def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
         """See base class."""
@@ -117,14 +119,11 @@ class OriginMarker(SpanProcessor):
         if span_context is None:
             return None
         if forget:
-            return self._owners.pop(span_context.span_id, None)
+            return self._owners.pop(span_context.span_id)
         return self._owners.get(span_context.span_id)
 
     def _remember(self, span: SdkSpan, tenant: str | None, taker: Taker) -> None:
-        """Spans that never end must not be remembered for ever."""
-        self._owners[span.get_span_context().span_id] = (tenant, taker)
-        if len(self._owners) > _REMEMBERED:
-            self._owners.popitem(last=False)
+        self._owners.put(span.get_span_context().span_id, (tenant, taker))
 
 
 def mark(span: trace.Span, origin: Origin) -> None:
