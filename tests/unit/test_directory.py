@@ -147,7 +147,7 @@ def test_a_record_out_of_range_is_refused(options, complaint):
 
 
 def test_two_records_of_one_tenant_are_refused():
-    with pytest.raises(ConfigurationError, match="two records"):
+    with pytest.raises(ConfigurationError, match="has two records"):
         StaticTenantDirectory([TenantRecord("acme"), TenantRecord("acme", namespace="x")])
 
 
@@ -347,16 +347,12 @@ async def test_what_is_remembered_needs_no_question(placements):
 
 
 async def test_every_place_of_a_queue_is_listed_with_its_owners(placements):
-    assert (
-        await placements.served("orders", namespace="default")
-        == [
-            Place("default", "orders"),
-            Place("beta-space", "orders", frozenset({"beta"})),
-            Place("default", "acme-orders", frozenset({"acme"})),
-            Place("default", "gold", frozenset({"gold-1", "gold-2"})),
-        ]
-        or await placements.served("orders", namespace="default") == []
-    )
+    assert await placements.served("orders", namespace="default") == [
+        Place("default", "orders"),
+        Place("beta-space", "orders", frozenset({"beta"})),
+        Place("default", "acme-orders", frozenset({"acme"})),
+        Place("default", "gold", frozenset({"gold-1", "gold-2"})),
+    ]
 
 
 @pytest.mark.parametrize(

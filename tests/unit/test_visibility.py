@@ -220,11 +220,11 @@ def test_a_comment_cannot_hide_an_unbalanced_parenthesis(attack):
         ("a = 'x\ny'", "does not end on its line"),
         ("a = 'x' 'y'", "expected AND, OR, GROUP BY"),
         ("a = 'it's'", "expected AND, OR, GROUP BY"),
-        ("`a = 1", "between backquotes"),
-        ("`` = 1", "between backquotes"),
+        ("`a = 1", "backquotes may contain"),
+        ("`` = 1", "backquotes may contain"),
         ("`a``b` = 1", "expected an operator"),
-        ("`a'b` = 1", "between backquotes"),
-        ("`@@a'b` = 1", "between backquotes"),
+        ("`a'b` = 1", "backquotes may contain"),
+        ("`@@a'b` = 1", "backquotes may contain"),
     ],
 )
 def test_what_is_unbalanced_cannot_leave_the_scope(attack, problem):

@@ -1,4 +1,4 @@
-"""The tenant directory: which tenants exist, whether they may start work, and where they belong."""
+"""The tenant directory: the tenants, their status, and their namespaces and task queues."""
 
 from orkestra.directory.cache import CachedTenantDirectory
 from orkestra.directory.placement import Place, Placement, Placements, TenantLabels

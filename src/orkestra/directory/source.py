@@ -1,6 +1,6 @@
-"""What a directory says of one tenant.
+"""Tenant records, and the directories that they come from.
 
-Where records come from: the configuration, a function, or nowhere, which admits every tenant.
+A directory reads the configuration or calls a function; an open one knows every tenant.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Protocol, Self, TypeAlias
+from typing import Any, Final, Protocol, Self
 
 from orkestra.config import LangfuseProject, TenantSettings
 from orkestra.errors import ConfigurationError, InvalidTenantError
@@ -22,23 +22,23 @@ _WEIGHTS: Final = (0.001, 1000.0)
 
 
 class TenantStatus(StrEnum):
-    """Whether a tenant may start work."""
+    """Status of a tenant."""
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
-    """Starts nothing; what runs can still be signalled, cancelled and read."""
+    """It cannot start work; running work can still be signalled, cancelled and read."""
 
 
 @dataclass(frozen=True)
 class TenantRecord:
-    """One tenant's entry.
+    """Entry of one tenant.
 
     Attributes:
         tenant: The tenant's ID.
-        status: Whether it may start work.
+        status: `SUSPENDED` refuses new work.
         namespace: A namespace of its own; None means the shared one, `temporal.namespace`.
-        task_queues: Queues of its own, by the name that the code uses. A queue that is not named
-            here is shared, unless it is another tenant's own.
+        task_queues: Queues of its own, by the name in the code. Queues without an entry here are
+            shared, unless they are another tenant's own.
         fairness_weight: Its share of a queue beside the others', 0.001 to 1000; None means 1.
         most_urgent_priority: The smallest priority key that it may use, 1 to 5; 3 is normal.
         encryption_key: Reference of the key that encrypts its payloads.
@@ -46,7 +46,7 @@ class TenantRecord:
 
     Raises:
         InvalidTenantError: The tenant is malformed.
-        ConfigurationError: A value is out of range, or a queue of its own is mapped once more.
+        ConfigurationError: A value is out of range, or a queue of its own is mapped again.
     """
 
     tenant: str
@@ -70,46 +70,41 @@ class TenantRecord:
             if not name or not own:
                 raise self._error(f"task queue {name!r} is mapped to {own!r}: neither may be empty")
             if self.task_queues.get(own, own) != own:
-                raise self._error(f"task queue {own!r} is its own and mapped to another: drop one")
+                raise self._error(
+                    f"task queue {own!r} is its own and mapped to another: remove one"
+                )
 
     @property
     def is_active(self) -> bool:
-        """Whether the tenant may start work."""
+        """True where the tenant may start work."""
         return self.status is TenantStatus.ACTIVE
 
     @property
     def is_dedicated(self) -> bool:
-        """Whether the tenant has a queue or a namespace of its own."""
+        """True where the tenant has a queue or a namespace of its own."""
         return self.namespace is not None or bool(self.task_queues)
 
     def _error(self, problem: str) -> ConfigurationError:
-        return ConfigurationError(f"tenant {self.tenant!r} of the directory: {problem}")
-
-
-Find: TypeAlias = Callable[[str], TenantRecord | Awaitable[TenantRecord | None] | None]
-"""Looks one tenant up; a function that is not async runs in a thread."""
-
-Dedicated: TypeAlias = Callable[[], Iterable[TenantRecord] | Awaitable[Iterable[TenantRecord]]]
-"""Lists the tenants with a queue or a namespace of their own."""
+        return ConfigurationError(f"tenant {self.tenant!r} in the directory: {problem}")
 
 
 class TenantDirectory(Protocol):
-    """Knows the tenants. Whatever it raises counts as no answer, and is asked again."""
+    """Directory of tenants. Whatever it raises counts as no answer, and it is asked again."""
 
     async def find(self, tenant: str) -> TenantRecord | None:
-        """The record of a tenant, or None where there is no such tenant."""
+        """Return the record of a tenant; None where there is no such tenant."""
         ...
 
     async def dedicated(self) -> Collection[TenantRecord]:
-        """The tenants that have a queue or a namespace of their own.
+        """Return the tenants that have a queue or a namespace of their own.
 
-        Others may not name those queues, whoever asks for them; workers serve those places.
+        Other tenants may not name those queues, and workers serve them.
         """
         ...
 
 
 class OpenTenantDirectory:
-    """Knows every well-formed tenant: active, and in the shared namespace and queues."""
+    """Directory of every well-formed tenant: active, in the shared namespace and queues."""
 
     async def find(self, tenant: str) -> TenantRecord | None:
         """See `TenantDirectory`."""
@@ -121,32 +116,32 @@ class OpenTenantDirectory:
 
 
 class StaticTenantDirectory:
-    """Knows the tenants it was given.
+    """Directory of the given tenants.
 
     Args:
         records: One for each tenant.
 
     Raises:
-        ConfigurationError: Two records are of one tenant.
+        ConfigurationError: A tenant has two records.
     """
 
     def __init__(self, records: Iterable[TenantRecord]) -> None:
         self._records: dict[str, TenantRecord] = {}
         for record in records:
             if self._records.setdefault(record.tenant, record) is not record:
-                msg = f"two records of the directory are of tenant {record.tenant!r}: drop one"
+                msg = f"tenant {record.tenant!r} has two records in the directory: remove one"
                 raise ConfigurationError(msg)
         self._dedicated = tuple(r for r in self._records.values() if r.is_dedicated)
 
     @classmethod
     def from_settings(cls, tenants: Mapping[str, TenantSettings]) -> Self:
-        """The directory that stands in `orkestra.toml`.
+        """Make the directory of the tenants in `orkestra.toml`.
 
         Args:
             tenants: `OrkestraConfig.tenants`.
 
         Raises:
-            ConfigurationError: A tenant ID is malformed, or a tenant's settings contradict.
+            ConfigurationError: A tenant ID is malformed, or a tenant's settings are contradictory.
         """
         return cls(_record(tenant, settings) for tenant, settings in tenants.items())
 
@@ -160,12 +155,12 @@ class StaticTenantDirectory:
 
 
 class CallableTenantDirectory:
-    """Asks functions of yours, sync or async.
+    """Directory that calls your functions. A function that is not async runs in a thread.
 
     Args:
-        find: Looks one tenant up.
-        dedicated: Lists the tenants with a queue or a namespace of their own; needed where `find`
-            returns such records, because nothing else says whose a queue is.
+        find: Returns one tenant's record.
+        dedicated: Lists the tenants with a queue or a namespace of their own. Required where `find`
+            returns such records, because only this list says who owns a queue.
 
     Example:
         ```python
@@ -174,7 +169,13 @@ class CallableTenantDirectory:
         ```
     """
 
-    def __init__(self, find: Find, *, dedicated: Dedicated | None = None) -> None:
+    def __init__(
+        self,
+        find: Callable[[str], TenantRecord | Awaitable[TenantRecord | None] | None],
+        *,
+        dedicated: Callable[[], Iterable[TenantRecord] | Awaitable[Iterable[TenantRecord]]]
+        | None = None,
+    ) -> None:
         self._find = find
         self._list = dedicated
 
