@@ -15,8 +15,8 @@ from temporalio.service import RPCError
 from temporalio.worker import Replayer, Worker
 
 from orkestra import OrkestraConfig, OrkestraPlugin, TenancySettings
+from tests.support.forged_headers import Forging
 from tests.support.names import Fresh
-from tests.support.tenants import Forging
 from tests.workflows.everything import Mailbox
 from tests.workflows.forging import (
     WORKFLOWS,

@@ -1,7 +1,6 @@
 """The tenant on every kind of call, on the real server, with two tenants at once."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -9,15 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import ListNamespacesRequest
 from temporalio.client import (
     Client,
     Interceptor,
-    OutboundInterceptor,
-    SignalWorkflowInput,
-    StartWorkflowInput,
     WithStartWorkflowOperation,
     WorkflowFailureError,
     WorkflowHandle,
@@ -44,6 +39,7 @@ from orkestra import (
     start_workflow,
     tenant_scope,
 )
+from tests.support.forged_headers import Forging
 from tests.support.names import Fresh
 from tests.workflows.everything import (
     ACTIVITIES,
@@ -99,44 +95,6 @@ async def desk(raw_client: Client, fresh: Fresh) -> AsyncIterator[Desk]:
     made = Desk(raw_client, fresh)
     async with made.worker():
         yield made
-
-
-def header(tenant: str) -> dict[str, Payload]:
-    return {
-        "tenantId": Payload(metadata={"encoding": b"json/plain"}, data=json.dumps(tenant).encode())
-    }
-
-
-class Forged(Interceptor):
-    """A caller without Orkestra that writes any header."""
-
-    def __init__(self, tenant: str) -> None:
-        self.tenant = tenant
-
-    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
-        return ForgedOutbound(next, self.tenant)
-
-
-class ForgedOutbound(OutboundInterceptor):
-    def __init__(self, next: OutboundInterceptor, tenant: str) -> None:
-        super().__init__(next)
-        self.headers = header(tenant)
-
-    async def signal_workflow(self, input: SignalWorkflowInput) -> None:
-        input.headers = self.headers
-        await super().signal_workflow(input)
-
-    async def query_workflow(self, input: Any) -> Any:
-        input.headers = self.headers
-        return await super().query_workflow(input)
-
-    async def start_workflow(self, input: StartWorkflowInput) -> WorkflowHandle[Any, Any]:
-        input.headers = self.headers
-        return await super().start_workflow(input)
-
-    async def start_workflow_update(self, input: Any) -> Any:
-        input.headers = self.headers
-        return await super().start_workflow_update(input)
 
 
 async def test_every_call_of_two_tenants_at_once_sees_its_own_tenant(desk):
@@ -259,7 +217,7 @@ async def test_contradicting_header_memo_and_attribute_are_refused_before_sendin
     attempts: list[tuple[Client, dict[str, Any]]] = [
         (desk.client(desk.acme), {"search_attributes": foreign}),
         (desk.client(desk.acme), {"memo": {"tenantId": desk.beta}}),
-        (desk.client(desk.acme, Forged(desk.beta)), {}),
+        (desk.client(desk.acme, Forging(desk.beta)), {}),
     ]
     for client, options in attempts:
         with pytest.raises(TenantMismatchError, match=desk.beta):
@@ -294,7 +252,7 @@ async def test_another_tenants_workflow_is_reported_as_not_found(desk):
 async def test_signals_of_another_tenant_are_dropped_and_the_workflow_continues(desk, caplog):
     victim = await desk.mailbox(desk.acme)
     raw = desk.raw.get_workflow_handle(victim.id)
-    forged = Client(desk.raw.service_client, interceptors=[Forged(desk.beta)])
+    forged = Client(desk.raw.service_client, interceptors=[Forging(desk.beta)])
     await raw.signal(Mailbox.note, "without tenant")
     await forged.get_workflow_handle(victim.id).signal(Mailbox.note, "of another")
     await forged.get_workflow_handle(victim.id).signal(Mailbox.finish)
@@ -310,7 +268,7 @@ async def test_signals_of_another_tenant_are_dropped_and_the_workflow_continues(
 
 async def test_queries_and_updates_of_another_tenant_fail_for_their_caller_only(desk):
     victim = await desk.mailbox(desk.acme)
-    clients = [desk.raw, Client(desk.raw.service_client, interceptors=[Forged(desk.beta)])]
+    clients = [desk.raw, Client(desk.raw.service_client, interceptors=[Forging(desk.beta)])]
     for client in clients:
         handle = client.get_workflow_handle(victim.id)
         with pytest.raises(WorkflowQueryFailedError, match="refused"):
@@ -354,7 +312,7 @@ async def test_a_worker_fails_a_workflow_without_a_consistent_tenant(
         options = {
             "search_attributes": TypedSearchAttributes([SearchAttributePair(TENANT_ID, "beta")])
         }
-    interceptors = [Forged(tenant)] if tenant else []
+    interceptors = [Forging(tenant)] if tenant else []
     client = Client(desk.raw.service_client, interceptors=interceptors)
     handle = await client.start_workflow(
         Mailbox.run, id=f"{workflow_id}-{desk.fresh.suffix}", task_queue=desk.queue, **options

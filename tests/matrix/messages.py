@@ -13,13 +13,13 @@ from temporalio.client import (
 from orkestra import TenantMismatchError
 from tests.matrix.model import Check, Row
 from tests.matrix.side import (
-    Forging,
     Side,
     fails,
     not_found,
     refused_for_two,
     refused_without_tenant,
 )
+from tests.support.forged_headers import Forging
 from tests.workflows.everything import Mailbox
 
 Send = Callable[[Client, str], Awaitable[Any]]

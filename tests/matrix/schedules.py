@@ -31,11 +31,11 @@ from tests.matrix.side import (
     attribute,
     eventually,
     fails,
-    header,
     not_found,
     refused_for_two,
     refused_without_tenant,
 )
+from tests.support.forged_headers import tenant_header
 from tests.workflows.matrix import Whose
 
 Call = Callable[[Side, Client, str], Awaitable[Any]]
@@ -240,7 +240,7 @@ def _contradictions(side: Side) -> list[dict[str, Any]]:
     return [
         {"typed_search_attributes": attribute(side.rival)},
         {"memo": {"tenantId": side.rival}},
-        {"headers": header(side.rival)},
+        {"headers": tenant_header(side.rival)},
     ]
 
 

@@ -24,11 +24,11 @@ from tests.matrix.model import NO_CODE, Check, Impossible, Row
 from tests.matrix.side import (
     Side,
     fails,
-    header,
     not_found,
     refused_for_two,
     refused_without_tenant,
 )
+from tests.support.forged_headers import tenant_header
 from tests.workflows.everything import Mailbox
 from tests.workflows.matrix import Whose
 
@@ -44,7 +44,7 @@ class Hiding(PayloadCodec):
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         if self._forged is not None:
-            return [header(self._forged)["tenantId"] for _ in payloads]
+            return [tenant_header(self._forged)["tenantId"] for _ in payloads]
         kind = {"encoding": b"binary/hidden"}
         return [Payload(metadata=kind, data=each.SerializeToString()) for each in payloads]
 
@@ -85,7 +85,7 @@ async def _global_carried(side: Side) -> None:
         assert await _start(_client(side, GLOBAL, side.tenant), name, queue) == side.tenant
     history = await side.raw.get_workflow_handle(name).fetch_history()
     fields = history.events[0].workflow_execution_started_event_attributes.header.fields
-    assert fields["tenantId"] == header(side.tenant)["tenantId"]
+    assert fields["tenantId"] == tenant_header(side.tenant)["tenantId"]
 
 
 async def _global_missing(side: Side) -> None:
@@ -128,7 +128,7 @@ async def _coded_carried(side: Side) -> None:
         assert await _start(_coded(side, side.tenant), side.name(), queue) == side.tenant
     history = await side.at_server(side.name()).fetch_history()
     fields = history.events[0].workflow_execution_started_event_attributes.header.fields
-    assert fields["tenantId"] == header(side.tenant)["tenantId"]
+    assert fields["tenantId"] == tenant_header(side.tenant)["tenantId"]
 
 
 async def _coded_missing(side: Side) -> None:

@@ -1,19 +1,16 @@
 """One tenant's side of a cell; each cell runs twice at once, with the roles exchanged."""
 
 import asyncio
-import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import pytest
-from temporalio.api.common.v1 import Payload
 from temporalio.client import (
     Client,
     Interceptor,
-    OutboundInterceptor,
     WorkflowExecutionStatus,
     WorkflowHandle,
 )
@@ -21,6 +18,7 @@ from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSear
 from temporalio.service import RPCError
 
 from orkestra import OrkestraPlugin, TenantMismatchError, TenantRequiredError, tenant_scope
+from tests.support.forged_headers import Forging
 from tests.workflows.everything import Mailbox
 
 TENANT_ID: Final = SearchAttributeKey.for_keyword("tenantId")
@@ -29,51 +27,9 @@ PATIENCE: Final = 40.0
 Answer = TypeVar("Answer")
 
 
-def header(tenant: str) -> dict[str, Payload]:
-    """The tenant as headers carry it."""
-    data = json.dumps(tenant).encode()
-    return {"tenantId": Payload(metadata={"encoding": b"json/plain"}, data=data)}
-
-
 def attribute(tenant: str) -> TypedSearchAttributes:
     """The tenant as the server lists it."""
     return TypedSearchAttributes([SearchAttributePair(TENANT_ID, tenant)])
-
-
-class Forging(Interceptor):
-    """Writes a tenant into the headers of every call, as any caller without Orkestra can."""
-
-    def __init__(self, tenant: str) -> None:
-        self.tenant = tenant
-
-    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
-        return _ForgingOutbound(next, self.tenant)
-
-
-class _ForgingOutbound(OutboundInterceptor):
-    def __init__(self, next: OutboundInterceptor, tenant: str) -> None:
-        super().__init__(next)
-        self.headers: Mapping[str, Payload] = header(tenant)
-
-
-def _forge(name: str) -> Callable[..., Any]:
-    def call(self: _ForgingOutbound, input: Any) -> Any:
-        input.headers = self.headers
-        return getattr(self.next, name)(input)
-
-    return call
-
-
-def _forge_with_start(self: _ForgingOutbound, input: Any) -> Any:
-    input.start_workflow_input.headers = self.headers
-    input.update_workflow_input.headers = self.headers
-    return self.next.start_update_with_start_workflow(input)
-
-
-for _name in ("start_workflow", "signal_workflow", "query_workflow", "start_workflow_update"):
-    setattr(_ForgingOutbound, _name, _forge(_name))
-_ForgingOutbound.start_activity = _forge("start_activity")  # type: ignore[method-assign]
-_ForgingOutbound.start_update_with_start_workflow = _forge_with_start  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, repr=False)

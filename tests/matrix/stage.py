@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, NoReturn, Self
 
 from temporalio import workflow
 from temporalio.api.nexus.v1 import EndpointSpec, EndpointTarget
@@ -21,18 +21,10 @@ from temporalio.worker import (
 )
 
 from orkestra import OrkestraPlugin
-from tests.matrix.side import Side, header
+from tests.matrix.side import Side
+from tests.support.forged_headers import tenant_header
 from tests.support.names import Fresh
 from tests.workflows import activities, everything, matrix
-
-HOOKS: Final = (
-    "continue_as_new",
-    "signal_child_workflow",
-    "signal_external_workflow",
-    "start_activity",
-    "start_child_workflow",
-    "start_local_activity",
-)
 
 
 class ForgingWorker(Interceptor):
@@ -50,6 +42,24 @@ class _ForgingInbound(WorkflowInboundInterceptor):
 
 
 class _ForgingOutbound(WorkflowOutboundInterceptor):
+    def continue_as_new(self, input: Any) -> NoReturn:
+        super().continue_as_new(_forged(input))
+
+    async def signal_child_workflow(self, input: Any) -> None:
+        await super().signal_child_workflow(_forged(input))
+
+    async def signal_external_workflow(self, input: Any) -> None:
+        await super().signal_external_workflow(_forged(input))
+
+    def start_activity(self, input: Any) -> Any:
+        return super().start_activity(_forged(input))
+
+    def start_local_activity(self, input: Any) -> Any:
+        return super().start_local_activity(_forged(input))
+
+    async def start_child_workflow(self, input: Any) -> Any:
+        return await super().start_child_workflow(_forged(input))
+
     async def start_nexus_operation(self, input: Any) -> Any:
         forged = workflow.memo_value("forged", None)
         if forged is not None:
@@ -57,18 +67,11 @@ class _ForgingOutbound(WorkflowOutboundInterceptor):
         return await super().start_nexus_operation(input)
 
 
-def _forge(name: str) -> Any:
-    def call(self: _ForgingOutbound, input: Any) -> Any:
-        forged = workflow.memo_value("forged", None)
-        if forged is not None:
-            input.headers = {**input.headers, **header(forged)}
-        return getattr(self.next, name)(input)
-
-    return call
-
-
-for _hook in HOOKS:
-    setattr(_ForgingOutbound, _hook, _forge(_hook))
+def _forged(input: Any) -> Any:
+    forged = workflow.memo_value("forged", None)
+    if forged is not None:
+        input.headers = {**input.headers, **tenant_header(forged)}
+    return input
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from orkestra import ForbiddenOperationError, TenantMismatchError
 from tests.matrix.model import Cell, Check, Impossible, Row
 from tests.matrix.side import (
     TENANT_ID,
-    Forging,
     Side,
     attribute,
     fails,
@@ -25,6 +24,7 @@ from tests.matrix.side import (
     refused_for_two,
     refused_without_tenant,
 )
+from tests.support.forged_headers import Forging
 from tests.workflows.activities import waits_for_cancellation, whose_activity
 
 Call = Callable[[Side, Client, str], Awaitable[Any]]

@@ -11,14 +11,13 @@ from orkestra import TenantMismatchError
 from tests.matrix.model import Check, Row
 from tests.matrix.side import (
     TENANT_ID,
-    Forging,
     Side,
     attribute,
     fails,
-    header,
     refused_for_two,
     refused_without_tenant,
 )
+from tests.support.forged_headers import Forging, tenant_header
 from tests.workflows.everything import Mailbox
 from tests.workflows.matrix import Whose
 
@@ -80,7 +79,7 @@ def _carried(call: Start) -> Check:
         assert description.raw_info.priority.fairness_key == side.tenant
         started = (await side.at_server(name).fetch_history()).events[0]
         headers = started.workflow_execution_started_event_attributes.header.fields
-        assert headers["tenantId"] == header(side.tenant)["tenantId"]
+        assert headers["tenantId"] == tenant_header(side.tenant)["tenantId"]
 
     return Check(
         "the workflow sees it; header, search attribute, fairness key and ID prefix show it", run

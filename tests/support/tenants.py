@@ -1,20 +1,15 @@
 """Tenants of every placement, a directory that can change or fail, and callers that forge."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from temporalio.api.common.v1 import Payload
 from temporalio.client import (
     Client,
     Interceptor,
-    OutboundInterceptor,
-    StartActivityInput,
-    StartWorkflowInput,
     WorkflowFailureError,
     WorkflowHandle,
 )
@@ -33,6 +28,7 @@ from orkestra.directory import (
     TenantRecord,
     TenantStatus,
 )
+from tests.support.forged_headers import Forging, tenant_header
 from tests.support.names import Fresh
 from tests.workflows.placed import ACTIVITIES, WORKFLOWS
 
@@ -112,28 +108,6 @@ class Town:
             yield worker
 
 
-class Forging(Interceptor):
-    def __init__(self, tenant: str) -> None:
-        self.tenant = tenant
-
-    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
-        return ForgingOutbound(next, self.tenant)
-
-
-class ForgingOutbound(OutboundInterceptor):
-    def __init__(self, next: OutboundInterceptor, tenant: str) -> None:
-        super().__init__(next)
-        self.headers = header(tenant)
-
-    async def start_workflow(self, input: StartWorkflowInput) -> WorkflowHandle[Any, Any]:
-        input.headers = self.headers
-        return await super().start_workflow(input)
-
-    async def start_activity(self, input: StartActivityInput) -> Any:
-        input.headers = self.headers
-        return await super().start_activity(input)
-
-
 class ForgingWorker(WorkerInterceptor):
     """Stamps the activities of a worker without Orkestra."""
 
@@ -141,7 +115,7 @@ class ForgingWorker(WorkerInterceptor):
         self.tenant = tenant
 
     def workflow_interceptor_class(self, input: Any) -> type[WorkflowInboundInterceptor]:
-        headers = header(self.tenant)
+        headers = tenant_header(self.tenant)
 
         class Outbound(WorkflowOutboundInterceptor):
             def start_activity(self, input: Any) -> Any:
@@ -153,11 +127,6 @@ class ForgingWorker(WorkerInterceptor):
                 super().init(Outbound(outbound))
 
         return Inbound
-
-
-def header(tenant: str) -> dict[str, Payload]:
-    data = json.dumps(tenant).encode()
-    return {"tenantId": Payload(metadata={"encoding": b"json/plain"}, data=data)}
 
 
 async def failure(handle: WorkflowHandle[Any, Any]) -> tuple[str | None, bool]:
