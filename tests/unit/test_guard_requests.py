@@ -21,9 +21,8 @@ from temporalio.api.workflowservice import v1 as api
 from orkestra.config import TenancySettings
 from orkestra.directory import Placements, StaticTenantDirectory, TenantRecord
 from orkestra.errors import ForbiddenOperationError, InvalidIdError, InvalidQueryError
-from orkestra.temporal import nexus_task
+from orkestra.temporal.guard import rules
 from orkestra.temporal.guard.table import MESSAGES
-from orkestra.temporal.nexus_task import NexusTask
 from tests.support.requests import (
     ALLOWED,
     NAMESPACE,
@@ -430,7 +429,7 @@ class TestNexusHandlers:
     LINK = Link(
         workflow_event=Link.WorkflowEvent(namespace="second", workflow_id="acme:caller", run_id="r")
     )
-    TASK = NexusTask(
+    TASK = rules.NexusTask(
         callback_url="temporal://system", callback_headers={"token": "t"}, links=(LINK,)
     )
 
@@ -448,7 +447,7 @@ class TestNexusHandlers:
 
     async def test_what_came_with_the_task_may_be_attached(self, connection):
         request = self.start(**{"nexus-operation-token": "any"})
-        nexus_task._current.set(self.TASK)
+        rules._nexus_task.set(self.TASK)
         await call(guarded(connection), "start_workflow_execution", request)
         assert connection.sent == [request]
 
@@ -475,7 +474,7 @@ class TestNexusHandlers:
     async def test_nothing_else_may_be_attached(self, connection, spoil):
         request = self.start()
         spoil(request)
-        nexus_task._current.set(self.TASK)
+        rules._nexus_task.set(self.TASK)
         with pytest.raises(ForbiddenOperationError, match=r"links\[|completion_callbacks\["):
             await call(guarded(connection), "start_workflow_execution", request)
         assert not connection.sent

@@ -499,9 +499,9 @@ class WorkerIntegration:
             ConfigurationError: An interceptor would see work before it has been checked.
         """
         self._add_interceptors(config)
-        owners = None
+        ownership = None
         if "client" in config:
-            owners = OwnershipLookup(
+            ownership = OwnershipLookup(
                 unguarded_service(config["client"]).workflow_service,
                 namespace=config["client"].namespace,
                 header=self._state.config.tenancy.header,
@@ -511,7 +511,7 @@ class WorkerIntegration:
         if self.tracing is not None:
             hooks.append(self.tracing.run_hook)
         if self.tenancy is not None:
-            hooks.append(self.tenancy.hook_factory(owners))
+            hooks.append(self.tenancy.hook_factory(ownership))
         self._wrap_runners(config, hooks)
         return config
 

@@ -11,12 +11,14 @@ from orkestra.temporal.guard.guarded_client import (
     unguarded_service,
 )
 from orkestra.temporal.guard.ownership import OwnershipCache, OwnershipLookup
+from orkestra.temporal.guard.rules import enter_nexus_task
 
 __all__ = [
     "GuardPolicy",
     "GuardedServiceClient",
     "OwnershipCache",
     "OwnershipLookup",
+    "enter_nexus_task",
     "unguarded_client",
     "unguarded_service",
 ]

@@ -360,18 +360,11 @@ class OwnershipLookup:
             return None
         return replace(found, run_id=run_id, is_running=info.status in _RUNNING)
 
-    async def whose(self, workflow_id: str, run_id: str) -> tuple[str | None, str] | None:
-        """Find the tenant and the run of an ID; without a run, of its latest run.
-
-        Returns:
-            The tenant, None where it was started for none, and the run; None where there is no
-            such workflow.
-        """
+    async def of_execution(self, workflow_id: str, run_id: str) -> Ownership | None:
+        """Find the owner of a run, or without one of the ID's latest run; None where none is."""
         if run_id:
-            found = await self.of_run(workflow_id, run_id)
-        else:
-            found = await self.current(workflow_id)
-        return None if found is None else (found.tenant, found.run_id)
+            return await self.of_run(workflow_id, run_id)
+        return await self.current(workflow_id)
 
     async def of_chain(self, workflow_id: str, first_run_id: str) -> Ownership | None:
         """Find the owner of the runs that follow a first one; None where there are none."""

@@ -6,11 +6,14 @@ send instead, or None to send the value as it is. The table says which field has
 
 import json
 import logging
-from collections.abc import Callable, MutableMapping, MutableSequence
+from collections.abc import Callable, Mapping, MutableMapping, MutableSequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from math import isclose
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
+from nexusrpc.handler import StartOperationContext
 from temporalio.api.activity.v1 import ActivityOptions
 from temporalio.api.common.v1 import (
     Callback,
@@ -30,8 +33,8 @@ from orkestra.directory import Placements
 from orkestra.directory.placement import SYSTEM_QUEUES
 from orkestra.directory.source import NORMAL_PRIORITY
 from orkestra.errors import TenantMismatchError
+from orkestra.temporal._sdk import nexus_link_to_temporal_link
 from orkestra.temporal.guard.query import IdField, is_own_row, scope_query
-from orkestra.temporal.nexus_task import current_nexus_task
 from orkestra.tenancy import PLAIN_JSON, check_id, scope_id, tenant_as_json
 
 
@@ -292,16 +295,52 @@ def _require_option(path: str, options: ActivityOptions, scope: TenantScope) -> 
         granted_queue(options.task_queue, scope)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NexusTask:
+    """Values that a Nexus operation's start arrived with.
+
+    The SDK copies them into requests that the handler makes. They complete and link to the
+    caller's workflow, so a tenant may set no others there.
+
+    Attributes:
+        callback_url: URL that the operation's result goes to.
+        callback_headers: Headers of that callback; they name the operation that it completes.
+        links: Links to the caller.
+    """
+
+    callback_url: str
+    callback_headers: Mapping[str, str]
+    links: tuple[Link, ...] = ()
+
+
+_nexus_task: Final[ContextVar[NexusTask | None]] = ContextVar("orkestra_nexus_task", default=None)
+
+
+def enter_nexus_task(context: StartOperationContext) -> None:
+    """Note the task for as long as the running task's context lives.
+
+    Before the handler's code runs, because that code can change the SDK's own context.
+    """
+    links = map(nexus_link_to_temporal_link, context.inbound_links)
+    _nexus_task.set(
+        NexusTask(
+            callback_url=context.callback_url or "",
+            callback_headers=dict(context.callback_headers),
+            links=tuple(link for link in links if link is not None),
+        )
+    )
+
+
 def of_nexus_task(link: Link, _scope: TenantScope) -> None:
     """Require a link that came with the Nexus task being handled; the SDK adds no others."""
-    task = current_nexus_task()
+    task = _nexus_task.get()
     if task is None or link not in task.links:
         raise FieldRejectedError("it is not a link of the Nexus task that this code handles")
 
 
 def completes_nexus_task(callback: Callback, _scope: TenantScope) -> None:
     """Require the callback of the Nexus task being handled: others complete foreign work (B6)."""
-    task = current_nexus_task()
+    task = _nexus_task.get()
     nexus = callback.nexus
     headers = {k: v for k, v in nexus.header.items() if k != "nexus-operation-token"}
     if task is None or nexus.url != task.callback_url or headers != dict(task.callback_headers):
@@ -310,7 +349,7 @@ def completes_nexus_task(callback: Callback, _scope: TenantScope) -> None:
 
 def in_nexus_task(_options: object, _scope: TenantScope) -> None:
     """Require a Nexus handler, where the SDK sets these options to attach callback and links."""
-    if current_nexus_task() is None:
+    if _nexus_task.get() is None:
         raise FieldRejectedError("only requests of a Nexus handler carry it")
 
 

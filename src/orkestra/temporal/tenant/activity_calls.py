@@ -25,7 +25,7 @@ from temporalio.worker import (
 
 from orkestra.errors import TENANT_MISMATCH, TENANT_REQUIRED, TenantError, TenantMismatchError
 from orkestra.temporal._sdk import activity_context, nexus_context
-from orkestra.temporal.nexus_task import enter_nexus_task
+from orkestra.temporal.guard import enter_nexus_task
 from orkestra.temporal.tenant.admission import (
     PlacementCheck,
     Refusal,

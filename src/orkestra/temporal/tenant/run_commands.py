@@ -15,7 +15,7 @@ marker there.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import WorkflowIdReusePolicy
@@ -35,6 +35,7 @@ from orkestra.temporal._sdk import (
     WorkflowActivationCompletion,
 )
 from orkestra.temporal._sdk import workflow_commands as commands
+from orkestra.temporal.guard import OwnershipLookup
 from orkestra.temporal.tenant.admission import (
     REFUSED_COMMAND,
     Admission,
@@ -46,14 +47,6 @@ from orkestra.temporal.tenant.admission import (
 )
 from orkestra.temporal.tenant.stamp import Headers, TenantCodec
 from orkestra.tenancy import act_for, owner_of, scope_id, tenant_as_json
-
-
-class Owners(Protocol):
-    """Looks up whose a workflow is."""
-
-    async def whose(self, workflow_id: str, run_id: str) -> tuple[str | None, str] | None:
-        """The tenant and the run of an ID, or None where there is no such workflow."""
-        ...
 
 
 class TenantRunHook:
@@ -68,7 +61,7 @@ class TenantRunHook:
         details: WorkflowInstanceDetails,
         *,
         check: PlacementCheck | None = None,
-        owners: Owners | None = None,
+        ownership: OwnershipLookup | None = None,
     ) -> None:
         try:
             self._tenant = codec.read_run(details.info)
@@ -87,7 +80,7 @@ class TenantRunHook:
         self._verifier: CommandVerifier | None = None
         if self._tenant is not None:
             self._verifier = CommandVerifier(
-                codec, details, self._tenant, bridge=self._bridge, owners=owners
+                codec, details, self._tenant, bridge=self._bridge, ownership=ownership
             )
         self._is_replaying = True
         self._recorded: Refusal | None = None
@@ -154,14 +147,14 @@ class CommandVerifier:
         tenant: str,
         *,
         bridge: LoopBridge | None,
-        owners: Owners | None,
+        ownership: OwnershipLookup | None,
     ) -> None:
         self._codec = codec
         self._tenant = tenant
         self._namespace = details.info.namespace
         self._task_queue = details.info.task_queue
         self._is_scoped = codec.is_scoped(tenant, details.info.workflow_id)
-        self._owners = owners
+        self._ownership = ownership
         self._bridge = bridge
         self._is_replaying = True
 
@@ -268,14 +261,15 @@ class CommandVerifier:
         Where IDs are scoped, a run without the prefix (another SDK started it, for instance) may
         also reach what has no tenant.
         """
-        if self._is_scoped or self._is_replaying or self._owners is None or self._bridge is None:
+        if self._is_scoped or self._is_replaying or self._ownership is None or self._bridge is None:
             return
-        found = self._bridge.wait_for(self._owners.whose, target.workflow_id, target.run_id)
+        find = self._ownership.of_execution
+        found = self._bridge.wait_for(find, target.workflow_id, target.run_id)
         reachable = {self._tenant} if self._codec.has_global_ids else {self._tenant, None}
-        if found is None or found[0] not in reachable:
+        if found is None or found.tenant not in reachable:
             target.workflow_id = _MISSING_PREFIX + target.workflow_id
         else:
-            target.run_id = found[1]
+            target.run_id = found.run_id
 
     def _placement(self) -> Placement | None:
         """The tenant's placement for a command that is new; None on replay."""

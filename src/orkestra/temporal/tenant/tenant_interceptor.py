@@ -7,6 +7,7 @@ from temporalio import client, worker
 
 from orkestra.config import TenancySettings
 from orkestra.directory import Placements, TenantLabels
+from orkestra.temporal.guard import OwnershipLookup
 from orkestra.temporal.tenant.activity_calls import (
     BindClient,
     TenantActivityInbound,
@@ -14,7 +15,7 @@ from orkestra.temporal.tenant.activity_calls import (
 )
 from orkestra.temporal.tenant.admission import PlacementCheck
 from orkestra.temporal.tenant.client_calls import OnRefusal, TenantClientOutbound
-from orkestra.temporal.tenant.run_commands import Owners, TenantRunHook
+from orkestra.temporal.tenant.run_commands import TenantRunHook
 from orkestra.temporal.tenant.stamp import TenantCodec
 from orkestra.temporal.tenant.workflow_calls import TenantWorkflowInbound
 from orkestra.tenancy import AllTenants
@@ -111,14 +112,14 @@ class TenantWorkerInterceptor(client.Interceptor, worker.Interceptor):
         return self._workflow_class
 
     def hook_factory(
-        self, owners: Owners | None
+        self, ownership: OwnershipLookup | None
     ) -> Callable[[worker.WorkflowInstanceDetails], TenantRunHook]:
         """Factory of the hooks around a worker's runs.
 
         Args:
-            owners: Looks up whose a workflow is, where IDs do not say it; None asks nobody.
+            ownership: Finds the tenant of a workflow whose ID does not name it; None asks nothing.
         """
-        return partial(TenantRunHook, self._codec, check=self._check, owners=owners)
+        return partial(TenantRunHook, self._codec, check=self._check, ownership=ownership)
 
     def replay_hook(self, details: worker.WorkflowInstanceDetails) -> TenantRunHook:
         """The hook of a replayed run, which asks nothing."""
