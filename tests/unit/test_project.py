@@ -62,16 +62,18 @@ def test_importing_orkestra_imports_no_optional_dependency() -> None:
     assert OPTIONAL & set(loaded.split()) == set()
 
 
-def test_every_public_name_is_in_all_once_and_sorted() -> None:
-    def constants_classes_functions(name: str) -> tuple[bool, bool, str]:
-        return not name.isupper(), not name[0].isupper(), name
-
-    homes: dict[str, tuple[str, ...]] = orkestra._HOMES
-    assert sorted(orkestra.__all__) == sorted(name for names in homes.values() for name in names)
-    for module, names in homes.items():
-        for name in names:
-            assert getattr(orkestra, name) is getattr(importlib.import_module(module), name)
-    assert orkestra.__all__ == sorted(set(orkestra.__all__), key=constants_classes_functions)
+def test_the_stub_and_the_package_list_the_same_public_names_and_each_can_be_imported() -> None:
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    listed = [
+        (str(node.module), alias.name)
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert listed == sorted(listed)
+    assert sorted(name for _, name in listed) == orkestra.__all__
+    for module, name in listed:
+        assert getattr(orkestra, name) is getattr(importlib.import_module(module), name)
 
 
 def test_the_version_is_the_same_wherever_it_is_told() -> None:
