@@ -141,7 +141,7 @@ def test_a_server_that_dies_by_itself_is_a_failure(command: Command) -> None:
 
     assert process.returncode == 1
     assert output == ""
-    assert "ended by itself" in one_line(errors)
+    assert "the embedded server exited" in one_line(errors)
 
 
 def test_a_second_command_on_the_same_port_is_refused(
@@ -243,7 +243,7 @@ def test_ensuring_the_search_attribute_says_that_it_can_be_used(
 
     assert result.returncode == 0
     assert one_line(result.stdout) == (
-        "search attribute 'ensuredByCli' can be used in namespace 'second'"
+        "search attribute 'ensuredByCli' is ready in namespace 'second'"
     )
     assert again.returncode == 0
     assert json.loads(again.stdout) == {

@@ -191,12 +191,12 @@ async def test_edits_take_effect_while_workflows_run_and_a_broken_one_waits_for_
         await session.hears(r"Traceback")
         await session.hears(r"shop/workflows\.py\", line \d+, in <module>")
         await session.hears(r"ValueError: what was I thinking")
-        await session.hears(r"not running: the next save is tried at once")
+        await session.hears(r"worker stopped: save a file to try again")
         session.save(f"{CODE}\ndef oops(:\n")
         await session.hears(r"SyntaxError")
-        session.save(CODE.replace("hello", "mended"))
+        session.save(CODE.replace("hello", "fixed"))
         await session.hears(r"running 1 workflow")
-        assert await paid(handle) == ["goodbye ada", "mended ada"]
+        assert await paid(handle) == ["goodbye ada", "fixed ada"]
         assert not any("orkestra.cli" in line for line in session.said)
 
         (command.directory / "shop/more").mkdir()
@@ -218,17 +218,17 @@ async def test_a_non_deterministic_edit_is_held_back_and_told_with_workflow_and_
         handle = await order(client, "1", "made")
 
         session.save(CODE.replace("execute_activity(greet, name", "execute_activity('other', name"))
-        await session.hears(r"NON-DETERMINISTIC EDIT: 1 open execution cannot go on")
+        await session.hears(r"NON-DETERMINISTIC CHANGE: 1 open execution cannot continue")
         await session.hears(r"Order 'acme:1' at event 5 \(ActivityTaskScheduled\): .*'other'")
-        await session.hears(r"not running until this is mended")
+        await session.hears(r"worker paused until you fix this")
         await session.hears(r"orkestra terminate acme:1 --all-tenants")
         await handle.signal("pay")
         await asyncio.sleep(1)
         assert "TASK_FAILED" not in (await handle.fetch_history()).to_json()
         session.save(CODE)
         await session.hears(r"changed: reloading")
-        told = "\n".join(session.said).partition("NON-DETERMINISTIC")[2]
-        assert "orkestra running " not in told.partition("changed: reloading")[0]
+        reported = "\n".join(session.said).partition("NON-DETERMINISTIC")[2]
+        assert "orkestra running " not in reported.partition("changed: reloading")[0]
         await session.hears(r"running 1 workflow")
         assert await asyncio.wait_for(handle.result(), PATIENCE) == ["hello ada"] * 2
 

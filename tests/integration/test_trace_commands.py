@@ -98,7 +98,7 @@ async def test_backfill_says_what_it_would_send_sends_it_once_and_nothing_withou
         "workflow:Fail",
         "activity:refuse",
     ]
-    assert planned.stdout.splitlines()[2] == "1 workflow: spans 2 to send, 0 there already"
+    assert planned.stdout.splitlines()[2] == "1 workflow: 2 spans to send, 0 already in Langfuse"
     assert (failed.returncode, failed.stdout) == (1, "")
     assert "401" in one_line(failed.stderr)
     assert desk.live.receiver.spans == []
@@ -107,7 +107,7 @@ async def test_backfill_says_what_it_would_send_sends_it_once_and_nothing_withou
     assert json.loads(one_line(sent.stdout))["sent"] == 2
     assert {span.input for span in desk.live.receiver.spans} == {"hidden"}
     again = await desk.run("backfill", "order-1", *options)
-    assert again.stdout == "1 workflow: spans 0 sent, 2 there already\n"
+    assert again.stdout == "1 workflow: 0 spans sent, 2 already in Langfuse\n"
     assert len(desk.live.receiver.spans) == 2
 
 

@@ -212,11 +212,11 @@ def test_the_demo_without_a_server_says_which_extra_has_one(command: Command) ->
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["healt"], "no such command 'healt'"),
+        (["healt"], "unknown command 'healt'"),
         (["health", "--queue", "x"], "No such option: --queue"),
         (["health", "now"], "unexpected extra argument"),
-        (["health", "--timeout", "soon"], "'soon' is no positive duration"),
-        (["health", "--timeout", "0"], "'0' is no positive duration"),
+        (["health", "--timeout", "soon"], "'soon' is not a positive duration"),
+        (["health", "--timeout", "0"], "'0' is not a positive duration"),
         (["health", "--timeout"], "--timeout"),
         (["health", "--task-queue", ""], "'' is empty"),
         (["health", "--namespace", " "], "' ' is empty"),
@@ -411,7 +411,7 @@ def test_durations_are_read_as_in_the_configuration(text: str, seconds: float) -
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "-1s", "soon", "5 parsecs", "nan", "inf", "1e400"])
 def test_what_is_no_positive_duration_is_refused(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="no positive duration"):
+    with pytest.raises(typer.BadParameter, match="not a positive duration"):
         parse_duration(text)
 
 
@@ -449,7 +449,7 @@ def _connection_failure(reason: ConnectionFailureReason) -> ConnectionFailedErro
         (TimeoutError("not in time"), 1, "not in time"),
         (PermissionError(13, "Permission denied", "/x"), 1, "[Errno 13] Permission denied: '/x'"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (ValueError("odd"), 1, "ValueError: odd (--debug shows where it came from)"),
+        (ValueError("odd"), 1, "ValueError: odd (--debug shows the traceback)"),
     ],
 )
 def test_an_error_is_one_line_and_its_exit_code(

@@ -5,8 +5,9 @@ from collections import Counter
 
 from rich.console import Console
 
+from orkestra.cli.options import tree_rows
 from orkestra.dev.demo_report import print_tallies
-from orkestra.dev.demo_stage import Tally, Trace, branches
+from orkestra.dev.demo_stage import DemoTrace, Tally
 from orkestra.testing import ReceivedSpan, traces_of
 from support_desk.models import Resolution
 
@@ -67,13 +68,13 @@ def test_a_trace_is_drawn_with_a_branch_for_each_span_in_the_order_of_their_star
         span("early", "root", 1),
         span("below", "early", 2),
     ]
-    trace = Trace(TRACE, traces_of(spans)[TRACE])
+    trace = DemoTrace(TRACE, traces_of(spans)[TRACE])
     assert trace.is_whole
-    drawn = [f"{branch}{tree.span.name}" for tree, branch in branches(trace.roots[0])]
+    drawn = [f"{branch}{tree.span.name}" for tree, branch, _ in tree_rows(trace.roots[0])]
     assert drawn == ["root", "├─ early", "│  └─ below", "└─ late"]
 
 
 def test_a_trace_without_its_root_is_not_whole() -> None:
-    orphan = Trace(TRACE, traces_of([span("orphan", "gone", 1)])[TRACE])
+    orphan = DemoTrace(TRACE, traces_of([span("orphan", "gone", 1)])[TRACE])
     assert not orphan.is_whole
-    assert not Trace(TRACE, []).is_whole
+    assert not DemoTrace(TRACE, []).is_whole

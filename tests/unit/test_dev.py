@@ -9,11 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from orkestra.dev.messages import Checked, Drifted, Loaded, Running, tell, understand
+from orkestra.dev.messages import (
+    Checked,
+    IncompatibleExecution,
+    Loaded,
+    Running,
+    parse_message,
+    send_message,
+)
 from orkestra.dev.runner import explain
 from orkestra.dev.session import (
-    Log,
-    Watcher,
+    DevLog,
+    SourceWatcher,
     find_application,
     format_changed,
     format_checked,
@@ -24,14 +31,16 @@ from orkestra.errors import ConfigurationError, DiscoveryError
 from orkestra.temporal.worker import discover
 
 PATIENCE = 30.0
-DRIFTED = Drifted("acme:1", "run", "Order", "staging", "event 5 (TimerStarted)", "no timer")
+INCOMPATIBLE = IncompatibleExecution(
+    "acme:1", "run", "Order", "staging", "event 5 (TimerStarted)", "no timer"
+)
 
 
 @pytest.fixture
-async def watcher(tmp_path: Path) -> AsyncIterator[Watcher]:
+async def watcher(tmp_path: Path) -> AsyncIterator[SourceWatcher]:
     (tmp_path / "shop/inner").mkdir(parents=True)
     (tmp_path / "settings.toml").touch()
-    made = Watcher([tmp_path / "shop"], also=[tmp_path / "settings.toml"])
+    made = SourceWatcher([tmp_path / "shop"], also=[tmp_path / "settings.toml"])
     running = asyncio.create_task(made.run())
     await asyncio.sleep(0)
     yield made
@@ -40,7 +49,7 @@ async def watcher(tmp_path: Path) -> AsyncIterator[Watcher]:
         await running
 
 
-async def notices(watcher: Watcher, file: Path, change: Callable[[], object]) -> None:
+async def notices(watcher: SourceWatcher, file: Path, change: Callable[[], object]) -> None:
     """Repeat a change until it is noticed: the watch may have just begun."""
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -53,7 +62,7 @@ async def notices(watcher: Watcher, file: Path, change: Callable[[], object]) ->
 
 
 async def test_sources_in_old_and_new_folders_are_watched_and_nothing_else(
-    watcher: Watcher, tmp_path: Path
+    watcher: SourceWatcher, tmp_path: Path
 ) -> None:
     inner = tmp_path / "shop/inner/prices.py"
     await notices(watcher, inner, lambda: inner.write_text(str(time.monotonic())))
@@ -98,10 +107,10 @@ def test_a_mistake_is_told_by_the_frames_of_the_application_alone(
     (tmp_path / "broken_of_test.py").write_text("def f():\n    return 1 / 0\n\nf()\n")
     with pytest.raises(DiscoveryError) as raised:
         discover("broken_of_test")
-    told = explain(raised.value)
-    assert told.startswith("Traceback (most recent call last):\n  File")
-    assert told.count("File ") == 2
-    assert told.endswith("ZeroDivisionError: division by zero")
+    explained = explain(raised.value)
+    assert explained.startswith("Traceback (most recent call last):\n  File")
+    assert explained.count("File ") == 2
+    assert explained.endswith("ZeroDivisionError: division by zero")
     with pytest.raises(DiscoveryError) as raised:
         discover("missing_of_test")
     assert explain(raised.value).splitlines() == [str(raised.value)]
@@ -110,47 +119,47 @@ def test_a_mistake_is_told_by_the_frames_of_the_application_alone(
 def test_messages_arrive_as_they_were_sent() -> None:
     messages = [
         Loaded(["a.py"], "oops\n"),
-        Checked(3, 1, [DRIFTED], 1),
+        Checked(3, 1, [INCOMPATIBLE], 1),
         Running(["orders"], 1, 2),
     ]
     receiving, sending = os.pipe()
     with os.fdopen(receiving, "rb") as lines:
         for message in messages:
-            tell(sending, message)
+            send_message(sending, message)
         os.close(sending)
-        assert [understand(line) for line in lines] == messages
+        assert [parse_message(line) for line in lines] == messages
 
 
 def test_reports_name_what_broke_and_what_to_do() -> None:
-    held = format_checked(Checked(9, 2, [DRIFTED], 7), force=False).splitlines()
+    held = format_checked(Checked(9, 2, [INCOMPATIBLE], 7), force=False).splitlines()
     assert held == [
-        "NON-DETERMINISTIC EDIT: 7 open executions cannot go on with this code",
+        "NON-DETERMINISTIC CHANGE: 7 open executions cannot continue with this code",
         "  Order 'acme:1' at event 5 (TimerStarted): no timer",
         "  and 6 more",
-        "2 open executions not replayed: the new code may not suit them",
+        "2 open executions not replayed: the new code may be incompatible",
         (
-            "not running until this is mended: undo the edit, guard it by workflow.patched(), or"
-            " end them:"
+            "worker paused until you fix this: undo the change, guard it with workflow.patched(),"
+            " or terminate the executions:"
         ),
         "  orkestra terminate acme:1 --all-tenants --namespace staging",
     ]
-    forced = format_checked(Checked(9, 0, [DRIFTED], 1), force=True)
-    assert "running all the same (--force)" in forced
+    forced = format_checked(Checked(9, 0, [INCOMPATIBLE], 1), force=True)
+    assert "worker started anyway (--force)" in forced
     assert format_running(Running(["a", "b"], 1, 2), 0.5) == (
         "running 1 workflow, 2 activities on task queues 'a', 'b' (0.5 s)"
     )
     assert format_changed([Path.cwd() / name for name in "abcde"]) == (
         "a, b, c and 2 more changed: reloading"
     )
-    assert format_ended(-9).startswith("the worker ended by signal 9")
+    assert format_ended(-9).startswith("the worker exited by signal 9")
 
 
 def test_the_log_passes_colours_on_and_obeys_nothing_else(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    log = Log()
-    log.pass_on("\x1b[31mred\x1b[0m \x1b]0;title\x07plain [bold]")
-    log.say("id \x1b[2J\u202e")
+    log = DevLog()
+    log.forward("\x1b[31mred\x1b[0m \x1b]0;title\x07plain [bold]")
+    log.write("id \x1b[2J\u202e")
     first, second = capsys.readouterr().out.splitlines()
     assert first.isprintable()
     assert first[8:].split()[:2] == ["worker", "red"]

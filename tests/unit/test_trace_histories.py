@@ -103,7 +103,7 @@ def test_a_tree_has_a_line_for_each_span_with_its_times_and_status():
             outcome=terminal_outcome("timed_out", "late"),
         ),
     ) == [
-        f"trace {TRACE}       began      took",
+        f"trace {TRACE}       start  duration",
         "1970-01-01 00:00:00.000 UTC",
         "workflow:Order  acme:o                       +0 ms  1 h 02 m",
         "├─ activity:x  attempt 3  cancelled        +1.00 s    1.00 s",
@@ -111,7 +111,7 @@ def test_a_tree_has_a_line_for_each_span_with_its_times_and_status():
         "├─ activity:x  local                     +1 m 30 s     10 ms",
         "│  └─ signal:go                            +2.00 s         -",
         "├─ activity:x                            +1 m 39 s   running",
-        "└─ activity:x  never began  timed out    +1 m 40 s    1.00 s",
+        "└─ activity:x  never started  timed out  +1 m 40 s    1.00 s",
         "      late",
     ]
 
@@ -306,7 +306,7 @@ def test_a_data_converter_must_be_one():
     place = "temporalio.contrib.pydantic:pydantic_data_converter"
     assert load_converter(place) is pydantic_data_converter
     assert load_converter(None) is DataConverter.default
-    with pytest.raises(ConfigurationError, match="no DataConverter"):
+    with pytest.raises(ConfigurationError, match="name a DataConverter"):
         load_converter("json:dumps")
 
 

@@ -1,6 +1,7 @@
-"""The commands, and one place that turns whatever they raise into an exit code.
+"""The table of commands, and the one place that turns their exceptions into exit codes.
 
-What an exception means to whoever typed the command: an exit code and one line.
+A command is imported when it is used: `--help` of everything needs none of their imports. An
+exception becomes one line on standard error, with its traceback above only for `--debug`.
 """
 
 import importlib
@@ -11,9 +12,8 @@ import platform
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
@@ -38,53 +38,42 @@ from orkestra.errors import (
 
 _SILENT: Final = logging.CRITICAL + 1
 
-_DEV: Final = ("starlette", "uvicorn", "watchfiles")
-"""Packages of the extra `dev`."""
 
+_DEV_PACKAGES: Final = ("starlette", "uvicorn", "watchfiles")
+_DEV_COMMANDS: Final = frozenset({"demo", "dev"})
+"""Commands that need the packages of the extra `dev`."""
 
-class _Place(NamedTuple):
-    """Where a command lives; it is imported when it is asked for, and not for `--help`."""
-
-    module: str
-    name: str
-    help: str
-    needs: Sequence[str] = ()
-
-
-_COMMANDS: Final[Mapping[str, _Place]] = {
-    "init": _Place("orkestra.dev.init", "init", "Write a small application to begin with."),
-    "demo": _Place("orkestra.dev.demo", "demo", "Watch three tenants' workflows run.", _DEV),
-    "dev": _Place("orkestra.dev.session", "dev", "Run an application while you write it.", _DEV),
-    "server": _Place(
-        "orkestra.cli.server_command", "server", "Run a Temporal server for development."
+_COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "init": ("orkestra.dev.init:init", "Write a small example application."),
+    "demo": ("orkestra.dev.demo:demo", "Run a demonstration with three tenants."),
+    "dev": ("orkestra.dev.session:dev", "Run an application and reload it on changes."),
+    "server": ("orkestra.cli.server_command:server", "Run a Temporal development server."),
+    "worker": (
+        "orkestra.cli.worker_command:worker",
+        "Run workflows and activities of modules.",
     ),
-    "worker": _Place("orkestra.cli.worker_command", "worker", "Run the workflows of a module."),
-    "start": _Place("orkestra.cli.workflows", "start", "Start a workflow for a tenant."),
-    "list": _Place("orkestra.cli.workflows", "list_workflows", "List workflows of a tenant."),
-    "show": _Place(
-        "orkestra.cli.workflows", "show", "Show what a workflow is doing, or how it ended."
-    ),
-    "signal": _Place("orkestra.cli.workflows", "signal", "Send a signal to a workflow."),
-    "query": _Place("orkestra.cli.workflows", "query", "Ask a workflow something."),
-    "update": _Place("orkestra.cli.workflows", "update", "Make an update of a workflow."),
-    "cancel": _Place("orkestra.cli.workflows", "cancel", "Ask a workflow to end."),
-    "terminate": _Place("orkestra.cli.workflows", "terminate", "End a workflow at once."),
-    "tenants": _Place("orkestra.cli.tenants", "app", "See the tenants; stop or resume one."),
-    "trace": _Place(
-        "orkestra.cli.trace", "app", "Draw a workflow's trace, or send what Langfuse lacks."
-    ),
-    "health": _Place(
-        "orkestra.cli.health_command", "health", "Say whether Temporal can be worked with."
-    ),
-    "doctor": _Place("orkestra.cli.health_command", "doctor", "Say what keeps work from flowing."),
-    "search-attributes": _Place(
-        "orkestra.cli.tenants", "search_attributes_app", "Prepare a namespace for tenants."
+    "start": ("orkestra.cli.workflows:start", "Start a workflow for a tenant."),
+    "list": ("orkestra.cli.workflows:list_workflows", "List the workflows of a tenant."),
+    "show": ("orkestra.cli.workflows:show", "Show the state or the result of a workflow."),
+    "signal": ("orkestra.cli.workflows:signal", "Send a signal to a workflow."),
+    "query": ("orkestra.cli.workflows:query", "Query a workflow."),
+    "update": ("orkestra.cli.workflows:update", "Send an update to a workflow."),
+    "cancel": ("orkestra.cli.workflows:cancel", "Request the cancellation of a workflow."),
+    "terminate": ("orkestra.cli.workflows:terminate", "Terminate a workflow at once."),
+    "tenants": ("orkestra.cli.tenants:app", "List tenants; pause or unpause their schedules."),
+    "trace": ("orkestra.cli.trace:app", "Show or backfill the trace of a workflow."),
+    "health": ("orkestra.cli.health_command:health", "Check that Temporal is reachable and ready."),
+    "doctor": ("orkestra.cli.health_command:doctor", "Diagnose configuration and connectivity."),
+    "search-attributes": (
+        "orkestra.cli.tenants:search_attributes_app",
+        "Register the tenant search attribute.",
     ),
 }
+"""Where each command is defined, and its line in the help of `orkestra`."""
 
 
 class _Commands(TyperGroup):
-    """Finds commands in the table, for the lazy imports that typer does not have."""
+    """Group that imports each command when it is used, which Typer cannot do."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """See base class."""
@@ -93,12 +82,12 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """See base class."""
         if cmd_name not in _COMMANDS:
-            msg = f"no such command {cmd_name!r}: use one of {', '.join(_COMMANDS)}"
+            msg = f"unknown command {cmd_name!r}: use one of {', '.join(_COMMANDS)}"
             raise typer.TyperException(msg)
-        place = _COMMANDS[cmd_name]
-        if not all(map(find_spec, place.needs)):
+        if cmd_name in _DEV_COMMANDS and not all(map(find_spec, _DEV_PACKAGES)):
             raise MissingExtraError(f"`orkestra {cmd_name}`", "dev")
-        found = getattr(importlib.import_module(place.module), place.name)
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        found = getattr(importlib.import_module(module), name)
         if isinstance(found, typer.Typer):
             return typer.main.get_command(found)
         single = plain_app()
@@ -108,13 +97,13 @@ class _Commands(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """See base class."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, place.help) for name, place in _COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001 - a callback of typer
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - a callback of Typer
     if wanted:
-        ours, sdk = map(importlib.metadata.version, ("orkestra-core", "temporalio"))
-        write_line(f"orkestra {ours} (temporalio {sdk}, Python {platform.python_version()})")
+        own, sdk = map(importlib.metadata.version, ("orkestra-core", "temporalio"))
+        write_line(f"orkestra {own} (temporalio {sdk}, Python {platform.python_version()})")
         raise typer.Exit
 
 
@@ -122,7 +111,7 @@ def orkestra(
     context: typer.Context,
     *,
     config: ConfigFile = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -132,32 +121,28 @@ def orkestra(
 ) -> None:
     """Multi-tenant Temporal for Python.
 
-    Begin with:
+    To see it work:
       orkestra demo
 
-    Or run your own workflows:
+    To run your own workflows:
       orkestra server
       orkestra worker my_app.workflows --task-queue my-queue
       orkestra health --task-queue my-queue
 
-    Where Temporal is comes from TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE, as for the temporal
+    Set TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE to choose the Temporal service, as for the temporal
     command. Exit codes: 0 done or healthy, 1 failed or unhealthy, 2 bad input, 130 Ctrl-C.
     """
     context.obj = config
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command.
+    """Run the command of the arguments after `orkestra`, and return its exit code.
 
-    Args:
-        arguments: What stands after `orkestra` on the command line. `--debug` may stand anywhere.
-
-    Returns:
-        The exit code.
+    `--debug` is accepted anywhere among the arguments.
     """
     debug = "--debug" in arguments
     wanted = [argument for argument in arguments if argument != "--debug"]
-    # What becomes of a command is told in one line; a worker asks for its log by itself.
+    # A command reports its outcome in one line; `orkestra worker` turns its log on by itself.
     log_to_stderr(logging.WARNING if debug else _SILENT)
     try:
         app = plain_app(cls=_Commands, add_completion=True)
@@ -165,7 +150,7 @@ def run(arguments: Sequence[str]) -> int:
         command = typer.main.get_command(app)
         code = command.main(wanted or ["--help"], prog_name="orkestra", standalone_mode=False)
         sys.stdout.flush()
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every failure becomes an exit code
         return report(error, debug=debug)
     return code or 0
 
@@ -183,55 +168,40 @@ _WRONG_SETTING: Final = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Failure:
-    """How a command ended that did not do what it was asked for."""
-
-    code: int
-    line: str
-
-
 def is_bad_input(error: OrkestraError) -> bool:
-    """Whether it is for whoever typed the command to change something."""
+    """Return whether the user of the command has to change something, as for exit code 2."""
     if isinstance(error, ConnectionFailedError):
         return error.reason in _WRONG_SETTING
     return isinstance(error, (ConfigurationError, SearchAttributeError, TenantError))
 
 
 def report(error: BaseException, *, debug: bool) -> int:
-    """Write one line about an exception, after its traceback where that is asked for.
+    """Write an exception as one line, and return the exit code for it.
 
     Args:
-        error: What the command raised.
-        debug: Whether to write the traceback, too.
-
-    Returns:
-        The exit code.
+        error: The exception that the command raised.
+        debug: Write its traceback first.
     """
     if isinstance(error, BrokenPipeError):
-        # Whoever read our output has gone; the interpreter must not complain of it at exit.
+        # The reader of the output is gone. The interpreter would complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     if debug:
         traceback.print_exception(error)
-    failure = _failure(error)
-    write_error(failure.line)
-    return failure.code
-
-
-def _failure(error: BaseException) -> Failure:
     match error:
         case KeyboardInterrupt() | typer.Abort():
-            return Failure(INTERRUPTED, "interrupted")
+            code, line = INTERRUPTED, "interrupted"
         case typer.TyperException():
-            return Failure(BAD_INPUT, _usage(error))
+            code, line = BAD_INPUT, _usage(error)
         case OrkestraError():
-            return Failure(BAD_INPUT if is_bad_input(error) else FAILED, str(error))
+            code, line = BAD_INPUT if is_bad_input(error) else FAILED, str(error)
         case OSError() if str(error):  # TimeoutError is one
-            return Failure(FAILED, str(error))
+            code, line = FAILED, str(error)
         case _:
-            line = f"{type(error).__name__}: {error} (--debug shows where it came from)"
-            return Failure(FAILED, line)
+            code = FAILED
+            line = f"{type(error).__name__}: {error} (--debug shows the traceback)"
+    write_error(line)
+    return code
 
 
 def _usage(error: typer.TyperException) -> str:

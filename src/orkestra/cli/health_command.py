@@ -1,7 +1,4 @@
-"""`orkestra health`: whether the Temporal service can be worked with, and if not, why not.
-
-`orkestra doctor`: what keeps work from flowing, and how to mend it.
-"""
+"""Commands that check an installation: `orkestra health` and `orkestra doctor`."""
 
 import asyncio
 import time
@@ -21,9 +18,10 @@ from orkestra.cli.options import (
     duration_option,
     load_config,
     log_core_to_python,
+    name_option,
     operator_client,
-    parse_name,
     plain,
+    takes,
     write_json,
 )
 from orkestra.config import OrkestraConfig
@@ -32,39 +30,33 @@ from orkestra.errors import ConfigurationError, ConnectionFailedError
 from orkestra.temporal.health import HealthReport, check_temporal_health
 
 _TIMEOUT: Final = timedelta(seconds=5)
-_AT_LEAST: Final = timedelta(milliseconds=100)
+_SHORTEST_CHECK: Final = timedelta(milliseconds=100)
 
 
+@takes("settings", load_config)
 def health(
-    context: typer.Context,
     *,
     task_queue: Annotated[
-        str | None,
-        typer.Option(
-            parser=parse_name,
-            metavar="NAME",
-            help="Also look for workers that poll this task queue.",
-        ),
+        str | None, name_option("Also check that workers poll this task queue.")
     ] = None,
     namespace: Namespace = None,
     timeout: Annotated[
-        timedelta, duration_option("5s", help="How long all of it may take.")
+        timedelta, duration_option("Time limit of the whole check.  [default: 5s]")
     ] = _TIMEOUT,
+    settings: OrkestraConfig,
     as_json: AsJson = False,
-    config: ConfigFile = None,
 ) -> int:
-    """Say whether the Temporal service can be worked with, and if not, why not.
+    """Check that the Temporal service is reachable and ready.
 
-    Looks at the connection, the server, the namespace, the tenant search attribute and, with
-    --task-queue, at the workers there. Exits with 0 if all is well and with 1 if something is not.
+    Checks the connection, the server, the namespace, the tenant search attribute and, with
+    --task-queue, the workers of the queue. Exits with 0 if everything is healthy, else with 1.
 
     Examples:
       orkestra health
       orkestra health --task-queue orders --timeout 2s
       orkestra health --json | jq .healthy
     """
-    settings = load_config(context, config)
-    report = asyncio.run(_examine(settings, namespace, task_queue, timeout))
+    report = asyncio.run(_check(settings, namespace, task_queue, timeout))
     if as_json:
         write_json(report.as_dict())
     else:
@@ -72,10 +64,10 @@ def health(
     return 0 if report else FAILED
 
 
-async def _examine(
+async def _check(
     settings: OrkestraConfig, namespace: str | None, task_queue: str | None, timeout: timedelta
 ) -> HealthReport:
-    """Examine within the time-out, connecting included."""
+    """Check the health within the time limit, connecting included."""
     namespace = settings.temporal.namespace if namespace is None else namespace
     attribute = None if settings.tenancy.mode == "off" else settings.tenancy.search_attribute
     started = time.monotonic()
@@ -86,7 +78,7 @@ async def _examine(
             left = timeout - timedelta(seconds=time.monotonic() - started)
             return await check_temporal_health(
                 client,
-                timeout=max(left, _AT_LEAST),
+                timeout=max(left, _SHORTEST_CHECK),
                 task_queue=task_queue,
                 search_attribute=attribute,
             )
@@ -98,9 +90,9 @@ async def _examine(
 
 def _show_health(report: HealthReport) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    verdict = "healthy" if report else "unhealthy"
+    summary = "healthy" if report else "unhealthy"
     where = plain(f" {report.address}, namespace {report.namespace!r}")
-    console.print(Text.assemble((verdict, MARKS[report.healthy][1]), where))
+    console.print(Text.assemble((summary, MARKS[report.healthy][1]), where))
     for check in report.checks:
         mark, style = MARKS[check.ok]
         finding = f"{check.name:<17} {plain(check.detail)}"
@@ -112,30 +104,26 @@ def doctor(
     *,
     task_queue: Annotated[
         list[str] | None,
-        typer.Option(
-            parser=parse_name,
-            metavar="NAME",
-            help="Also look for workers that poll this task queue; may be given again.",
-        ),
+        name_option("Also check that workers poll this task queue; repeatable."),
     ] = None,
     probe_fairness: Annotated[
         bool,
         typer.Option(
             "--probe-fairness",
-            help="Also find out whether the server is fair, by starting 132 short activities.",
+            help="Also measure the server's fairness, by starting 132 short activities.",
         ),
     ] = False,
     timeout: Annotated[
-        timedelta, duration_option("5s", help="How long each step may take.")
+        timedelta, duration_option("Time limit of each check.  [default: 5s]")
     ] = _TIMEOUT,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> int:
-    """Say what keeps work from flowing, and how to mend it.
+    """Diagnose configuration and connectivity, and say how to fix each problem.
 
-    Looks at the configuration, DNS, TCP, TLS, credentials, the server, namespaces, the tenant
-    search attribute, workers, clocks, fairness, whose IDs are whose, and Langfuse. Exits with 0
-    if nothing is wrong and with 1 if something is.
+    Checks the configuration, DNS, TCP, TLS, credentials, the server, namespaces, the tenant search
+    attribute, workers, clocks, fairness, the ownership of IDs, and Langfuse. Exits with 0 if no
+    problem was found, else with 1.
 
     Examples:
       orkestra doctor
@@ -146,19 +134,19 @@ def doctor(
     try:
         settings = load_config(context, config)
     except ConfigurationError as error:
-        found = Diagnosis((Finding("configuration", ok=False, detail=str(error)),))
+        diagnosis = Diagnosis((Finding("configuration", ok=False, detail=str(error)),))
     else:
-        found = asyncio.run(
-            _diagnosed(settings, task_queue or [], timeout, probe_fairness=probe_fairness)
+        diagnosis = asyncio.run(
+            _diagnose(settings, task_queue or [], timeout, probe_fairness=probe_fairness)
         )
     if as_json:
-        write_json(found.as_dict())
+        write_json(diagnosis.as_dict())
     else:
-        _show_diagnosis(found)
-    return 0 if found else FAILED
+        _show_diagnosis(diagnosis)
+    return 0 if diagnosis else FAILED
 
 
-async def _diagnosed(
+async def _diagnose(
     settings: OrkestraConfig, task_queues: list[str], timeout: timedelta, *, probe_fairness: bool
 ) -> Diagnosis:
     configuration = Finding("configuration", ok=True, detail=_summary(settings))

@@ -1,24 +1,23 @@
-"""What several commands share: options, and how help looks.
+"""Options, plain output and connections that several commands share.
 
-What the command line prints: plain text where nobody watches, and never a control character.
-
-IDs come from outside, and the server takes newlines and terminal escapes in them.
-
-How commands connect.
+Everything that is printed goes through `plain()`: IDs come from other people, and the server
+accepts newlines and terminal escape sequences in them.
 """
 
+import functools
 import inspect
 import json
 import logging
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol, TypeVar
 
 import typer
 from pydantic import TypeAdapter, ValidationError
+from rich.table import Table
 from temporalio.client import Client
 from temporalio.converter import DataConverter
 from temporalio.runtime import (
@@ -35,6 +34,8 @@ from orkestra.config.model import Duration
 from orkestra.temporal.connection import open_connection
 from orkestra.temporal.manager import TemporalConnectionManager
 
+_Code = TypeVar("_Code")
+
 
 def parse_duration(value: str | timedelta) -> timedelta:
     """Read a positive duration such as `5`, `5s`, `500ms` or `1m`."""
@@ -43,7 +44,7 @@ def parse_duration(value: str | timedelta) -> timedelta:
     except ValidationError:
         duration = timedelta()
     if duration <= timedelta():
-        msg = f"{value!r} is no positive duration: write 5s, 500ms or 1m"
+        msg = f"{value!r} is not a positive duration: write 5s, 500ms or 1m"
         raise typer.BadParameter(msg)
     return duration
 
@@ -56,55 +57,80 @@ def _number_or_text(value: str | timedelta) -> Any:
 
 
 def parse_name(value: str) -> str:
-    """Refuse a name that is empty, as an unset variable of the shell makes it."""
+    """Refuse an empty name, which is what an unset shell variable expands to."""
     if not value.strip():
-        msg = f"{value!r} is empty"
+        msg = f"{value!r} is empty: give a name"
         raise typer.BadParameter(msg)
     return value
 
 
-def duration_option(default: str, *, help: str) -> Any:
-    """An option that takes a duration.
+def name_option(help: str) -> Any:
+    """Declare an option that takes a name."""
+    return typer.Option(parser=parse_name, metavar="NAME", help=help)
 
-    Args:
-        default: The default as help shows it.
-        help: What the duration is for.
-    """
-    return typer.Option(parser=parse_duration, metavar="DURATION", show_default=default, help=help)
+
+def duration_option(help: str, *flags: str) -> Any:
+    """Declare an option that takes a duration; `help` names the default."""
+    return typer.Option(
+        *flags, parser=parse_duration, metavar="DURATION", show_default=False, help=help
+    )
 
 
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
-        "--config", metavar="FILE", help="Configuration file.  [default: orkestra.toml, if any]"
+        "--config",
+        metavar="FILE",
+        help="Configuration file.  [default: orkestra.toml, if it exists]",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Namespace = Annotated[
     str | None,
-    typer.Option(
-        parser=parse_name,
-        metavar="NAME",
-        help="Namespace.  [default: TEMPORAL_NAMESPACE, or default]",
-    ),
+    name_option("Temporal namespace.  [default: TEMPORAL_NAMESPACE, or default]"),
 ]
 
 
-def load_config(context: typer.Context, file: Path | None) -> OrkestraConfig:
-    """Load the configuration that the command is to use.
+def load_config(context: typer.Context, config: ConfigFile = None) -> OrkestraConfig:
+    """Load the configuration of a command.
 
-    Args:
-        context: The command's context; `orkestra --config FILE COMMAND` has left its file there.
-        file: The command's own `--config`, which wins.
-
-    Raises:
-        ConfigurationError: A file is missing or malformed, or a setting is wrong.
+    The command's own `--config` wins over that of `orkestra --config FILE COMMAND`, which the root
+    context keeps.
     """
-    return OrkestraConfig.load(file or context.find_root().obj)
+    return OrkestraConfig.load(config or context.find_root().obj)
+
+
+def takes(
+    parameter: str, provider: Callable[..., Any]
+) -> Callable[[Callable[..., _Code]], Callable[..., _Code]]:
+    """Give a command the options of `provider` in place of one parameter.
+
+    The command receives what the provider made of the options: `takes("settings", load_config)`
+    adds `--config`, and the command reads `settings`.
+    """
+
+    def decorate(command: Callable[..., _Code]) -> Callable[..., _Code]:
+        provided = inspect.signature(provider).parameters
+
+        @functools.wraps(command)
+        def provided_command(**given: Any) -> _Code:
+            value = provider(**{name: given.pop(name) for name in provided})
+            return command(**given, **{parameter: value})
+
+        options = [
+            option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, own in inspect.signature(command).parameters.items()
+            for option in (provided.values() if name == parameter else [own])
+        ]
+        # Typer reads the signature to find the options.
+        provided_command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        return provided_command
+
+    return decorate
 
 
 def plain_app(*, cls: type[TyperGroup] | None = None, add_completion: bool = False) -> typer.Typer:
-    """An application or group of commands whose help is plain text."""
+    """Make an application or group of commands whose help is plain text."""
     return typer.Typer(
         cls=cls,
         add_completion=add_completion,
@@ -113,20 +139,29 @@ def plain_app(*, cls: type[TyperGroup] | None = None, add_completion: bool = Fal
     )
 
 
+def command_group(group: Callable[..., object], **commands: Callable[..., object]) -> typer.Typer:
+    """Make a group of commands; `group` carries the help of all of them in its docstring."""
+    app = plain_app()
+    app.callback(help=help_of(group))(group)
+    for name, command in commands.items():
+        app.command(name, help=help_of(command))(command)
+    return app
+
+
 def help_of(function: Callable[..., object]) -> str:
-    """The docstring of a command as its help; paragraphs with indented lines keep their lines."""
+    """Return a command's docstring as its help; paragraphs with indented lines keep their lines."""
     paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
     return "\n\n".join(f"\b\n{text}" if "\n  " in text else text for text in paragraphs)
 
 
 MARKS: Final = {True: ("ok", "green"), False: ("fail", "bold red"), None: ("open", "yellow")}
-"""How a check is shown that is well, is not, or is open, and in which style."""
+"""Mark and style of a check that passed, failed, or could not be decided."""
 
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def plain(text: str) -> str:
-    r"""The text on one line, with characters that a terminal would obey written as `\x1b`."""
+    r"""Return the text on one line, with control characters escaped as in `\x1b`."""
     joined = " ".join(text.split("\n"))
     if joined.isprintable():
         return joined
@@ -136,21 +171,21 @@ def plain(text: str) -> str:
 
 
 def write_line(text: str) -> None:
-    """Write one line to standard output, at once."""
+    """Write one line to standard output and flush it."""
     typer.echo(plain(text))
     sys.stdout.flush()
 
 
 def write_json(value: Mapping[str, Any]) -> None:
-    """Write one line of JSON to standard output, at once."""
+    """Write one line of JSON to standard output and flush it."""
     typer.echo(json.dumps(value))
     sys.stdout.flush()
 
 
-def tell(as_json: bool, told: Mapping[str, Any], line: str) -> None:  # noqa: FBT001 - a printer
-    """Write what was done, as JSON or in a line."""
+def write_result(result: Mapping[str, Any], line: str, *, as_json: bool) -> None:
+    """Write what a command did, as JSON or as one line."""
     if as_json:
-        write_json(told)
+        write_json(result)
     else:
         write_line(line)
 
@@ -158,6 +193,45 @@ def tell(as_json: bool, told: Mapping[str, Any], line: str) -> None:  # noqa: FB
 def write_error(text: str) -> None:
     """Write one line to standard error."""
     typer.echo(f"orkestra: {plain(text)}", err=True)
+
+
+def plain_table(*columns: str) -> Table:
+    """Make a table without lines."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def format_duration(duration: timedelta) -> str:
+    """Format a duration in the unit that suits it: `88 ms`, `3.26 s`, `2 m 05 s`, `1 h 03 m`."""
+    seconds = duration.total_seconds()
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.2f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} m {seconds % 60:02.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} m"
+
+
+class _Tree(Protocol):
+    @property
+    def children(self) -> "Sequence[Any]": ...
+
+
+_TreeT = TypeVar("_TreeT", bound=_Tree)
+
+
+def tree_rows(
+    tree: _TreeT, before: str = "", indent: str = ""
+) -> Iterator[tuple[_TreeT, str, str]]:
+    """Yield each node of a tree with the prefix of its line and of a second line below it."""
+    yield tree, before, indent + ("│  " if tree.children else "   ")
+    for child in tree.children:
+        is_last = child is tree.children[-1]
+        deeper = indent + ("   " if is_last else "│  ")
+        yield from tree_rows(child, indent + ("└─ " if is_last else "├─ "), deeper)
 
 
 def log_to_stderr(level: int) -> None:
@@ -168,7 +242,7 @@ def log_to_stderr(level: int) -> None:
 
 
 class _PlainFormatter(logging.Formatter):
-    """Keeps a record's message on one line; a traceback below it stays as it is."""
+    """Formatter that keeps each message on one line; a traceback below it keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         """See base class."""
@@ -176,7 +250,7 @@ class _PlainFormatter(logging.Formatter):
 
 
 def log_core_to_python() -> None:
-    """Send what the SDK's core logs the way of all records; by itself it writes to stdout."""
+    """Send the log of the SDK's core through `logging`; by default it goes to standard output."""
     forwarding = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
     filters = TelemetryFilter(core_level="WARN", other_level="ERROR")
     telemetry = TelemetryConfig(logging=LoggingConfig(filter=filters, forwarding=forwarding))
@@ -190,16 +264,9 @@ async def connection_manager(
     is_traced: bool = False,
     data_converter: DataConverter = DataConverter.default,
 ) -> AsyncGenerator[TemporalConnectionManager]:
-    """Clients of tenants and operators, while the connections are open.
+    """Open a connection manager for the clients of tenants and operators.
 
-    Args:
-        config: Where the service is, and who is served.
-        is_traced: Whether they trace. By default they start no trace: the workflows' own traces are
-            their workers' to send.
-        data_converter: Reads the values.
-
-    Yields:
-        Who makes the clients.
+    By default its clients do not trace: the workers send the traces of their workflows.
     """
     log_core_to_python()
     if not is_traced:
@@ -212,23 +279,20 @@ async def connection_manager(
 async def operator_client(
     settings: TemporalSettings, *, namespace: str, deadline: timedelta, verify_namespace: bool
 ) -> AsyncGenerator[Client]:
-    """Connect without tenancy and tracing, as the settings say, and close at the end.
+    """Connect a client that sees all tenants, without tenancy and tracing.
 
     Args:
-        settings: Where the service is.
+        settings: Where the Temporal service is.
         namespace: Namespace of the client.
-        deadline: How long connecting is tried, where the settings allow as much.
-        verify_namespace: Whether a namespace that does not exist is an error already here.
-
-    Yields:
-        A client that sees all tenants.
+        deadline: Time limit for connecting; `connect_deadline` applies if it is shorter.
+        verify_namespace: Fail if the namespace does not exist.
 
     Raises:
-        ConnectionFailedError: There is no connection to be had.
+        ConnectionFailedError: The service could not be reached.
     """
-    patience = min(deadline, settings.connect_deadline)
+    deadline = min(deadline, settings.connect_deadline)
     limited = settings.model_copy(
-        update={"connect_deadline": patience, "verify_namespace": verify_namespace}
+        update={"connect_deadline": deadline, "verify_namespace": verify_namespace}
     )
     log_core_to_python()
     connection = await open_connection(limited, namespace=namespace)

@@ -1,20 +1,20 @@
-"""`orkestra server`: the embedded Temporal server, until Ctrl-C."""
+"""`orkestra server`: run the embedded Temporal server until Ctrl-C."""
 
 import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
 from orkestra.cli.options import (
     AsJson,
-    ConfigFile,
     load_config,
     log_core_to_python,
-    parse_name,
+    name_option,
+    takes,
     write_json,
     write_line,
 )
@@ -23,88 +23,74 @@ from orkestra.devserver import DevServer
 from orkestra.devserver.server import why_not
 from orkestra.errors import ConfigurationError, DevServerError
 
-_PORT: Final = 7233  # where clients look when nobody tells them
-_UI_OFFSET: Final = 1000
-_LAST_PORT: Final = 65_535
-_LOOK: Final = 0.2
+DEFAULT_PORT: Final = 7233
+"""The port on which clients look for Temporal by default."""
+
+UI_PORT_OFFSET: Final = 1000
+_LARGEST_PORT: Final = 65_535
+_POLL_SECONDS: Final = 0.2
 
 
+def port_option(help: str, *, smallest: int = 0) -> Any:
+    """Declare an option that takes a port."""
+    return typer.Option(min=smallest, max=_LARGEST_PORT, help=help)
+
+
+@takes("settings", load_config)
 def server(
-    context: typer.Context,
     *,
-    port: Annotated[
-        int, typer.Option(min=0, max=_LAST_PORT, help="Port for clients; 0 takes a free one.")
-    ] = _PORT,
+    port: Annotated[int, port_option("Port for clients; 0 uses a free port.")] = DEFAULT_PORT,
     ui_port: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=_LAST_PORT, help="Port of the web UI.  [default: the other + 1000]"
-        ),
+        int | None, port_option("Port of the web UI.  [default: --port + 1000]", smallest=1)
     ] = None,
-    headless: Annotated[bool, typer.Option("--headless", help="Leave the web UI out.")] = False,
+    headless: Annotated[bool, typer.Option("--headless", help="Run without the web UI.")] = False,
     db: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Keep everything in a file.  [default: in memory]"),
+        typer.Option(metavar="FILE", help="File to keep all data in.  [default: in memory]"),
     ] = None,
     namespace: Annotated[
-        list[str] | None,
-        typer.Option(
-            parser=parse_name, metavar="NAME", help="A namespace besides default; may be repeated."
-        ),
+        list[str] | None, name_option("Namespace to create beside the default one; repeatable.")
     ] = None,
+    settings: OrkestraConfig,
     as_json: AsJson = False,
-    config: ConfigFile = None,
 ) -> None:
-    """Run a Temporal server for development on this machine, until Ctrl-C.
+    """Run a Temporal development server on this machine, until Ctrl-C.
 
-    It has the tenant search attribute, fairness between tenants and the web UI, and can be reached
-    from this machine only.
+    The server has the tenant search attribute, fairness between tenants and the web UI. It accepts
+    connections from this machine only.
 
     Examples:
       orkestra server
       orkestra server --db temporal.db --namespace staging
       orkestra server --port 0 --headless --json
     """
-    settings = load_config(context, config)
-    namespaces = [settings.temporal.namespace, *(namespace or ())]
-    embedded = _make(settings, namespaces, port, ui_port, db, headless=headless)
-    log_core_to_python()
-    asyncio.run(_serve(embedded, as_json=as_json))
-
-
-def _make(
-    settings: OrkestraConfig,
-    namespaces: list[str],
-    port: int,
-    ui_port: int | None,
-    db: Path | None,
-    *,
-    headless: bool,
-) -> DevServer:
-    if ui_port is None and not headless and 0 < port <= _LAST_PORT - _UI_OFFSET:
-        ui_port = port + _UI_OFFSET
     if headless and ui_port is not None:
-        msg = f"--ui-port {ui_port} contradicts --headless: give one of them"
+        msg = f"--ui-port {ui_port} contradicts --headless: give only one of them"
         raise ConfigurationError(msg)
-    _require_free("--port", port, "--port 0 takes a free one")
-    _require_free("--ui-port", ui_port, "give another --ui-port, or --headless")
+    if ui_port is None and not headless and 0 < port <= _LARGEST_PORT - UI_PORT_OFFSET:
+        ui_port = port + UI_PORT_OFFSET
+    require_free("--port", port, "use --port 0 for a free port")
+    require_free("--ui-port", ui_port, "use another --ui-port, or --headless")
     try:
-        return DevServer(
+        embedded = DevServer(
             port=port or None,
             ui=not headless,
             ui_port=ui_port,
             db_filename=db,
-            namespaces=namespaces,
+            namespaces=[settings.temporal.namespace, *(namespace or ())],
             search_attribute=settings.tenancy.search_attribute,
         )
     except DevServerError as error:
         raise ConfigurationError(str(error)) from error
+    log_core_to_python()
+    asyncio.run(_serve(embedded, as_json=as_json))
 
 
-def _require_free(option: str, port: int | None, otherwise: str) -> None:
+def require_free(option: str, port: int | None, alternative: str) -> None:
+    """Raise ConfigurationError if the port of an option is in use; 0 and None are any free one."""
     reason = why_not(port) if port else None
     if reason is not None:
-        msg = f"{option} {port} cannot be used: {reason}: free it; {otherwise}"
+        msg = f"{option} {port} cannot be used: {reason}; free the port, or {alternative}"
         raise ConfigurationError(msg)
 
 
@@ -116,10 +102,15 @@ async def _serve(server: DevServer, *, as_json: bool) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         async with _started(server):
             _announce(server, as_json=as_json)
-            while server.is_running:  # noqa: ASYNC110 - nothing tells when a process ends
-                await asyncio.sleep(_LOOK)
-        msg = f"the embedded server ended by itself; its output ends with: {server.output}"
-        raise DevServerError(msg)
+            await fail_when_ended(server)
+
+
+async def fail_when_ended(server: DevServer) -> NoReturn:
+    """Wait until the server's process has ended, which is an error."""
+    while server.is_running:  # noqa: ASYNC110 - the process does not report its end
+        await asyncio.sleep(_POLL_SECONDS)
+    msg = f"the embedded server exited; its output ends with: {server.output}"
+    raise DevServerError(msg)
 
 
 @contextlib.asynccontextmanager
@@ -129,7 +120,7 @@ async def _started(server: DevServer) -> AsyncGenerator[None]:
     except DevServerError as error:
         if server.output:
             raise
-        # It was never begun, so it is for whoever typed the command to change something.
+        # The process was never started, so an option or setting has to change.
         raise ConfigurationError(str(error)) from error
     try:
         yield

@@ -1,7 +1,4 @@
-"""`orkestra tenants`: who is served and where, and how much each has going on.
-
-`orkestra search-attributes`: prepare a namespace for tenants.
-"""
+"""Commands on tenants: `orkestra tenants` and `orkestra search-attributes`."""
 
 import asyncio
 from datetime import timedelta
@@ -9,25 +6,24 @@ from typing import Annotated, Any, Final, cast
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from temporalio.client import Client
 
 from orkestra.cli.options import (
     AsJson,
-    ConfigFile,
     Namespace,
+    command_group,
     connection_manager,
     duration_option,
-    help_of,
     load_config,
+    name_option,
     operator_client,
-    parse_name,
     plain,
-    plain_app,
-    tell,
+    plain_table,
+    takes,
     write_json,
     write_line,
+    write_result,
 )
 from orkestra.config import OrkestraConfig
 from orkestra.directory import StaticTenantDirectory, TenantRecord
@@ -43,21 +39,21 @@ TenantId = Annotated[
 
 
 def tenants() -> None:
-    """See which tenants the configuration knows, and stop or resume one.
+    """List the tenants of the configuration, and pause or unpause the schedules of one.
 
     Example:
       orkestra tenants list --counts
     """
 
 
+@takes("settings", load_config)
 def list_tenants(
-    context: typer.Context,
     *,
     counts: Annotated[
-        bool, typer.Option("--counts", help="Also count each one's workflows by status.")
+        bool, typer.Option("--counts", help="Also count each tenant's workflows by status.")
     ] = False,
+    settings: OrkestraConfig,
     as_json: AsJson = False,
-    config: ConfigFile = None,
 ) -> int:
     """List the tenants of the configuration with their placement.
 
@@ -65,95 +61,69 @@ def list_tenants(
       orkestra tenants list
       orkestra tenants list --counts --json
     """
-    settings = load_config(context, config)
-    told = asyncio.run(_all(settings, counts=counts))
+    listed = asyncio.run(_describe_all(settings, counts=counts))
     if as_json:
-        write_json({"tenants": told})
-    elif told:
-        _draw(told)
+        write_json({"tenants": listed})
+    elif listed:
+        _draw(listed)
     else:
-        write_line("the configuration names no tenants: every well-formed ID is served")
+        write_line("no tenants configured: every well-formed tenant ID is accepted")
     return 0
 
 
-def show(
-    context: typer.Context,
-    tenant: TenantId,
-    *,
-    as_json: AsJson = False,
-    config: ConfigFile = None,
-) -> int:
-    """Show a tenant: its placement, and its workflows by status.
+@takes("settings", load_config)
+def show(tenant: TenantId, *, settings: OrkestraConfig, as_json: AsJson = False) -> int:
+    """Show the placement of a tenant, and its workflows by status.
 
     Examples:
       orkestra tenants show acme
     """
-    settings = load_config(context, config)
-    told = asyncio.run(_one(settings, tenant))
+    described = asyncio.run(_describe_one(settings, tenant))
     if as_json:
-        write_json(told)
+        write_json(described)
         return 0
-    for name, value in told.items():
+    for name, value in described.items():
         write_line(f"{name.replace('_', ' '):<16} {_shown(value)}")
     return 0
 
 
-def suspend(
-    context: typer.Context,
-    tenant: TenantId,
-    *,
-    as_json: AsJson = False,
-    config: ConfigFile = None,
-) -> int:
-    """Pause the schedules of a tenant that is suspended; what runs goes on.
+@takes("settings", load_config)
+def suspend(tenant: TenantId, *, settings: OrkestraConfig, as_json: AsJson = False) -> int:
+    """Pause the schedules of a suspended tenant. Running workflows continue.
 
-    That a tenant is suspended stands in the directory: while it does not, this says so.
+    The tenant is suspended by its status in the configuration; the command warns if it is not.
 
     Examples:
       orkestra tenants suspend acme
     """
-    _switch(load_config(context, config), tenant, as_json=as_json, on=False)
-    return 0
+    return _set_paused(settings, tenant, paused=True, as_json=as_json)
 
 
-def resume(
-    context: typer.Context,
-    tenant: TenantId,
-    *,
-    as_json: AsJson = False,
-    config: ConfigFile = None,
-) -> int:
-    """Go on with the schedules that `suspend` paused, and no others.
+@takes("settings", load_config)
+def resume(tenant: TenantId, *, settings: OrkestraConfig, as_json: AsJson = False) -> int:
+    """Unpause the schedules that `suspend` paused, and no others.
 
     Examples:
       orkestra tenants resume acme
     """
-    _switch(load_config(context, config), tenant, as_json=as_json, on=True)
-    return 0
+    return _set_paused(settings, tenant, paused=False, as_json=as_json)
 
 
-app = plain_app()
-app.callback(help=help_of(tenants))(tenants)
-app.command("list", help=help_of(list_tenants))(list_tenants)
-app.command("show", help=help_of(show))(show)
-app.command("suspend", help=help_of(suspend))(suspend)
-app.command("resume", help=help_of(resume))(resume)
+app = command_group(tenants, list=list_tenants, show=show, suspend=suspend, resume=resume)
 
 
-def _switch(settings: OrkestraConfig, tenant: str, *, as_json: bool, on: bool) -> None:
-    wanted, done, otherwise = (
-        ("active", "go on", "its workflows are refused")
-        if on
-        else ("suspended", "paused", "it goes on starting workflows")
-    )
-    schedules, status = asyncio.run(_switched(settings, tenant, on=on))
-    line = f"{tenant}: {schedules} schedules {done}"
-    if status != wanted:
+def _set_paused(settings: OrkestraConfig, tenant: str, *, paused: bool, as_json: bool) -> int:
+    schedules, status = asyncio.run(_pause_schedules(settings, tenant, paused=paused))
+    line = f"{tenant}: {schedules} schedules {'paused' if paused else 'unpaused'}"
+    expected = "suspended" if paused else "active"
+    if status != expected:
+        effect = "it can still start workflows" if paused else "its new workflows are refused"
         line += (
-            f', but the directory has it as {status}: set tenants.{tenant}.status = "{wanted}",'
-            f" or {otherwise}"
+            f'; its status is {status!r}: set tenants.{tenant}.status = "{expected}", or {effect}'
         )
-    tell(as_json, {"tenant": tenant, "schedules": schedules, "status": status}, line)
+    result = {"tenant": tenant, "schedules": schedules, "status": status}
+    write_result(result, line, as_json=as_json)
+    return 0
 
 
 async def _record(settings: OrkestraConfig, tenant: str) -> TenantRecord:
@@ -162,40 +132,42 @@ async def _record(settings: OrkestraConfig, tenant: str) -> TenantRecord:
     found = await StaticTenantDirectory.from_settings(settings.tenants).find(tenant)
     if found is None:
         known = ", ".join(sorted(settings.tenants))
-        msg = f"tenant {tenant!r} is not in the configuration, which has {known}"
+        msg = f"unknown tenant {tenant!r}: the configuration has {known}"
         raise UnknownTenantError(msg)
     return found
 
 
-async def _all(settings: OrkestraConfig, *, counts: bool) -> list[dict[str, Any]]:
+async def _describe_all(settings: OrkestraConfig, *, counts: bool) -> list[dict[str, Any]]:
     records = [await _record(settings, tenant) for tenant in sorted(settings.tenants)]
     if not counts or not records:
-        return [_told(settings, record) for record in records]
+        return [_describe(settings, record) for record in records]
     async with connection_manager(settings) as manager:
         return [
-            _told(settings, record) | {"workflows": await _counts(manager, settings, record)}
+            _describe(settings, record) | {"workflows": await _counts(manager, settings, record)}
             for record in records
         ]
 
 
-async def _one(settings: OrkestraConfig, tenant: str) -> dict[str, Any]:
+async def _describe_one(settings: OrkestraConfig, tenant: str) -> dict[str, Any]:
     record = await _record(settings, tenant)
     async with connection_manager(settings) as manager:
-        return _told(settings, record) | {"workflows": await _counts(manager, settings, record)}
+        return _describe(settings, record) | {"workflows": await _counts(manager, settings, record)}
 
 
-async def _switched(settings: OrkestraConfig, tenant: str, *, on: bool) -> tuple[int, str]:
+async def _pause_schedules(
+    settings: OrkestraConfig, tenant: str, *, paused: bool
+) -> tuple[int, str]:
     record = await _record(settings, tenant)
     async with connection_manager(settings) as manager:
         client = await _operator(manager, settings, record)
-        count = await (resume_schedules if on else suspend_schedules)(client, tenant)
+        count = await (suspend_schedules if paused else resume_schedules)(client, tenant)
     return count, record.status.value
 
 
 async def _operator(
     manager: TemporalConnectionManager, settings: OrkestraConfig, record: TenantRecord
 ) -> Client:
-    """A client in the namespace of the tenant; a tenant's own would be refused if suspended."""
+    """Connect an operator to the tenant's namespace: a suspended tenant's client is refused."""
     namespace = record.namespace or settings.temporal.namespace
     return await manager.get_client(namespace=namespace, tenant=ALL_TENANTS)
 
@@ -210,7 +182,7 @@ async def _counts(
     return {str(group.group_values[0]).lower(): group.count for group in found.groups}
 
 
-def _told(settings: OrkestraConfig, record: TenantRecord) -> dict[str, Any]:
+def _describe(settings: OrkestraConfig, record: TenantRecord) -> dict[str, Any]:
     return {
         "tenant": record.tenant,
         "status": record.status.value,
@@ -220,11 +192,9 @@ def _told(settings: OrkestraConfig, record: TenantRecord) -> dict[str, Any]:
     }
 
 
-def _draw(told: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in told[0]:
-        table.add_column(name.replace("_", " "))
-    for each in told:
+def _draw(listed: list[dict[str, Any]]) -> None:
+    table = plain_table(*(name.replace("_", " ") for name in listed[0]))
+    for each in listed:
         style = "" if each["status"] == "active" else "yellow"
         table.add_row(*(Text(plain(_shown(value)), style) for value in each.values()))
     Console(highlight=False).print(table)
@@ -233,7 +203,7 @@ def _draw(told: list[dict[str, Any]]) -> None:
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         pairs = cast("dict[str, Any]", value)
-        return ", ".join(f"{name}: {held}" for name, held in pairs.items()) or "-"
+        return ", ".join(f"{name}: {each}" for name, each in pairs.items()) or "-"
     return str(value)
 
 
@@ -241,46 +211,42 @@ _TIMEOUT: Final = timedelta(seconds=30)
 
 
 def search_attributes() -> None:
-    """Prepare a namespace for tenants.
+    """Register the search attribute that carries the tenant.
 
     Example:
       orkestra search-attributes ensure --namespace staging
     """
 
 
+@takes("settings", load_config)
 def ensure(
-    context: typer.Context,
     *,
     name: Annotated[
         str | None,
-        typer.Option(
-            parser=parse_name, metavar="NAME", help="Its name.  [default: tenancy.search_attribute]"
-        ),
+        name_option("Name of the search attribute.  [default: tenancy.search_attribute]"),
     ] = None,
     namespace: Namespace = None,
     timeout: Annotated[
-        timedelta, duration_option("30s", help="How long all of it may take.")
+        timedelta, duration_option("Time limit of the command.  [default: 30s]")
     ] = _TIMEOUT,
+    settings: OrkestraConfig,
     as_json: AsJson = False,
-    config: ConfigFile = None,
 ) -> None:
-    """Register the search attribute that shows the tenant, and wait until it can be used.
+    """Register the tenant search attribute.
 
-    Does nothing if it is there. Needs the operator's rights; where they are refused, as on
-    Temporal Cloud, it says which command to run instead.
+    Waits until the namespace can use it; does nothing if it exists. The command needs operator
+    permissions; if they are refused, as on Temporal Cloud, the error names the command to run
+    instead.
 
     Examples:
       orkestra search-attributes ensure
       orkestra search-attributes ensure --namespace staging --timeout 1m
     """
-    settings = load_config(context, config)
     name = tenant_search_attribute(name or settings.tenancy.search_attribute).name
     namespace = settings.temporal.namespace if namespace is None else namespace
     asyncio.run(_ensure(settings, name, namespace, timeout))
-    if as_json:
-        write_json({"namespace": namespace, "name": name, "type": "Keyword"})
-    else:
-        write_line(f"search attribute {name!r} can be used in namespace {namespace!r}")
+    line = f"search attribute {name!r} is ready in namespace {namespace!r}"
+    write_result({"namespace": namespace, "name": name, "type": "Keyword"}, line, as_json=as_json)
 
 
 async def _ensure(settings: OrkestraConfig, name: str, namespace: str, timeout: timedelta) -> None:
@@ -290,6 +256,4 @@ async def _ensure(settings: OrkestraConfig, name: str, namespace: str, timeout: 
         await ensure_search_attributes(client, name=name, timeout=timeout)
 
 
-search_attributes_app: Final = plain_app()
-search_attributes_app.callback(help=help_of(search_attributes))(search_attributes)
-search_attributes_app.command(help=help_of(ensure))(ensure)
+search_attributes_app: Final = command_group(search_attributes, ensure=ensure)

@@ -1,19 +1,10 @@
-"""The group of commands.
-
-`orkestra trace backfill`: send what Langfuse lacks.
-
-`orkestra trace show`: a trace from history alone.
-
-Options that both commands have.
-
-A trace as a tree on a terminal.
-"""
+"""`orkestra trace`: a workflow's trace rebuilt from its history, shown or sent to Langfuse."""
 
 import asyncio
 import importlib
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -27,14 +18,16 @@ from rich.text import Text
 from temporalio.client import Client
 from temporalio.converter import DataConverter
 
-from orkestra.cli.actor import Actor, RunId, WorkflowId, with_actor
+from orkestra.cli.actor import Actor, RunId, WorkflowId, actor_of
 from orkestra.cli.options import (
     AsJson,
+    command_group,
     duration_option,
-    help_of,
+    format_duration,
     parse_name,
     plain,
-    plain_app,
+    takes,
+    tree_rows,
     write_json,
     write_line,
 )
@@ -52,31 +45,27 @@ from orkestra.tracing import Level, SpanKind
 WholeChain = Annotated[
     bool,
     typer.Option(
-        "--chain", help="Also the runs before and after, by continue-as-new, retry or cron."
+        "--chain", help="Include earlier and later runs by continue-as-new, retry or cron."
     ),
 ]
 Children = Annotated[
-    bool, typer.Option("--children/--no-children", help="Also the workflows that it started.")
+    bool, typer.Option("--children/--no-children", help="Include child workflows.")
 ]
 Converter = Annotated[
     str | None,
     typer.Option(
         "--data-converter",
         metavar="MODULE:NAME",
-        help="Data converter that reads the values, for those that are encrypted.",
+        help="Data converter to decode the payloads with, if they are encrypted.",
     ),
 ]
 
 
 def load_object(place: str, option: str) -> Any:
-    """Import what an option names, from installed modules or the working directory.
-
-    Args:
-        place: `module:name`.
-        option: The option, for the error.
+    """Import the object of an option `MODULE:NAME`; the working directory is searched, too.
 
     Raises:
-        ConfigurationError: It cannot be found.
+        ConfigurationError: The object cannot be imported.
     """
     module, _, name = place.partition(":")
     if str(Path.cwd()) not in sys.path:
@@ -89,32 +78,32 @@ def load_object(place: str, option: str) -> Any:
 
 
 def load_converter(place: str | None) -> DataConverter:
-    """The data converter that an option names, or the default one.
+    """Import the data converter of `--data-converter`, or return the default one.
 
     Raises:
-        ConfigurationError: It cannot be found, or is something else.
+        ConfigurationError: It cannot be imported, or is not a data converter.
     """
     if place is None:
         return DataConverter.default
     found = load_object(place, "--data-converter")
     if not isinstance(found, DataConverter):
-        msg = f"--data-converter {place!r} is a {type(found).__name__}, and no DataConverter"
+        msg = f"--data-converter {place!r} is a {type(found).__name__}: name a DataConverter"
         raise ConfigurationError(msg)
     return found
 
 
 _JUST_NOW: Final = timedelta(minutes=1)
-_LISTED: Final = 100
-_LEFT_OUT: Final = {
-    "recent": "ended only just now",
-    "unended": "without an end",
+_MOST_LISTED_SPANS: Final = 100
+_SKIPPED: Final = {
+    "recent": "too recent",
+    "unended": "not ended",
     "unsampled": "not sampled",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Wanted:
-    """What is to be backfilled and how."""
+class _Request:
+    """The workflows to backfill, and how."""
 
     workflow_id: str | None
     query: str
@@ -126,7 +115,7 @@ class _Wanted:
     older_than: timedelta
 
     def reports(self, client: Client) -> AsyncGenerator[BackfillReport]:
-        """Do it, and tell of each workflow when it is done."""
+        """Backfill, and yield a report for each workflow."""
         if self.workflow_id is not None:
             return self._one(client, self.workflow_id)
         return backfill_traces(
@@ -151,13 +140,13 @@ class _Wanted:
         )
 
     async def total(self, client: Client) -> int:
-        """How many workflows there are to visit."""
+        """Count the workflows to visit."""
         if self.workflow_id is not None:
             return 1
         return await count_traces(client, self.query)
 
 
-@with_actor
+@takes("actor", actor_of)
 def backfill(
     workflow_id: Annotated[
         str | None,
@@ -166,37 +155,40 @@ def backfill(
     *,
     query: Annotated[
         str | None,
-        typer.Option(metavar="QUERY", help="Many workflows instead, as for `orkestra list`."),
+        typer.Option(metavar="QUERY", help="Backfill all workflows of a list filter instead."),
     ] = None,
-    actor: Actor,
     run_id: RunId = None,
     chain: WholeChain = False,
     children: Children = True,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be sent.")
+        bool, typer.Option("--dry-run", help="Only print what would be sent.")
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Send all without asking; what is there is there twice then."),
+        typer.Option(
+            "--force",
+            help="Send all spans without asking Langfuse; existing observations are duplicated.",
+        ),
     ] = False,
     older_than: Annotated[
         timedelta,
         duration_option(
-            "1m", help="Leave out what ended less than this ago: a worker may be about to send it."
+            "Skip spans that ended more recently: a worker may still send them.  [default: 1m]"
         ),
     ] = _JUST_NOW,
     converter: Converter = None,
     mask: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:NAME", help="The mask that your workers use, if any."),
+        typer.Option(metavar="MODULE:NAME", help="Mask to apply, as your workers do."),
     ] = None,
+    actor: Actor,
     as_json: AsJson = False,
 ) -> None:
-    """Send to Langfuse what it lacks of a workflow's trace, rebuilt from its history.
+    """Send a workflow's missing spans to Langfuse.
 
-    Asks Langfuse first which observations it has, and sends nothing where it does not answer. Only
-    what has ended is sent. Masks are not in the configuration: where your workers have one, give it
-    here, too. --json prints a line for each workflow.
+    Rebuilds the trace from the history, asks Langfuse which observations exist, and sends the other
+    spans if they have ended. Sends nothing if Langfuse does not answer. If your workers use a mask,
+    give it here, too: the configuration cannot hold one. --json prints one line for each workflow.
 
     Examples:
       orkestra trace backfill order-42 --tenant acme --dry-run
@@ -206,12 +198,12 @@ def backfill(
         msg = "give either WORKFLOW_ID or --query"
         raise typer.BadParameter(msg)
     if query is not None and (run_id is not None or chain):
-        msg = "--run-id and --chain belong to WORKFLOW_ID: a query finds runs by itself"
+        msg = "--run-id and --chain need WORKFLOW_ID: --query lists runs itself"
         raise typer.BadParameter(msg)
     if mask is not None:
-        masked = actor.config.langfuse.model_copy(update={"mask": load_object(mask, "--mask")})
-        actor = replace(actor, config=actor.config.model_copy(update={"langfuse": masked}))
-    wanted = _Wanted(
+        langfuse = actor.config.langfuse.model_copy(update={"mask": load_object(mask, "--mask")})
+        actor = replace(actor, config=actor.config.model_copy(update={"langfuse": langfuse}))
+    request = _Request(
         workflow_id=workflow_id,
         query=query or "",
         run_id=run_id,
@@ -221,35 +213,37 @@ def backfill(
         force=force,
         older_than=older_than,
     )
-    asyncio.run(_run(actor, load_converter(converter), wanted, as_json=as_json))
+    asyncio.run(_backfill(actor, load_converter(converter), request, as_json=as_json))
 
 
-async def _run(actor: Actor, converter: DataConverter, wanted: _Wanted, *, as_json: bool) -> None:
-    told = _Told(wanted)
+async def _backfill(
+    actor: Actor, converter: DataConverter, request: _Request, *, as_json: bool
+) -> None:
+    summary = _Summary(request)
     async with actor.client(is_traced=True, data_converter=converter) as client:
-        total = await wanted.total(client)
+        total = await request.total(client)
         try:
             with _progress(total) as advance:
-                async with aclosing(wanted.reports(client)) as reports:
+                async with aclosing(request.reports(client)) as reports:
                     async for report in reports:
                         advance()
-                        told.take(report, as_json=as_json)
+                        summary.add(report, as_json=as_json)
         finally:
-            # What was done before an error was done.
-            if not as_json and (told.workflows or not total):
-                told.sum_up()
+            # An error does not undo the workflows before it.
+            if not as_json and (summary.workflows or not total):
+                summary.write()
 
 
-class _Told:
-    """What was done, for people."""
+class _Summary:
+    """Counts of the backfilled spans."""
 
-    def __init__(self, wanted: _Wanted) -> None:
-        self._dry_run = wanted.dry_run
-        self._lists = wanted.workflow_id is not None
+    def __init__(self, request: _Request) -> None:
+        self._dry_run = request.dry_run
+        self._lists_spans = request.workflow_id is not None
         self.workflows = 0
         self._counts: Counter[str] = Counter()
 
-    def take(self, report: BackfillReport, *, as_json: bool) -> None:
+    def add(self, report: BackfillReport, *, as_json: bool) -> None:
         self.workflows += 1
         self._counts.update(
             missing=len(report.missing),
@@ -260,35 +254,33 @@ class _Told:
         )
         if as_json:
             write_json(report.as_dict())
-        elif self._lists:
+        elif self._lists_spans:
             self._list_spans(report)
 
     def _list_spans(self, report: BackfillReport) -> None:
         verb = "would send" if self._dry_run else "sent"
-        for span in report.missing[:_LISTED]:
+        for span in report.missing[:_MOST_LISTED_SPANS]:
             write_line(f"{verb} {span.span_id} {span.name}")
-        if more := report.missing[_LISTED:]:
+        if more := report.missing[_MOST_LISTED_SPANS:]:
             write_line(f"... and {len(more)} more")
 
-    def sum_up(self) -> None:
+    def write(self) -> None:
         counts = self._counts
-        said = [
-            f"{counts['missing']} {'to send' if self._dry_run else 'sent'}",
-            f"{counts['present']} there already",
+        parts = [
+            f"{counts['missing']} spans {'to send' if self._dry_run else 'sent'}",
+            f"{counts['present']} already in Langfuse",
+            *(f"{counts[name]} {words}" for name, words in _SKIPPED.items() if counts[name]),
         ]
-        for name, words in _LEFT_OUT.items():
-            if counts[name]:
-                said.append(f"{counts[name]} {words}")
         workflows = "workflow" if self.workflows == 1 else "workflows"
-        write_line(f"{self.workflows} {workflows}: spans {', '.join(said)}")
+        write_line(f"{self.workflows} {workflows}: {', '.join(parts)}")
 
 
 @contextmanager
 def _progress(total: int) -> Generator[Callable[[], None]]:
-    """A bar on standard error, where somebody watches and there is something to wait for."""
+    """Show a progress bar on standard error, if that is a terminal and there is more than one."""
     console = Console(stderr=True)
     if total <= 1 or not console.is_terminal:
-        yield _nothing
+        yield lambda: None
         return
     columns = (
         TextColumn("{task.description}"),
@@ -301,25 +293,22 @@ def _progress(total: int) -> Generator[Callable[[], None]]:
         yield lambda: bar.advance(task)
 
 
-def _nothing() -> None:
-    """Nobody watches."""
-
-
-@with_actor
+@takes("actor", actor_of)
 def show(
     workflow_id: WorkflowId,
     *,
-    actor: Actor,
     run_id: RunId = None,
     chain: WholeChain = False,
     children: Children = True,
     converter: Converter = None,
+    actor: Actor,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a workflow's trace from its history, without Langfuse.
+    """Show a workflow's trace.
 
-    Shows when each span began after the first, how long it took, attempts and failures; a signal
-    has no duration. Of an activity the history has the last attempt only.
+    Rebuilds the trace from the history, without Langfuse, and prints the start of each span after
+    the first, its duration, attempts and failures. A signal has no duration. The history holds only
+    the last attempt of an activity.
 
     Examples:
       orkestra trace show order-42 --tenant acme
@@ -341,7 +330,7 @@ def show(
 
 
 def trace() -> None:
-    """Draw a workflow's trace from its history, or send to Langfuse what it lacks of it.
+    """Show a workflow's trace from its history, or send its missing spans to Langfuse.
 
     Examples:
       orkestra trace show order-42 --tenant acme
@@ -349,52 +338,42 @@ def trace() -> None:
     """
 
 
-app: Final = plain_app()
-app.callback(help=help_of(trace))(trace)
-app.command(help=help_of(show))(show)
-app.command(help=help_of(backfill))(backfill)
+app: Final = command_group(trace, show=show, backfill=backfill)
 
 
-_SEEN: Final = frozenset({"abandoned", "completed", "failed", "running"})
-"""What a line says by its times and colours already."""
+_IMPLIED_STATUSES: Final = frozenset({"abandoned", "completed", "failed", "running"})
+"""Statuses that the times and colours of a line show already."""
 
-_MILLISECOND: Final = 1_000_000
-_SECOND: Final = 1000 * _MILLISECOND
-_MINUTE: Final = 60
-_HOUR: Final = 60 * _MINUTE
+_NS_PER_MS: Final = 1_000_000
+_NS_PER_SECOND: Final = 1_000_000_000
 _STYLES: Final[Mapping[Level, str]] = {
     Level.DEFAULT: "",
     Level.WARNING: "yellow",
     Level.ERROR: "red",
 }
-_TIMES: Final = 21
-"""Columns of the two times behind a name."""
+_TIME_COLUMNS: Final = 21
+"""Columns of the two times after a name."""
 
-_AT_LEAST: Final = 20
-"""Columns that a name gets in the deepest tree."""
+_FEWEST_NAME_COLUMNS: Final = 20
+"""Columns of a name in the deepest tree."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Span with its children.
-
-    Attributes:
-        partial: The span as far as history has it.
-        children: What hangs under it, in the order in which it began.
-    """
+    """A span with its children in the order of their starts."""
 
     partial: PartialSpan
     children: "list[Branch]" = field(default_factory=list["Branch"])
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON can say it, without arguments and results."""
+        """Return the branch for JSON, without arguments and results."""
         span, outcome = self.partial.span, self.partial.outcome
         end_ns = self.partial.end_ns
         return {
             "name": span.name,
             "span_id": span.span_id,
             "started": _moment(span.start_ns).isoformat(),
-            "milliseconds": None if end_ns is None else (end_ns - span.start_ns) / _MILLISECOND,
+            "milliseconds": None if end_ns is None else (end_ns - span.start_ns) / _NS_PER_MS,
             "status": status_of(self.partial),
             "level": (outcome.level if outcome else Level.DEFAULT).value,
             "message": message_of(self.partial),
@@ -404,7 +383,7 @@ class Branch:
 
 
 def branches_of(spans: Sequence[PartialSpan]) -> list[Branch]:
-    """The spans as trees; what hangs under something that is not there is a root."""
+    """Arrange spans as trees; a span whose parent is missing is a root."""
     branches = {each.span.span_id: Branch(each) for each in spans}
     roots: list[Branch] = []
     for branch in sorted(branches.values(), key=lambda each: each.partial.span.start_ns):
@@ -414,33 +393,33 @@ def branches_of(spans: Sequence[PartialSpan]) -> list[Branch]:
 
 
 def status_of(partial: PartialSpan) -> str:
-    """How it ended, in one word."""
+    """Return the status of a span in one word."""
     if partial.outcome is None:
         return "abandoned" if partial.is_abandoned else "running"
     return str(partial.outcome.metadata.get("status", "completed"))
 
 
 def message_of(partial: PartialSpan) -> str | None:
-    """What went wrong."""
+    """Return the message of the failure, if any."""
     message = partial.outcome.message if partial.outcome else None
     return None if message is None else str(message.value)
 
 
 def draw(console: Console, roots: Sequence[Branch]) -> None:
-    """Print trees, a line for each span and one for what went wrong in it."""
+    """Print trees, one line for each span and one below it for its failure."""
     for root in roots:
         span = root.partial.span
         began = _moment(span.start_ns).isoformat(sep=" ", timespec="milliseconds")
-        _print(console, Text(f"trace {span.trace_id}", "bold"), "began", "took")
+        _print(console, Text(f"trace {span.trace_id}", "bold"), "start", "duration")
         console.print(
             Text(began.replace("+00:00", " UTC"), "dim"), overflow="ellipsis", no_wrap=True
         )
-        for branch, before, beside in _lines(root):
-            _draw_one(console, branch.partial, before, beside, span.start_ns)
+        for branch, before, below in tree_rows(root):
+            _draw_one(console, branch.partial, before, below, span.start_ns)
 
 
 def _draw_one(
-    console: Console, partial: PartialSpan, before: str, beside: str, origin_ns: int
+    console: Console, partial: PartialSpan, before: str, below: str, origin_ns: int
 ) -> None:
     span, outcome = partial.span, partial.outcome
     style = _STYLES[outcome.level] if outcome else "dim" if partial.is_abandoned else "cyan"
@@ -448,60 +427,44 @@ def _draw_one(
     if partial.end_ns is None:
         took = status_of(partial)
     else:
-        # Of a signal the history does not say how long its handler took.
+        # The history does not record how long the handler of a signal took.
         is_signal = span.kind is SpanKind.SIGNAL
         took = "-" if is_signal else _duration(partial.end_ns - span.start_ns)
     _print(console, name, f"+{_duration(span.start_ns - origin_ns)}", took)
     if (message := message_of(partial)) is not None:
-        line = Text.assemble((beside, "dim"), (plain(message), style))
+        line = Text.assemble((below, "dim"), (plain(message), style))
         line.truncate(console.width, overflow="ellipsis")
         console.print(line, no_wrap=True)
 
 
 def _print(console: Console, name: Text, began: str, took: str) -> None:
-    room = max(console.width - _TIMES, _AT_LEAST)
+    room = max(console.width - _TIME_COLUMNS, _FEWEST_NAME_COLUMNS)
     name.truncate(room, overflow="ellipsis", pad=True)
     times = Text(f" {began:>10}{took:>10}", "dim")
     console.print(name + times, no_wrap=True, overflow="crop")
 
 
 def _note(partial: PartialSpan) -> str:
-    """What is worth saying beside a name."""
+    """Return the facts to print after a name."""
     metadata = partial.span.metadata
     notes: list[str] = []
     if partial.span.kind is SpanKind.WORKFLOW:
         notes.append(str(metadata.get("workflow_id", "")))
     attempt = metadata.get("attempt", 1)
     if attempt == 0 and partial.outcome is not None:
-        notes.append("never began")
+        notes.append("never started")
     elif attempt not in (0, 1):
         notes.append(f"attempt {attempt}")
     if metadata.get("is_local"):
         notes.append("local")
-    if (status := status_of(partial)) not in _SEEN:
+    if (status := status_of(partial)) not in _IMPLIED_STATUSES:
         notes.append(status.replace("_", " "))
     return plain("".join(f"  {note}" for note in notes))
 
 
-def _lines(branch: Branch, before: str = "", indent: str = "") -> Iterator[tuple[Branch, str, str]]:
-    """Each branch with what stands before its name, and before the line below it."""
-    yield branch, before, indent + ("│  " if branch.children else "   ")
-    for child in branch.children:
-        is_last = child is branch.children[-1]
-        deeper = indent + ("   " if is_last else "│  ")
-        yield from _lines(child, indent + ("└─ " if is_last else "├─ "), deeper)
-
-
 def _moment(nanoseconds: int) -> datetime:
-    return datetime.fromtimestamp(nanoseconds / _SECOND, UTC)
+    return datetime.fromtimestamp(nanoseconds / _NS_PER_SECOND, UTC)
 
 
 def _duration(nanoseconds: int) -> str:
-    if nanoseconds < _SECOND:
-        return f"{nanoseconds / _MILLISECOND:.0f} ms"
-    seconds = nanoseconds / _SECOND
-    if seconds < _MINUTE:
-        return f"{seconds:.2f} s"
-    if seconds < _HOUR:
-        return f"{seconds // 60:.0f} m {seconds % 60:02.0f} s"
-    return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // 60:02.0f} m"
+    return format_duration(timedelta(microseconds=nanoseconds / 1000))

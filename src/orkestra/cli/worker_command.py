@@ -1,18 +1,17 @@
-"""`orkestra worker`: the workflows and activities of some modules, until a signal."""
+"""`orkestra worker`: run the workflows and activities of some modules until a signal."""
 
 import asyncio
 import logging
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from pydantic import ValidationError
 from temporalio.runtime import Runtime
 from temporalio.worker import Worker
 
-from orkestra.cli.options import ConfigFile, Namespace, load_config, log_core_to_python, parse_name
+from orkestra.cli.options import Namespace, load_config, log_core_to_python, name_option, takes
 from orkestra.config import OrkestraConfig, WorkerSettings
 from orkestra.temporal.logs import LogStyle, configure_logging
 from orkestra.temporal.manager import metered_runtime
@@ -31,62 +30,55 @@ def _parse_address(value: str) -> str:
     return value
 
 
+@takes("settings", load_config)
 def worker(
-    context: typer.Context,
     modules: Annotated[
         list[str],
         typer.Argument(metavar="MODULE...", help="Modules or packages, by their dotted names."),
     ],
     *,
-    task_queue: Annotated[
-        str, typer.Option(parser=parse_name, metavar="NAME", help="Task queue to poll.")
-    ],
+    task_queue: Annotated[str, name_option("Task queue to poll.")],
     namespace: Namespace = None,
     probes: Annotated[
         str | None,
         typer.Option(
             parser=_parse_address,
             metavar="HOST:PORT",
-            help="Serve /livez, /readyz and /metrics there.  [default: worker.probes_address]",
+            help="Address to serve /livez, /readyz and /metrics.  [default: worker.probes_address]",
         ),
     ] = None,
     log: Annotated[
         LogStyle,
-        typer.Option(help="How to write the log; auto is text on a terminal, else json."),
+        typer.Option(help="Log format; auto is text on a terminal, otherwise json."),
     ] = "auto",
-    config: ConfigFile = None,
+    settings: OrkestraConfig,
 ) -> int:
-    """Run every workflow and activity that some modules define, until SIGTERM or Ctrl-C.
+    """Run all workflows and activities of the modules, until SIGTERM or Ctrl-C.
 
-    Modules are found as Python finds them, and in the working directory. On a signal the worker
-    takes nothing new, gives activities worker.graceful_shutdown_timeout to finish, sends what is
-    left of the traces and exits with 0. A second signal ends it at once.
+    Modules are searched in the working directory and on Python's path. On a signal the worker
+    stops polling, gives activities worker.graceful_shutdown_timeout to finish, sends the remaining
+    spans and exits with 0. A second signal ends it at once.
 
     Examples:
       orkestra worker my_app.workflows --task-queue orders
       orkestra worker orders billing --task-queue shop --namespace staging
       orkestra worker my_app.workflows --task-queue orders --probes 127.0.0.1:9464
     """
-    settings = load_config(context, config)
     if probes is not None:
-        watched = settings.worker.model_copy(update={"probes_address": probes})
-        settings = settings.model_copy(update={"worker": watched})
+        probed = settings.worker.model_copy(update={"probes_address": probes})
+        settings = settings.model_copy(update={"worker": probed})
     sys.path.insert(0, str(Path.cwd()))
     if settings.worker.probes_address is None:
         log_core_to_python()
     else:
         Runtime.set_default(metered_runtime(), error_if_already_set=False)
-    # What goes wrong until it runs is told in one line, but for the tries to connect.
+    # Until the worker runs, an error is one line; only retries of the connection are logged.
     logging.getLogger("orkestra").setLevel(logging.WARNING)
-    making = _make(settings, modules, task_queue, namespace, log)
-    return asyncio.run(_run(making, settings))
+    starting = _create(settings, modules, task_queue, namespace, log)
+    return asyncio.run(run_worker(starting, config=settings))
 
 
-async def _run(making: Coroutine[Any, Any, Worker], settings: OrkestraConfig) -> int:
-    return await run_worker(making, config=settings)
-
-
-async def _make(
+async def _create(
     settings: OrkestraConfig,
     modules: list[str],
     task_queue: str,
@@ -96,7 +88,7 @@ async def _make(
     temporal = settings.temporal.model_copy(update={"verify_namespace": True})
     settings = settings.model_copy(update={"temporal": temporal})
     found = [discover(module) for module in modules]
-    made = await create_worker(
+    created = await create_worker(
         settings,
         task_queue=task_queue,
         workflows=[workflow for each in found for workflow in each.workflows],
@@ -105,6 +97,6 @@ async def _make(
     )
     logging.getLogger("orkestra").setLevel(logging.NOTSET)
     configure_logging(style=log, config=settings)
-    where = (task_queue, made.client.namespace, temporal.address)
+    where = (task_queue, created.client.namespace, temporal.address)
     _logger.info("Starting on task queue %r in namespace %r at %s", *where)
-    return made
+    return created

@@ -1,11 +1,4 @@
-"""`orkestra start`.
-
-`orkestra signal`, `query` and `update`.
-
-`orkestra cancel` and `orkestra terminate`.
-
-`orkestra list` and `orkestra show`.
-"""
+"""Commands on workflows: start, signal, query, update, cancel, terminate, list and show."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import (
@@ -32,25 +24,27 @@ from orkestra.cli.actor import (
     Tenant,
     WorkflowId,
     actor_of,
-    as_json,
+    failure_reason,
+    format_json,
     parse_inputs,
     perform,
     perform_on,
-    reason,
-    since,
-    with_actor,
 )
 from orkestra.cli.app import FAILED
 from orkestra.cli.options import (
     AsJson,
     ConfigFile,
     Namespace,
-    parse_duration,
+    duration_option,
+    format_duration,
+    name_option,
     parse_name,
     plain,
-    tell,
+    plain_table,
+    takes,
     write_json,
     write_line,
+    write_result,
 )
 from orkestra.temporal.client import start_workflow
 
@@ -59,38 +53,31 @@ def start(
     context: typer.Context,
     workflow: Annotated[
         str,
-        typer.Argument(parser=parse_name, metavar="TYPE", help="Name of the workflow's type."),
+        typer.Argument(parser=parse_name, metavar="TYPE", help="Name of the workflow type."),
     ],
     *,
-    task_queue: Annotated[
-        str, typer.Option(parser=parse_name, metavar="NAME", help="Task queue to start it on.")
-    ],
+    task_queue: Annotated[str, name_option("Task queue to start it on.")],
     tenant: Tenant = None,
     inputs: Inputs = None,
     workflow_id: Annotated[
         str | None,
-        typer.Option("--id", metavar="ID", help="Its ID.  [default: one is made]"),
+        typer.Option("--id", metavar="ID", help="Workflow ID.  [default: generated]"),
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the result, and print it.")
     ] = False,
     timeout: Annotated[
         timedelta | None,
-        typer.Option(
-            "--execution-timeout",
-            parser=parse_duration,
-            metavar="DURATION",
-            help="End it after this time, whatever it does.",
-        ),
+        duration_option("Time limit of the workflow, retries included.", "--execution-timeout"),
     ] = None,
     namespace: Namespace = None,
-    as_json_: AsJson = False,
+    as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> int:
     """Start a workflow for a tenant.
 
-    Prints the workflow's ID on the server. With --wait it prints the result as JSON, and exits
-    with 1 if the workflow failed.
+    Prints the ID that the workflow has on the server. With --wait it prints the result as JSON, and
+    exits with 1 if the workflow failed.
 
     Examples:
       orkestra start Order --tenant acme --task-queue orders --input '{"item": "book"}'
@@ -114,34 +101,35 @@ def start(
         try:
             return handle, await handle.result(), None
         except WorkflowFailureError as error:
-            return handle, None, reason(error)
+            return handle, None, failure_reason(error)
 
-    shown = f"workflow {workflow_id!r}" if workflow_id else f"a workflow {workflow!r}"
-    handle, result, failure = perform(actor, call, shown)
-    told: dict[str, Any] = {"workflow_id": handle.id, "run_id": handle.first_execution_run_id}
+    subject = f"workflow {workflow_id!r}" if workflow_id else f"workflow of type {workflow!r}"
+    handle, result, failure = perform(actor, call, subject)
+    started: dict[str, Any] = {"workflow_id": handle.id, "run_id": handle.first_execution_run_id}
     line = f"{handle.id} (run {handle.first_execution_run_id})"
     if wait and failure is None:
-        told["result"], line = result, as_json(result)
+        started["result"], line = result, format_json(result)
     elif failure is not None:
-        told["failure"], line = failure, f"{handle.id} failed: {failure}"
-    tell(as_json_, told, line)
+        started["failure"], line = failure, f"{handle.id} failed: {failure}"
+    write_result(started, line, as_json=as_json)
     return FAILED if failure is not None else 0
 
 
-Name = Annotated[str, typer.Argument(parser=parse_name, metavar="NAME", help="Its name.")]
+def _name(help: str) -> Any:
+    return typer.Argument(parser=parse_name, metavar="NAME", help=help)
 
 
-@with_actor
+@takes("actor", actor_of)
 def signal(
     workflow_id: WorkflowId,
-    name: Name,
+    name: Annotated[str, _name("Name of the signal.")],
     *,
-    actor: Actor,
     inputs: Inputs = None,
     run_id: RunId = None,
-    as_json_: AsJson = False,
+    actor: Actor,
+    as_json: AsJson = False,
 ) -> int:
-    """Send a signal to a workflow. The server takes it, whether the workflow knows it or not.
+    """Send a signal to a workflow. The server accepts any name, even one without a handler.
 
     Examples:
       orkestra signal order-42 approve --tenant acme
@@ -153,21 +141,22 @@ def signal(
         await handle.signal(name, args=args)
 
     server_id, _ = perform_on(actor, workflow_id, run_id, call)
-    tell(as_json_, {"workflow_id": server_id, "signal": name}, f"{server_id}: sent {name}")
+    line = f"{server_id}: signal {name!r} sent"
+    write_result({"workflow_id": server_id, "signal": name}, line, as_json=as_json)
     return 0
 
 
-@with_actor
+@takes("actor", actor_of)
 def query(
     workflow_id: WorkflowId,
-    name: Name,
+    name: Annotated[str, _name("Name of the query.")],
     *,
-    actor: Actor,
     inputs: Inputs = None,
     run_id: RunId = None,
-    as_json_: AsJson = False,
+    actor: Actor,
+    as_json: AsJson = False,
 ) -> int:
-    """Ask a workflow something, and print the answer as JSON. A worker has to be up.
+    """Query a workflow, and print the answer as JSON. A worker has to be running.
 
     Examples:
       orkestra query order-42 status --tenant acme
@@ -177,23 +166,23 @@ def query(
     async def call(handle: WorkflowHandle[Any, Any]) -> Any:
         return await handle.query(name, args=args)
 
-    server_id, answer = perform_on(actor, workflow_id, run_id, call, what=f"query {name!r}")
-    told = {"workflow_id": server_id, "query": name, "answer": answer}
-    tell(as_json_, told, as_json(answer))
+    server_id, answer = perform_on(actor, workflow_id, run_id, call, part=f"query {name!r}")
+    answered = {"workflow_id": server_id, "query": name, "answer": answer}
+    write_result(answered, format_json(answer), as_json=as_json)
     return 0
 
 
-@with_actor
+@takes("actor", actor_of)
 def update(
     workflow_id: WorkflowId,
-    name: Name,
+    name: Annotated[str, _name("Name of the update.")],
     *,
-    actor: Actor,
     inputs: Inputs = None,
     run_id: RunId = None,
-    as_json_: AsJson = False,
+    actor: Actor,
+    as_json: AsJson = False,
 ) -> int:
-    """Make an update of a workflow, and print what it returns as JSON. A worker has to be up.
+    """Send an update to a workflow, and print its result as JSON. A worker has to be running.
 
     Examples:
       orkestra update order-42 add_item --tenant acme --input '"pen"'
@@ -203,21 +192,21 @@ def update(
     async def call(handle: WorkflowHandle[Any, Any]) -> Any:
         return await handle.execute_update(name, args=args)  # pyright: ignore[reportUnknownMemberType] - the SDK's own overloads
 
-    server_id, result = perform_on(actor, workflow_id, run_id, call, what=f"update {name!r}")
-    told = {"workflow_id": server_id, "update": name, "result": result}
-    tell(as_json_, told, as_json(result))
+    server_id, result = perform_on(actor, workflow_id, run_id, call, part=f"update {name!r}")
+    updated = {"workflow_id": server_id, "update": name, "result": result}
+    write_result(updated, format_json(result), as_json=as_json)
     return 0
 
 
-@with_actor
+@takes("actor", actor_of)
 def cancel(
     workflow_id: WorkflowId,
     *,
-    actor: Actor,
     run_id: RunId = None,
+    actor: Actor,
     as_json: AsJson = False,
 ) -> int:
-    """Ask a workflow to end: its code sees the cancellation and may clean up.
+    """Request the cancellation of a workflow. Its code is notified and can clean up.
 
     Examples:
       orkestra cancel order-42 --tenant acme
@@ -227,22 +216,23 @@ def cancel(
         await handle.cancel()
 
     server_id, _ = perform_on(actor, workflow_id, run_id, call)
-    tell(as_json, {"workflow_id": server_id}, f"{server_id}: asked to end")
+    line = f"{server_id}: cancellation requested"
+    write_result({"workflow_id": server_id}, line, as_json=as_json)
     return 0
 
 
-@with_actor
+@takes("actor", actor_of)
 def terminate(
     workflow_id: WorkflowId,
     *,
     reason: Annotated[
-        str, typer.Option(metavar="TEXT", help="Why; it stands in the history.")
+        str, typer.Option(metavar="TEXT", help="Reason to record in the history.")
     ] = "orkestra terminate",
-    actor: Actor,
     run_id: RunId = None,
+    actor: Actor,
     as_json: AsJson = False,
 ) -> int:
-    """End a workflow at once: its code learns nothing of it and cleans nothing up.
+    """Terminate a workflow at once. Its code is not notified and cannot clean up.
 
     Examples:
       orkestra terminate order-42 --tenant acme --reason "stuck since the outage"
@@ -252,31 +242,34 @@ def terminate(
         await handle.terminate(reason=reason)
 
     server_id, _ = perform_on(actor, workflow_id, run_id, call)
-    tell(as_json, {"workflow_id": server_id, "reason": reason}, f"{server_id}: terminated")
+    terminated = {"workflow_id": server_id, "reason": reason}
+    write_result(terminated, f"{server_id}: terminated", as_json=as_json)
     return 0
 
 
-_STYLES = {
+_STATUS_STYLES = {
     WorkflowExecutionStatus.RUNNING: "cyan",
     WorkflowExecutionStatus.COMPLETED: "green",
     WorkflowExecutionStatus.CONTINUED_AS_NEW: "green",
     WorkflowExecutionStatus.CANCELED: "yellow",
 }
-_BAD = "bold red"
+_FAILED_STYLE = "bold red"
 
 
-@with_actor
+@takes("actor", actor_of)
 def list_workflows(
     *,
-    actor: Actor,
     query: Annotated[
         str | None,
-        typer.Option(metavar="QUERY", help="Which: Temporal's list filter, e.g. WorkflowType='A'."),
+        typer.Option(metavar="QUERY", help="Temporal list filter, e.g. WorkflowType = 'Order'."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 20,
-    as_json_: AsJson = False,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Largest number of workflows to list.")
+    ] = 20,
+    actor: Actor,
+    as_json: AsJson = False,
 ) -> int:
-    """List workflows of a tenant, the newest first.
+    """List the workflows of a tenant, the newest first.
 
     Examples:
       orkestra list --tenant acme
@@ -287,23 +280,24 @@ def list_workflows(
     async def call(client: Client) -> list[WorkflowExecution]:
         return [found async for found in client.list_workflows(query, limit=limit)]
 
-    found = perform(actor, call, "the list of workflows")
-    if as_json_:
-        write_json({"workflows": [_told(each) for each in found]})
+    namespace = f"namespace {actor.namespace or actor.config.temporal.namespace!r}"
+    found = perform(actor, call, namespace, not_found="not found")
+    if as_json:
+        write_json({"workflows": [_summary(each) for each in found]})
     else:
         _draw(found)
     return 0
 
 
-@with_actor
+@takes("actor", actor_of)
 def show(
     workflow_id: WorkflowId,
     *,
-    actor: Actor,
     run_id: RunId = None,
-    as_json_: AsJson = False,
+    actor: Actor,
+    as_json: AsJson = False,
 ) -> int:
-    """Show what a workflow is doing, or how it ended.
+    """Show the state of a workflow: pending activities, or the result or failure it closed with.
 
     Examples:
       orkestra show order-42 --tenant acme
@@ -313,27 +307,27 @@ def show(
     async def call(client: Client) -> dict[str, Any]:
         handle = client.get_workflow_handle(workflow_id, run_id=run_id)
         found = await handle.describe()
-        told = _told(found) | {"memo": await found.memo(), "pending": list(_pending(found))}
+        state = _summary(found) | {"memo": await found.memo(), "pending": list(_pending(found))}
         if found.status is None or found.status is WorkflowExecutionStatus.RUNNING:
-            return told
+            return state
         this_run = client.get_workflow_handle(workflow_id, run_id=found.run_id)
         try:
-            return told | {"result": await this_run.result(follow_runs=False)}
+            return state | {"result": await this_run.result(follow_runs=False)}
         except WorkflowFailureError as error:
-            return told | {"failure": reason(error)}
+            return state | {"failure": failure_reason(error)}
 
-    told = perform(actor, call, f"workflow {workflow_id!r}")
-    if as_json_:
-        write_json(told)
+    state = perform(actor, call, f"workflow {workflow_id!r}")
+    if as_json:
+        write_json(state)
         return 0
-    for name, value in told.items():
+    for name, value in state.items():
         if value not in (None, "", [], {}):
-            shown = value if isinstance(value, str) and name != "result" else as_json(value)
+            shown = value if isinstance(value, str) and name != "result" else format_json(value)
             write_line(f"{name.replace('_', ' '):<12} {shown}")
     return 0
 
 
-def _told(found: WorkflowExecution) -> dict[str, Any]:
+def _summary(found: WorkflowExecution) -> dict[str, Any]:
     return {
         "workflow_id": found.id,
         "run_id": found.run_id,
@@ -347,17 +341,17 @@ def _told(found: WorkflowExecution) -> dict[str, Any]:
 
 
 def _pending(found: WorkflowExecutionDescription) -> Iterator[dict[str, Any]]:
-    """Activities that are not done, with what went wrong in their last attempt."""
+    """Yield each pending activity with the failure of its last attempt."""
     for activity in found.raw_description.pending_activities:
         state = PendingActivityState.Name(activity.state)
-        told: dict[str, Any] = {
+        pending: dict[str, Any] = {
             "activity": activity.activity_type.name,
             "state": state.removeprefix("PENDING_ACTIVITY_STATE_").lower(),
             "attempt": activity.attempt,
         }
         if activity.HasField("last_failure"):
-            told["last_failure"] = activity.last_failure.message
-        yield told
+            pending["last_failure"] = activity.last_failure.message
+        yield pending
 
 
 def _draw(found: list[WorkflowExecution]) -> None:
@@ -365,17 +359,16 @@ def _draw(found: list[WorkflowExecution]) -> None:
     if not found:
         console.print("no workflows")
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("workflow", "type", "status", "started (UTC)", "took"):
-        table.add_column(column, overflow="fold" if column == "workflow" else "ellipsis")
+    table = plain_table("workflow", "type", "status", "started (UTC)", "duration")
+    table.columns[0].overflow = "fold"
     for each in found:
-        style = _STYLES.get(each.status, _BAD) if each.status else ""
+        style = _STATUS_STYLES.get(each.status, _FAILED_STYLE) if each.status else ""
         table.add_row(
             Text(plain(each.id)),
             Text(plain(each.workflow_type)),
             Text(_status(each), style),
             Text(f"{each.start_time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"),
-            Text(since(each.start_time, each.close_time)),
+            Text(format_duration(each.close_time - each.start_time) if each.close_time else ""),
         )
     console.print(table)
 

@@ -1,25 +1,21 @@
-"""The command: options in, exit code out.
+"""`orkestra demo`: find the support desk of the examples, and show it.
 
-Where the support desk is: beside the package in a wheel, in `examples` in a checkout.
-
-What the demo was asked for.
+The desk is beside the package in a wheel, and in `examples` in a checkout. The modules that show it
+import it, so they are imported only when it has been found.
 """
 
 import asyncio
-import importlib
 import signal
 import sys
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 import typer
 
 import orkestra
 from orkestra.cli.app import FAILED
 from orkestra.cli.options import AsJson, load_config
-from orkestra.config import LangfuseSettings
 from orkestra.errors import ConfigurationError
 from orkestra.langfuse.langfuse_sink import require_langfuse
 
@@ -31,41 +27,41 @@ def demo(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Tickets, one JSON object a line.  [default: 60 of ours]",
+            help="Tickets, one JSON object per line.  [default: 60 that come with the demo]",
         ),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave server, worker and UI up until Ctrl-C.")
+        bool, typer.Option("--keep", help="Keep server, worker and UI running until Ctrl-C.")
     ] = False,
     workers_log: Annotated[
-        bool, typer.Option("--workers-log", help="Show the worker's log, too.")
+        bool, typer.Option("--workers-log", help="Also show the log of the worker.")
     ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Watch the workflows of three tenants run on a real Temporal server.
+    """Run a support desk for three tenants on a real Temporal server.
 
-    Starts a Temporal server and a worker just for this, works off a file of support tickets, tries
-    three calls that must not work, and draws one ticket's trace. Traces go to Langfuse where
-    LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY are set, and nowhere else. Exits with 1 if anything
-    is not as it should be.
+    Starts a Temporal server and a worker for the demo, processes a file of support tickets, makes
+    three calls that must be refused, and shows the trace of one ticket. Traces go to Langfuse if
+    LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY are set; otherwise they stay on this machine. Exits
+    with 1 if anything went wrong.
 
     Examples:
       orkestra demo
       orkestra demo --keep
       orkestra demo --tickets my-tickets.jsonl --json
     """
-    langfuse = load_config(context, None).langfuse
+    langfuse = load_config(context).langfuse
     if langfuse.is_on:
         require_langfuse()
-    examples = examples_directory()
-    make_importable(examples)
-    # It imports the example, which can be found only now.
-    show: Callable[[Options], Coroutine[Any, Any, bool]]
-    show = importlib.import_module("orkestra.dev.demo_report").show
-    options = Options(
+    desk = _find_desk()
+    sys.path.insert(0, str(desk.parent))
+    from orkestra.dev.demo_report import show  # noqa: PLC0415 - it imports the desk
+    from orkestra.dev.demo_stage import DemoOptions  # noqa: PLC0415 - it imports the desk
+
+    options = DemoOptions(
         langfuse=langfuse,
-        tickets=tickets or examples / TICKETS,
-        examples=examples,
+        tickets=tickets or desk / "tickets.jsonl",
+        desk=desk,
         keep=keep,
         workers_log=workers_log,
         as_json=as_json,
@@ -73,7 +69,16 @@ def demo(
     return 0 if asyncio.run(_until_signal(show(options))) else FAILED
 
 
-async def _until_signal(running: Coroutine[Any, Any, bool]) -> bool:
+def _find_desk() -> Path:
+    package = Path(orkestra.__file__).resolve().parent
+    for folder in (package / "examples", package.parent.parent / "examples"):
+        if (folder / "support_desk" / "__init__.py").is_file():
+            return folder / "support_desk"
+    msg = "the example 'support_desk' is not installed with orkestra: reinstall orkestra-core"
+    raise ConfigurationError(msg)
+
+
+async def _until_signal(running: Coroutine[None, None, bool]) -> bool:
     """Run to the end, or until SIGTERM, which unwinds as Ctrl-C does."""
     task = asyncio.ensure_future(running)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -81,51 +86,3 @@ async def _until_signal(running: Coroutine[Any, Any, bool]) -> bool:
         return await task
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
-
-
-APP: Final = "support_desk"
-"""The example's package, top-level wherever it lies."""
-
-TICKETS: Final = Path(APP, "tickets.jsonl")
-"""The tickets that come with it."""
-
-
-def examples_directory() -> Path:
-    """The folder that holds the example.
-
-    Raises:
-        ConfigurationError: It is not there.
-    """
-    package = Path(orkestra.__file__).resolve().parent
-    for folder in (package / "examples", package.parent.parent / "examples"):
-        if (folder / APP / "__init__.py").is_file():
-            return folder
-    msg = f"the example {APP!r} is not installed with orkestra: reinstall orkestra-core"
-    raise ConfigurationError(msg)
-
-
-def make_importable(folder: Path) -> None:
-    """Let this process import the example, as its worker does."""
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the demo was asked for.
-
-    Attributes:
-        langfuse: Where traces go, if anywhere.
-        tickets: File of tickets.
-        examples: Folder that holds the example.
-        keep: Leave everything up until Ctrl-C.
-        workers_log: Show the worker's log.
-        as_json: Print JSON to standard output, and everything else to standard error.
-    """
-
-    langfuse: LangfuseSettings
-    tickets: Path
-    examples: Path
-    keep: bool
-    workers_log: bool
-    as_json: bool

@@ -1,17 +1,14 @@
-"""What the demo says to people.
+"""The demo as people see it: its progress, its results and whether they are as expected.
 
-What is shown while one waits: a spinner and a bar in a terminal, a few plain lines elsewhere.
-
-What the demo found, and whether it is what it should be.
+In a terminal a spinner and a bar show the progress, elsewhere a few plain lines do.
 """
 
 import asyncio
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from rich import box
@@ -22,47 +19,115 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from orkestra.cli.options import write_json
-from orkestra.dev.demo import APP, Options
+from orkestra.cli.options import format_duration, tree_rows, write_json
 from orkestra.dev.demo_stage import (
-    Refusal,
-    Stage,
+    Attack,
+    DemoOptions,
+    DemoStage,
+    DemoTrace,
+    DeskProcess,
     Tally,
-    Trace,
     Traffic,
-    WorkerProcess,
-    branches,
     note_on,
     open_stage,
     try_forbidden_calls,
 )
 from orkestra.errors import ConfigurationError
-from support_desk.desk import TASK_QUEUE
 from support_desk.tickets import TicketFileError, read_tickets
 
 if TYPE_CHECKING:
     from orkestra.otlp import TraceTree
 
 
-_WIDTH: Final = 100
-"""Columns of what is not a terminal."""
+_WIDTH_WITHOUT_TERMINAL: Final = 100
 _KEEP_POLL_SECONDS: Final = 0.5
-_ARRIVAL: Final = 15.0
-"""Seconds in which a running worker sends what it has recorded."""
-_LINES: Final = 5
-_LOOK: Final = 0.2
+_TRACE_SECONDS: Final = 15.0
+"""Time limit for a running worker to send the spans that it has recorded."""
+_PROGRESS_LINES: Final = 5
+_LOG_POLL_SECONDS: Final = 0.2
 
 
-def waiting(console: Console, what: str) -> AbstractContextManager[Any]:
-    """Show a spinner beside what is waited for; nothing where nobody watches."""
-    return console.status(f"{what} ...")
+async def show(options: DemoOptions) -> bool:
+    """Show the demo, and return whether all results are as expected.
+
+    Raises:
+        ConfigurationError: The file of tickets is malformed; nothing was started.
+        OrkestraError: The demo could not be shown.
+    """
+    started = time.monotonic()
+    count = _count_tickets(options)
+    console = Console(stderr=options.as_json, highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDTH_WITHOUT_TERMINAL
+    print_opening(console)
+    async with AsyncExitStack() as stack:
+        with console.status("Starting a Temporal server and a worker ..."):
+            stage = await stack.enter_async_context(open_stage(options))
+        if options.workers_log:
+            await stack.enter_async_context(follow_log(console, stage.worker))
+        findings = await _perform(console, stage, options, count=count, started=started)
+        print_summary(console, findings)
+        print_next_steps(console, stage, options)
+        if options.as_json:
+            write_json(findings.as_json(stage))
+        if options.keep:
+            await _until_stopped(stage)
+    return not findings.problems
+
+
+def _count_tickets(options: DemoOptions) -> int:
+    try:
+        return sum(1 for _ in read_tickets(options.tickets))
+    except TicketFileError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+async def _perform(
+    console: Console, stage: DemoStage, options: DemoOptions, *, count: int, started: float
+) -> "Findings":
+    print_stage(console, stage)
+    traffic = Traffic(stage)
+    with show_progress(console, total=count) as on_end:
+        await stage.watched(traffic.run(options.tickets, on_end=on_end))
+    print_tallies(console, traffic.tallies)
+    attacks, trace_id = await stage.watched(try_forbidden_calls(stage))
+    print_attacks(console, attacks)
+    with console.status("Waiting for the traces ..."):
+        trace = await _receive_trace(stage, trace_id, keep=options.keep)
+    print_trace(console, stage, trace_id, trace)
+    return Findings(traffic.tallies, attacks, trace, time.monotonic() - started)
+
+
+async def _receive_trace(stage: DemoStage, trace_id: str, *, keep: bool) -> DemoTrace | None:
+    """Wait for a trace: a worker sends its spans when it ends, or after a while."""
+    if not keep:
+        await stage.worker.end()
+    if stage.page is None:
+        return None
+    deadline = time.monotonic() + _TRACE_SECONDS
+    while True:
+        trace = DemoTrace(trace_id, stage.page.trace(trace_id))
+        if trace.is_whole or not keep or time.monotonic() >= deadline:
+            return trace
+        await asyncio.sleep(_KEEP_POLL_SECONDS)
+
+
+async def _until_stopped(stage: DemoStage) -> None:
+    """Keep everything running until Ctrl-C or SIGTERM."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    while not stopped.is_set():
+        stage.check()
+        await asyncio.sleep(_KEEP_POLL_SECONDS)
 
 
 @contextmanager
 def show_progress(console: Console, *, total: int) -> Generator[Callable[[], None]]:
-    """Show how many of the tickets have ended; call what is yielded after each."""
+    """Show how many tickets have ended; call the yielded function after each."""
     if not console.is_terminal:
-        yield _Lines(console, total).count
+        yield _ProgressLines(console, total).count
         return
     columns = (
         TextColumn("{task.description}"),
@@ -75,8 +140,8 @@ def show_progress(console: Console, *, total: int) -> Generator[Callable[[], Non
         yield lambda: bar.advance(task)
 
 
-class _Lines:
-    """Progress as a few lines."""
+class _ProgressLines:
+    """Progress as a few plain lines."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
@@ -84,15 +149,15 @@ class _Lines:
         self._ended = 0
 
     def count(self) -> None:
-        before = self._ended * _LINES // self._total
+        before = self._ended * _PROGRESS_LINES // self._total
         self._ended += 1
-        if self._ended * _LINES // self._total > before:
-            self._console.print(f"{self._ended} of {self._total} tickets have ended")
+        if self._ended * _PROGRESS_LINES // self._total > before:
+            self._console.print(f"{self._ended} of {self._total} tickets done")
 
 
 @asynccontextmanager
-async def follow_log(console: Console, worker: WorkerProcess) -> AsyncGenerator[None]:
-    """Print what the worker logs, as it does."""
+async def follow_log(console: Console, worker: DeskProcess) -> AsyncGenerator[None]:
+    """Print the worker's log as it grows."""
     shown = 0
 
     def show_new() -> None:
@@ -106,7 +171,7 @@ async def follow_log(console: Console, worker: WorkerProcess) -> AsyncGenerator[
     async def follow() -> None:
         while True:
             show_new()
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_LOG_POLL_SECONDS)
 
     following = asyncio.create_task(follow())
     try:
@@ -118,40 +183,33 @@ async def follow_log(console: Console, worker: WorkerProcess) -> AsyncGenerator[
 
 @dataclass(frozen=True)
 class Findings:
-    """What the demo found.
-
-    Attributes:
-        tallies: How the tickets of each tenant ended.
-        refusals: What became of the calls that must not work.
-        trace: The trace of one ticket; None where the demo cannot see it.
-        seconds: How long all of it took.
-    """
+    """Results of the demo; `trace` is None if the traces went elsewhere."""
 
     tallies: Mapping[str, Tally]
-    refusals: Sequence[Refusal]
-    trace: Trace | None
+    attacks: Sequence[Attack]
+    trace: DemoTrace | None
     seconds: float
 
     @property
     def total(self) -> Tally:
-        """All tenants together."""
+        """Tally of all tenants."""
         return sum(self.tallies.values(), start=Tally())
 
     @property
     def problems(self) -> list[str]:
-        """What is not as it should be, a line each."""
+        """Unexpected results, one line each."""
         found = [
-            f"{count} tickets of {tenant} failed with {kind}, for which the desk has no rule"
+            f"{count} tickets of {tenant} failed with the unexpected error {kind}"
             for tenant, tally in self.tallies.items()
             for kind, count in tally.unexpected_failures.items()
         ]
-        found += [f"not refused: {each.call}" for each in self.refusals if not each.refused]
+        found += [f"not refused: {each.call}" for each in self.attacks if not each.refused]
         if self.trace is not None and not self.trace.is_whole:
-            found.append(f"trace {self.trace.id} has {len(self.trace.roots)} roots, not one")
+            found.append(f"trace {self.trace.id} has {len(self.trace.roots)} roots instead of one")
         return found
 
-    def as_json(self, stage: Stage) -> dict[str, Any]:
-        """All of it, for scripts."""
+    def as_json(self, stage: DemoStage) -> dict[str, Any]:
+        """Return the results for `--json`."""
         return {
             "ok": not self.problems,
             "problems": self.problems,
@@ -161,38 +219,38 @@ class Findings:
             "traces": stage.page and stage.page.url,
             "tenants": {name: tally.as_json() for name, tally in sorted(self.tallies.items())},
             "total": self.total.as_json(),
-            "refusals": [each.as_json() for each in self.refusals],
+            "refusals": [each.as_json() for each in self.attacks],
             "trace": self.trace and self.trace.as_json(),
         }
 
 
-_BAR: Final = 16
-_INDENT: Final = 3
-_ROWS: Final = 20
+_BAR_COLUMNS: Final = 16
+_INDENT_COLUMNS: Final = 3
+_MOST_TENANT_ROWS: Final = 20
 _COLUMNS: Final = ("tenant", "started", "completed", "escalated", "failed", "p50", "p95")
 _STYLES: Final = {"WARNING": "yellow", "ERROR": "red"}
 
 
 def print_opening(console: Console) -> None:
-    """Say what is about to be seen."""
+    """Print what the demo is about."""
     _heading(console, "Orkestra: one support desk, many companies")
     console.print(
         "One Temporal server and one worker serve the tickets of several tenants. The code of the"
-        " desk passes no tenant around: Orkestra carries it with each call, and checks it."
+        " desk passes no tenant: Orkestra sends it with each call, and checks it."
     )
 
 
-def print_stage(console: Console, stage: Stage) -> None:
-    """Say where everything is."""
+def print_stage(console: Console, stage: DemoStage) -> None:
+    """Print the addresses of everything that runs."""
     if stage.page:
-        traces = f"{stage.page.url} (LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY send them away)"
+        traces = f"{stage.page.url} (set the LANGFUSE_* keys to use Langfuse)"
     elif stage.langfuse.is_on:
-        traces = f"go to Langfuse at {stage.langfuse.base_url}"
+        traces = f"sent to Langfuse at {stage.langfuse.base_url}"
     else:
-        traces = 'off: pip install "orkestra-core[langfuse]" to have them'
+        traces = 'off: pip install "orkestra-core[langfuse]" turns them on'
     table = Table.grid(padding=(0, 2))
     table.add_row("Temporal", Text(stage.server.address))
-    table.add_row("its UI", Text(stage.server.ui_url or ""))
+    table.add_row("Temporal UI", Text(stage.server.ui_url or ""))
     worker = f"orkestra {' '.join(stage.worker.arguments)} (process {stage.worker.pid})"
     table.add_row("worker", Text(worker))
     table.add_row("traces", Text(traces))
@@ -202,7 +260,7 @@ def print_stage(console: Console, stage: Stage) -> None:
 
 
 def print_tallies(console: Console, tallies: Mapping[str, Tally]) -> None:
-    """A row for each tenant, and one for all."""
+    """Print a row for each tenant, and one for all."""
     _heading(console, "How the tickets ended")
     table = Table(box=box.SIMPLE_HEAD, show_footer=True, show_edge=False)
     total = sum(tallies.values(), start=Tally())
@@ -213,9 +271,9 @@ def print_tallies(console: Console, tallies: Mapping[str, Tally]) -> None:
         table.add_row(tenant, *_cells(tally))
     console.print(_indented(table))
     lines = (
-        "completed: by the assistant, by a human through an update, or closed by the customer",
-        "escalated: nobody answered in time, so a timer did it",
-        "failed: the customer is unknown, an error of the business and not of the desk",
+        "completed: answered by the assistant or a human, or closed by the customer",
+        "escalated: not answered in time, so a timer escalated the ticket",
+        "failed: the customer is unknown, which the desk reports as a business error",
     )
     console.print()
     for line in lines:
@@ -223,11 +281,11 @@ def print_tallies(console: Console, tallies: Mapping[str, Tally]) -> None:
 
 
 def _rows(tallies: Mapping[str, Tally]) -> Iterator[tuple[str, Tally]]:
-    """The busiest tenants by name, and all others as one."""
+    """Yield the busiest tenants by name, and one row for all others."""
     by_tickets = sorted(tallies, key=lambda tenant: (-tallies[tenant].started, tenant))
-    for tenant in sorted(by_tickets[:_ROWS]):
+    for tenant in sorted(by_tickets[:_MOST_TENANT_ROWS]):
         yield tenant, tallies[tenant]
-    if others := by_tickets[_ROWS:]:
+    if others := by_tickets[_MOST_TENANT_ROWS:]:
         yield f"{len(others)} others", sum((tallies[each] for each in others), start=Tally())
 
 
@@ -237,25 +295,25 @@ def _cells(tally: Tally) -> list[str]:
     return [*map(str, counts), *("-" if time is None else f"{time:.2f} s" for time in times)]
 
 
-def print_refusals(console: Console, refusals: Sequence[Refusal]) -> None:
-    """Each call, what it was told, and what shows that nothing happened."""
-    _heading(console, "Three calls that must not work")
-    for number, refusal in enumerate(refusals, start=1):
-        verdict = Text("refused", "green") if refusal.refused else Text("NOT REFUSED", "bold red")
-        console.print(Text(f"{number}. {refusal.call}: ") + verdict)
-        for text, style in ((refusal.error, "yellow"), (refusal.proof, "dim")):
+def print_attacks(console: Console, attacks: Sequence[Attack]) -> None:
+    """Print each call that must be refused, its error, and the proof that it had no effect."""
+    _heading(console, "Three calls that must be refused")
+    for number, attack in enumerate(attacks, start=1):
+        outcome = Text("refused", "green") if attack.refused else Text("NOT REFUSED", "bold red")
+        console.print(Text(f"{number}. {attack.call}: ") + outcome)
+        for text, style in ((attack.error, "yellow"), (attack.proof, "dim")):
             if text:
                 console.print(_indented(Text(text, style)))
 
 
-def print_trace(console: Console, stage: Stage, trace_id: str, trace: Trace | None) -> None:
-    """One ticket as a tree."""
+def print_trace(console: Console, stage: DemoStage, trace_id: str, trace: DemoTrace | None) -> None:
+    """Print the trace of one ticket as a tree."""
     _heading(console, "One ticket, one trace")
     if trace is None:
         url = f"{stage.langfuse.base_url}/trace/{trace_id}"
-        console.print(Text(f"At {url}" if stage.langfuse.is_on else "None, for tracing is off"))
+        console.print(Text(f"See {url}" if stage.langfuse.is_on else "No trace: tracing is off"))
         return
-    console.print(Text(f"The ticket that was attacked, start to end: trace {trace_id}"))
+    console.print(Text(f"The attacked ticket from start to end: trace {trace_id}"))
     for root in trace.roots:
         console.print(_indented(_tree(root)))
 
@@ -266,11 +324,11 @@ def _tree(root: "TraceTree") -> RenderableType:
     table.add_column(no_wrap=True, justify="right")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for tree, branch in branches(root):
+    for tree, branch, _ in tree_rows(root):
         style = _STYLES.get(tree.span.level, "")
         table.add_row(
             Text(branch, "dim").append(tree.span.name, style or "default"),
-            _written(tree.duration),
+            format_duration(tree.duration),
             Text(_bar(tree, root), style or "cyan"),
             Text(note_on(tree), style or "dim"),
         )
@@ -278,128 +336,44 @@ def _tree(root: "TraceTree") -> RenderableType:
 
 
 def _bar(tree: "TraceTree", root: "TraceTree") -> str:
-    """When a span was, as a part of the whole."""
+    """Draw the time of a span within the whole trace."""
     begin, whole = root.span.start_ns, max(root.span.end_ns - root.span.start_ns, 1)
-    first = min(round((tree.span.start_ns - begin) / whole * _BAR), _BAR - 1)
-    length = max(round((tree.span.end_ns - tree.span.start_ns) / whole * _BAR), 1)
-    return (" " * first + "━" * length)[:_BAR].ljust(_BAR)
+    first = min(round((tree.span.start_ns - begin) / whole * _BAR_COLUMNS), _BAR_COLUMNS - 1)
+    length = max(round((tree.span.end_ns - tree.span.start_ns) / whole * _BAR_COLUMNS), 1)
+    return (" " * first + "━" * length)[:_BAR_COLUMNS].ljust(_BAR_COLUMNS)
 
 
-def _written(duration: timedelta) -> str:
-    seconds = duration.total_seconds()
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
-
-
-def print_verdict(console: Console, findings: Findings) -> None:
-    """Say whether all was as it should be."""
+def print_summary(console: Console, findings: Findings) -> None:
+    """Print whether all results are as expected."""
     console.print()
     for problem in findings.problems:
-        console.print(Text(f"Wrong: {problem}", "bold red"))
+        console.print(Text(f"Problem: {problem}", "bold red"))
     if not findings.problems:
         tickets, tenants = findings.total.started, len(findings.tallies)
-        refused = sum(each.refused for each in findings.refusals)
+        refused = sum(each.refused for each in findings.attacks)
         console.print(
             Text(
-                f"All as it should be: {tickets} tickets of {tenants} tenants ended,"
-                f" {refused} forbidden calls were refused, in {findings.seconds:.0f} s.",
+                f"All as expected: {tickets} tickets of {tenants} tenants ended and"
+                f" {refused} forbidden calls were refused in {findings.seconds:.0f} s.",
                 "green",
             )
         )
 
 
-def print_next(console: Console, stage: Stage, options: Options) -> None:
-    """Say where one can look next."""
+def print_next_steps(console: Console, stage: DemoStage, options: DemoOptions) -> None:
+    """Print where to look next."""
     if options.keep:
         places = [url for url in (stage.server.ui_url, stage.page and stage.page.url) if url]
-        console.print(Text(f"Left up until Ctrl-C: look around at {' and '.join(places)}"))
+        console.print(Text(f"Running until Ctrl-C: see {' and '.join(places)}"))
     else:
-        console.print(Text("To look around in the UI and at the traces: orkestra demo --keep"))
-    console.print(Text(f"The code of the desk: {options.examples / APP}"))
+        console.print(Text("To explore the UI and the traces: orkestra demo --keep"))
+    console.print(Text(f"Source code of the desk: {options.desk}"))
 
 
-def _indented(what: RenderableType) -> Padding:
-    return Padding(what, (0, 0, 0, _INDENT), expand=False)
+def _indented(content: RenderableType) -> Padding:
+    return Padding(content, (0, 0, 0, _INDENT_COLUMNS), expand=False)
 
 
 def _heading(console: Console, text: str) -> None:
     console.print()
     console.print(Text(text, "bold"))
-
-
-async def show(options: Options) -> bool:
-    """Show the demo; returns whether everything was as it should be.
-
-    Args:
-        options: What the demo was asked for.
-
-    Raises:
-        ConfigurationError: The file of tickets is malformed; nothing was started.
-        OrkestraError: The demo could not be shown.
-    """
-    began = time.monotonic()
-    count = _count_tickets(options)
-    console = Console(stderr=options.as_json, highlight=False)
-    if not console.is_terminal:
-        console.width = _WIDTH
-    print_opening(console)
-    async with AsyncExitStack() as stack:
-        with waiting(console, "Starting a Temporal server and a worker"):
-            stage = await stack.enter_async_context(open_stage(options, task_queue=TASK_QUEUE))
-        if options.workers_log:
-            await stack.enter_async_context(follow_log(console, stage.worker))
-        findings = await _perform(console, stage, options, count=count, began=began)
-        print_verdict(console, findings)
-        print_next(console, stage, options)
-        if options.as_json:
-            write_json(findings.as_json(stage))
-        if options.keep:
-            await _until_told(stage)
-    return not findings.problems
-
-
-def _count_tickets(options: Options) -> int:
-    try:
-        return sum(1 for _ in read_tickets(options.tickets))
-    except TicketFileError as error:
-        raise ConfigurationError(str(error)) from error
-
-
-async def _perform(
-    console: Console, stage: Stage, options: Options, *, count: int, began: float
-) -> Findings:
-    print_stage(console, stage)
-    traffic = Traffic(stage)
-    with show_progress(console, total=count) as on_end:
-        await stage.watched(traffic.run(options.tickets, on_end=on_end))
-    print_tallies(console, traffic.tallies)
-    attacks = await stage.watched(try_forbidden_calls(stage))
-    print_refusals(console, attacks.refusals)
-    with waiting(console, "Waiting for the traces"):
-        trace = await _receive(stage, attacks.trace_id, keep=options.keep)
-    print_trace(console, stage, attacks.trace_id, trace)
-    return Findings(traffic.tallies, attacks.refusals, trace, time.monotonic() - began)
-
-
-async def _receive(stage: Stage, trace_id: str, *, keep: bool) -> Trace | None:
-    """Wait for a trace: a worker that ends sends everything, one that goes on does so in time."""
-    if not keep:
-        await stage.worker.end()
-    if stage.page is None:
-        return None
-    deadline = time.monotonic() + _ARRIVAL
-    while True:
-        trace = Trace(trace_id, stage.page.trace(trace_id))
-        if trace.is_whole or not keep or time.monotonic() >= deadline:
-            return trace
-        await asyncio.sleep(_KEEP_POLL_SECONDS)
-
-
-async def _until_told(stage: Stage) -> None:
-    """Leave everything up until Ctrl-C or SIGTERM."""
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, told.set)
-    while not told.is_set():
-        stage.check()
-        await asyncio.sleep(_KEEP_POLL_SECONDS)

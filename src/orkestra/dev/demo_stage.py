@@ -1,14 +1,8 @@
-"""The demo from its first line to its last. It imports the example, which must be importable.
+"""Everything that the demo runs: a server, a worker, tickets, and calls that must be refused.
 
-Everything that the demo starts, and ends: a Temporal server, a page for traces, a worker.
-
-The customers and humans at the desk: opens tickets, attends to chats, counts how they end.
-
-Three calls that a tenant's data must survive, made for real.
-
-The demo's worker: `orkestra worker` in a process of its own, which ends with the demo.
-
-One trace, as far as it has arrived.
+`open_stage()` starts a Temporal server, a trace page and the worker of the support desk, and ends
+them. On that stage `Traffic` plays the customers and the staff, and `try_forbidden_calls()` attacks
+a ticket for real. `support_desk` must be importable.
 """
 
 import asyncio
@@ -34,7 +28,6 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from orkestra.config import LangfuseSettings, OrkestraConfig, TemporalSettings, TenancySettings
-from orkestra.dev.demo import APP, Options
 from orkestra.devserver import DevServer
 from orkestra.devserver.process import ReapedProcess
 from orkestra.errors import OrkestraError, TenantError
@@ -60,28 +53,34 @@ if TYPE_CHECKING:
 
 
 _GRACE: Final = timedelta(seconds=20)
-_SHOWN_LINES: Final = 15
+_SHOWN_LOG_LINES: Final = 15
 _LOG: Final = "worker.log"
 _SCRIPT: Final = f'cd "$0" && exec "$@" >{_LOG} 2>&1'
-_OURS: Final = ("TEMPORAL_", "ORKESTRA_")
-_OF_LANGFUSE: Final = ("LANGFUSE_", "OTEL_")
+_OWN_VARIABLES: Final = ("TEMPORAL_", "ORKESTRA_")
+_LANGFUSE_VARIABLES: Final = ("LANGFUSE_", "OTEL_")
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Options of the demo; `desk` is the folder of the package `support_desk`."""
+
+    langfuse: LangfuseSettings
+    tickets: Path
+    desk: Path
+    keep: bool
+    workers_log: bool
+    as_json: bool
 
 
 class DemoError(OrkestraError):
     """The demo could not be shown."""
 
 
-class WorkerProcess:
-    """`orkestra worker` in a process of its own.
+class DeskProcess:
+    """`orkestra worker support_desk` in a process of its own, which ends with the demo."""
 
-    Args:
-        folder: Where it runs and keeps its log.
-        task_queue: What it polls.
-        environment: Its whole environment.
-    """
-
-    def __init__(self, folder: Path, *, task_queue: str, environment: Mapping[str, str]) -> None:
-        self.arguments: Final = ("worker", APP, "--task-queue", task_queue)
+    def __init__(self, folder: Path, *, environment: Mapping[str, str]) -> None:
+        self.arguments: Final = ("worker", "support_desk", "--task-queue", TASK_QUEUE)
         self._log = folder / _LOG
         python = (sys.executable, "-m", "orkestra.cli", *self.arguments)
         self._process = ReapedProcess(
@@ -93,117 +92,76 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int | None:
-        """Number of its process, or None once it has ended."""
+        """ID of the process, or None after its end."""
         return self._process.pid if self._process.poll() else None
 
     async def end(self) -> None:
-        """Let it finish what it does and send its traces; does nothing once it has ended."""
+        """Let it finish its tasks and send its spans; does nothing after its end."""
         await self._process.end()
 
     def check(self) -> None:
-        """Make sure that it runs.
-
-        Raises:
-            DemoError: It has ended.
-        """
+        """Raise DemoError if it has ended."""
         if not self._process.poll():
-            end = "\n".join(self.log().splitlines()[-_SHOWN_LINES:])
-            msg = f"the worker ended with exit code {self._process.exit_code}, its log with:\n{end}"
-            raise DemoError(msg)
+            end = "\n".join(self.log().splitlines()[-_SHOWN_LOG_LINES:])
+            code = self._process.exit_code
+            raise DemoError(f"the worker exited with code {code}; its log ends with:\n{end}")
 
     def log(self) -> str:
-        """Its log up to now."""
+        """Return the log so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
 
-def worker_environment(
-    folder: Path,
-    *,
-    examples: Path,
-    address: str,
-    langfuse: LangfuseSettings,
-    is_langfuse_theirs: bool,
+def _worker_environment(
+    folder: Path, options: DemoOptions, *, address: str, langfuse: LangfuseSettings
 ) -> dict[str, str]:
-    """The environment of a worker that takes its settings from the demo alone.
-
-    Args:
-        folder: The worker's folder; an empty profile for Temporal is put there.
-        examples: Folder that holds the example.
-        address: Where the Temporal server is.
-        langfuse: Where traces go.
-        is_langfuse_theirs: Whether that comes from the user, whose other variables for Langfuse
-            then hold, too.
-    """
+    """Make the environment of the worker, whose settings are the demo's alone."""
     profile = folder / "temporal.toml"
-    profile.touch()
-    hidden = (*_OURS, *(() if is_langfuse_theirs else _OF_LANGFUSE))
+    profile.touch()  # an empty profile, in place of the user's
+    # The user's other variables for Langfuse apply if the traces go to the user's Langfuse.
+    hidden = (*_OWN_VARIABLES, *(() if options.langfuse.is_on else _LANGFUSE_VARIABLES))
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     path = [Path(part).absolute() for part in inherited.get("PYTHONPATH", "").split(":") if part]
+    values = langfuse.model_dump(mode="json", exclude_none=True)
+    if langfuse.secret_key is not None:
+        values["secret_key"] = langfuse.secret_key.get_secret_value()
     return {
         **inherited,
-        "ORKESTRA_LANGFUSE": _langfuse_as_json(langfuse),
-        "PYTHONPATH": ":".join(map(str, (examples, *path))),
+        "ORKESTRA_LANGFUSE": json.dumps(values),
+        "PYTHONPATH": ":".join(map(str, (options.desk.parent, *path))),
         "TEMPORAL_ADDRESS": address,
         "TEMPORAL_CONFIG_FILE": str(profile),
     }
 
 
-def _langfuse_as_json(langfuse: LangfuseSettings) -> str:
-    values = langfuse.model_dump(mode="json", exclude_none=True)
-    if langfuse.secret_key is not None:
-        values["secret_key"] = langfuse.secret_key.get_secret_value()
-    return json.dumps(values)
-
-
 _Result = TypeVar("_Result")
 
-_READY_WITHIN: Final = timedelta(seconds=60)
-_LOOK: Final = timedelta(seconds=5)
-_PAUSE: Final = 0.1
+_READY_TIMEOUT: Final = timedelta(seconds=60)
+_HEALTH_TIMEOUT: Final = timedelta(seconds=5)
+_POLL_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What the demo runs on.
+class DemoStage:
+    """Server, clients, worker and traces of the demo.
 
-    Attributes:
-        server: A Temporal server with its UI.
-        manager: The connection of everybody but the worker.
-        worker: The support desk.
-        langfuse: Where the traces go.
-        page: Takes and shows the traces where no Langfuse is configured; None where one is, or
-            where the SDK of Langfuse is not installed.
+    `page` is None if a Langfuse is configured or its SDK is not installed.
     """
 
     server: DevServer
     manager: TemporalConnectionManager
-    worker: WorkerProcess
+    worker: DeskProcess
     langfuse: LangfuseSettings
     page: "TracePage | None"
 
     def check(self) -> None:
-        """Make sure that server and worker run.
-
-        Raises:
-            DemoError: One of them has ended.
-        """
+        """Raise DemoError if the server or the worker has ended."""
         if not self.server.is_running:
-            msg = f"the Temporal server ended; its log ends with:\n{self.server.output}"
+            msg = f"the Temporal server exited; its log ends with:\n{self.server.output}"
             raise DemoError(msg)
         self.worker.check()
 
     async def watched(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Do some work as long as server and worker run.
-
-        Args:
-            work: What to do.
-
-        Returns:
-            Its result.
-
-        Raises:
-            DemoError: Server or worker have ended.
-        """
+        """Run some work; raise DemoError when the server or the worker ends before it."""
         watching, working = asyncio.create_task(self._watch()), asyncio.create_task(work)
         try:
             await asyncio.wait((watching, working), return_when=asyncio.FIRST_COMPLETED)
@@ -218,16 +176,12 @@ class Stage:
     async def _watch(self) -> None:
         while True:
             self.check()
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 @asynccontextmanager
-async def open_stage(options: Options, *, task_queue: str) -> AsyncGenerator[Stage]:
-    """Start everything and wait until the worker polls; end everything afterwards.
-
-    Args:
-        options: What the demo was asked for.
-        task_queue: The queue of the support desk.
+async def open_stage(options: DemoOptions) -> AsyncGenerator[DemoStage]:
+    """Start everything and wait until the worker polls; stop everything at the end.
 
     Raises:
         OrkestraError: Something could not be started.
@@ -236,54 +190,50 @@ async def open_stage(options: Options, *, task_queue: str) -> AsyncGenerator[Sta
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="orkestra-demo-")))
         langfuse, page = options.langfuse, None
         if not langfuse.is_on and importlib.util.find_spec("langfuse"):
-            from orkestra.dev.tracepage import TracePage  # noqa: PLC0415 - only where it is used
+            from orkestra.dev.tracepage import TracePage  # noqa: PLC0415 - not always needed
 
             page = stack.enter_context(TracePage(folder / "traces.db"))
             langfuse = page.settings()
         server = await stack.enter_async_context(DevServer(ui=True))
-        environment = worker_environment(
-            folder,
-            examples=options.examples,
-            address=server.address,
-            langfuse=langfuse,
-            is_langfuse_theirs=options.langfuse.is_on,
+        environment = _worker_environment(
+            folder, options, address=server.address, langfuse=langfuse
         )
-        worker = WorkerProcess(folder, task_queue=task_queue, environment=environment)
+        worker = DeskProcess(folder, environment=environment)
         stack.push_async_callback(worker.end)
         config = OrkestraConfig(
             temporal=TemporalSettings(address=server.address), langfuse=langfuse
         )
         manager = await stack.enter_async_context(TemporalConnectionManager(config))
-        stage = Stage(server, manager, worker, langfuse, page)
-        await _until_polled(stage, task_queue)
+        stage = DemoStage(server, manager, worker, langfuse, page)
+        await _wait_for_worker(stage)
         yield stage
 
 
-async def _until_polled(stage: Stage, task_queue: str) -> None:
+async def _wait_for_worker(stage: DemoStage) -> None:
     operator = await Client.connect(stage.server.address)
+    seconds = _READY_TIMEOUT.total_seconds()
     try:
-        async with asyncio.timeout(_READY_WITHIN.total_seconds()):
-            while not await check_temporal_health(operator, timeout=_LOOK, task_queue=task_queue):
+        async with asyncio.timeout(seconds):
+            while not await check_temporal_health(
+                operator, timeout=_HEALTH_TIMEOUT, task_queue=TASK_QUEUE
+            ):
                 stage.check()
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
-        seconds = _READY_WITHIN.total_seconds()
-        msg = f"the worker did not poll task queue {task_queue!r} within {seconds:.0f} s"
+        msg = f"the worker did not poll task queue {TASK_QUEUE!r} within {seconds:.0f} s"
         raise DemoError(msg) from None
 
 
-IN_FLIGHT: Final = 16
-"""Tickets that are worked on at once, however many there are."""
+_CONCURRENT_TICKETS: Final = 16
+_TICKET_SECONDS: Final = 120.0
+"""Time limit of a ticket, beside the time that it waits for a human."""
 
-_PATIENCE: Final = 120.0
-"""Seconds that a ticket may take beyond the time that it waits for a human."""
-
-_BUSINESS_FAILURES: Final = frozenset({"UnknownCustomer"})
+_EXPECTED_FAILURES: Final = frozenset({"UnknownCustomer"})
 
 
 @dataclass
 class Tally:
-    """How the tickets of one tenant, or of all, ended."""
+    """Counts and durations of the tickets of one tenant, or of all."""
 
     started: int = 0
     resolutions: Counter[str] = field(default_factory=Counter[str])
@@ -292,32 +242,32 @@ class Tally:
 
     @property
     def escalated(self) -> int:
-        """Tickets that nobody answered in time."""
+        """Number of tickets that were not answered in time."""
         return self.resolutions[Resolution.ESCALATED]
 
     @property
     def completed(self) -> int:
-        """Tickets that were answered or closed."""
+        """Number of tickets that were answered or closed."""
         return self.resolutions.total() - self.escalated
 
     @property
     def failed(self) -> int:
-        """Tickets whose workflow failed."""
+        """Number of tickets whose workflow failed."""
         return self.failures.total()
 
     @property
     def unexpected_failures(self) -> Mapping[str, int]:
-        """Failures that the desk does not provide for, by their types."""
-        return {k: n for k, n in self.failures.items() if k not in _BUSINESS_FAILURES}
+        """Number of failures by type, without those that the desk raises on purpose."""
+        return {k: n for k, n in self.failures.items() if k not in _EXPECTED_FAILURES}
 
     def percentile(self, share: float) -> float | None:
-        """The time within which that share of the tickets ended, in seconds."""
+        """Return the seconds within which this share of the tickets ended."""
         if not self.seconds:
             return None
         return sorted(self.seconds)[math.ceil(share * len(self.seconds)) - 1]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for scripts."""
+        """Return the values for JSON."""
         return {
             "started": self.started,
             "completed": self.completed,
@@ -339,40 +289,38 @@ class Tally:
 
 
 class Traffic:
-    """Works tickets off, a bounded number at a time."""
+    """Customers and staff of the desk, with a limited number of tickets at a time."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: DemoStage) -> None:
         self.tallies: dict[str, Tally] = {}
         self._stage = stage
 
     async def run(self, file: Path, *, on_end: Callable[[], None]) -> None:
-        """Work off all tickets.
-
-        Args:
-            file: The tickets; they are read as they are needed.
-            on_end: Called after each.
+        """Process all tickets of the file; call `on_end` after each.
 
         Raises:
-            DemoError: A ticket did not end.
+            DemoError: A ticket did not end in time.
         """
-        tickets = read_tickets(file)
-        desks = [asyncio.create_task(self._work_off(tickets, on_end)) for _ in range(IN_FLIGHT)]
+        tickets = read_tickets(file)  # read as they are needed, by all tasks from one iterator
+        tasks = [
+            asyncio.create_task(self._process(tickets, on_end)) for _ in range(_CONCURRENT_TICKETS)
+        ]
         try:
-            await asyncio.gather(*desks)
+            await asyncio.gather(*tasks)
         finally:
-            for desk in desks:
-                desk.cancel()
-            await asyncio.gather(*desks, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _work_off(self, tickets: Iterator[FiledTicket], on_end: Callable[[], None]) -> None:
+    async def _process(self, tickets: Iterator[FiledTicket], on_end: Callable[[], None]) -> None:
         for filed in tickets:
-            patience = filed.ticket.answer_within_seconds + _PATIENCE
+            seconds = filed.ticket.answer_within_seconds + _TICKET_SECONDS
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(seconds):
                     await self._serve(filed)
             except TimeoutError:
-                which = f"ticket {filed.ticket.id!r} of {filed.tenant!r}"
-                msg = f"{which} did not end within {patience:.0f} s: --workers-log may show why"
+                ticket = f"ticket {filed.ticket.id!r} of {filed.tenant!r}"
+                msg = f"{ticket} did not end within {seconds:.0f} s: --workers-log may show why"
                 raise DemoError(msg) from None
             on_end()
 
@@ -392,12 +340,12 @@ async def _await_end(ticket: OpenTicket, tally: Tally) -> None:
     try:
         outcome = await ticket.result()
     except WorkflowFailureError as error:
-        tally.failures[_kind(error)] += 1
+        tally.failures[_failure_type(error)] += 1
     else:
         tally.resolutions[outcome.resolution] += 1
 
 
-def _kind(error: WorkflowFailureError) -> str:
+def _failure_type(error: WorkflowFailureError) -> str:
     cause = error.cause
     if isinstance(cause, ActivityError) and cause.cause is not None:
         cause = cause.cause
@@ -418,71 +366,62 @@ _DROPPED: Final = "Dropped signal"
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """What became of a call that must not work."""
+class Attack:
+    """Outcome of a call that must be refused, with the error and the proof of its effect."""
 
     call: str
     refused: bool
     error: str
-    """What the caller, or the worker's log, was told."""
     proof: str
-    """What shows that nothing happened."""
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for scripts."""
+        """Return the values for JSON."""
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Attacks:
-    """What became of the calls, and the trace of the ticket that they were aimed at."""
-
-    refusals: tuple[Refusal, ...]
-    trace_id: str
-
-
-async def try_forbidden_calls(stage: Stage) -> Attacks:
-    """Open a ticket of one tenant and attack it from outside; then answer it in order."""
+async def try_forbidden_calls(stage: DemoStage) -> tuple[list[Attack], str]:
+    """Open a ticket of one tenant and attack it; return the outcomes and its trace ID."""
     owner = await create_temporal_client(manager=stage.manager, tenant=_OWNER)
     handle = await open_ticket(owner, _TICKET)
     await first_reaction(handle)
-    refusals = (
+    attacks = [
         await _start_without_tenant(stage),
-        await _read_another_tenants_ticket(stage, handle),
+        await _query_from_another_tenant(stage, handle),
         await _forge_a_signal(stage, handle),
-    )
+    ]
     run = handle.first_execution_run_id or ""
-    return Attacks(refusals, trace_id_of(owner.namespace, handle.id, run))
+    return attacks, trace_id_of(owner.namespace, handle.id, run)
 
 
-async def _start_without_tenant(stage: Stage) -> Refusal:
+async def _start_without_tenant(stage: DemoStage) -> Attack:
+    call = "Start a ticket without a tenant"
     client = await create_temporal_client(manager=stage.manager)
     try:
         await start_workflow(client, SupportTicket.run, _TICKET, task_queue=TASK_QUEUE)
     except TenantError as error:
-        return _refused("Start a ticket without a tenant", error, "nothing was sent")
-    return _allowed("Start a ticket without a tenant")
+        return _refused(call, error, "nothing was sent")
+    return _allowed(call)
 
 
-async def _read_another_tenants_ticket(stage: Stage, theirs: OpenTicket) -> Refusal:
-    call = f"{_INTRUDER} asks for the status of {_OWNER}'s ticket {theirs.id!r}"
+async def _query_from_another_tenant(stage: DemoStage, ticket: OpenTicket) -> Attack:
+    call = f"{_INTRUDER} queries the status of {_OWNER}'s ticket {ticket.id!r}"
     intruder = await create_temporal_client(manager=stage.manager, tenant=_INTRUDER)
     try:
-        await intruder.get_workflow_handle_for(SupportTicket.run, theirs.id).query(
+        await intruder.get_workflow_handle_for(SupportTicket.run, ticket.id).query(
             SupportTicket.status
         )
     except TenantError as error:
         return _refused(call, error, "nothing was sent")
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            return _refused(call, error, f"{_INTRUDER} cannot even name it")
+            return _refused(call, error, f"the ID does not exist for {_INTRUDER}")
         raise
     return _allowed(call)
 
 
-async def _forge_a_signal(stage: Stage, handle: OpenTicket) -> Refusal:
-    """Close the ticket past Orkestra, as a script with access to the server could."""
-    call = f"A script signals 'close' to {handle.id!r} past Orkestra, as {_INTRUDER}"
+async def _forge_a_signal(stage: DemoStage, handle: OpenTicket) -> Attack:
+    """Send a signal without Orkestra, as a script with access to the server could."""
+    call = f"A script without Orkestra signals 'close' to {handle.id!r} as {_INTRUDER}"
     await _signal_raw(stage.server.address, handle)
     status = await handle.query(SupportTicket.status)
     if status.state is not State.WAITING_FOR_HUMAN:
@@ -491,17 +430,17 @@ async def _forge_a_signal(stage: Stage, handle: OpenTicket) -> Refusal:
     outcome = await handle.result()
     log = stage.worker.log().splitlines()
     logged = next((line for line in log if _DROPPED in line and handle.id in line), "")
-    return Refusal(
+    return Attack(
         call,
         refused=outcome.resolution is Resolution.ANSWERED_BY_HUMAN and bool(logged),
         error=f"in the worker's log: {_sentence(logged[logged.find(_DROPPED) :])}",
-        proof="the server took it, the worker dropped it: the ticket stayed open until a human"
-        " answered it",
+        proof="the server accepted the signal and the worker dropped it: the ticket stayed open"
+        " until a human answered it",
     )
 
 
 def _sentence(logged: str) -> str:
-    """The message of a record alone, whether the log is text or JSON."""
+    """Return the message of a log line, which is text or JSON."""
     return logged.partition(" ({")[0].partition('"')[0]
 
 
@@ -518,33 +457,28 @@ async def _signal_raw(address: str, handle: OpenTicket) -> None:
     )
 
 
-def _refused(call: str, error: Exception, proof: str) -> Refusal:
-    return Refusal(call, refused=True, error=f"{type(error).__name__}: {error}", proof=proof)
+def _refused(call: str, error: Exception, proof: str) -> Attack:
+    return Attack(call, refused=True, error=f"{type(error).__name__}: {error}", proof=proof)
 
 
-def _allowed(call: str) -> Refusal:
-    return Refusal(call, refused=False, error="", proof="it was carried out")
+def _allowed(call: str) -> Attack:
+    return Attack(call, refused=False, error="", proof="the call was carried out")
 
 
 @dataclass(frozen=True)
-class Trace:
-    """What arrived of a trace.
-
-    Attributes:
-        id: Its id, as 32 hexadecimal digits.
-        roots: The spans whose parents are not there, with what hangs under them.
-    """
+class DemoTrace:
+    """The received part of a trace: its spans without a parent, with their children."""
 
     id: str
     roots: Sequence["TraceTree"]
 
     @property
     def is_whole(self) -> bool:
-        """Whether it has one root, which is one by its own account."""
+        """Whether the trace has a single root, which never had a parent."""
         return len(self.roots) == 1 and self.roots[0].span.parent_id is None
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for scripts."""
+        """Return the values for JSON."""
         return {
             "id": self.id,
             "spans": sum(1 for root in self.roots for _ in root.walk()),
@@ -563,19 +497,8 @@ def _tree_as_json(tree: "TraceTree") -> dict[str, Any]:
     }
 
 
-def branches(
-    tree: "TraceTree", branch: str = "", indent: str = ""
-) -> Iterator[tuple["TraceTree", str]]:
-    """Each span with the lines to draw before it."""
-    yield tree, branch
-    for child in tree.children:
-        is_last = child is tree.children[-1]
-        deeper = indent + ("   " if is_last else "│  ")
-        yield from branches(child, indent + ("└─ " if is_last else "├─ "), deeper)
-
-
 def note_on(tree: "TraceTree") -> str:
-    """What is worth saying of a span beside its name and duration."""
+    """Return the facts to print after the name and the duration of a span."""
     span = tree.span
     if span.level != "DEFAULT":
         return span.status_message or span.level

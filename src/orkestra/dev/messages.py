@@ -1,4 +1,4 @@
-"""What the worker's process tells the one that watches it, a line of JSON each."""
+"""Messages from the worker's process to `orkestra dev`, one line of JSON each."""
 
 import json
 import os
@@ -9,86 +9,66 @@ from typing import Final, TypeAlias
 
 @dataclass(frozen=True)
 class Loaded:
-    """The application is imported and valid, or not.
-
-    Attributes:
-        files: Source files that were imported.
-        trouble: What is wrong with it; None where it can run.
-    """
+    """The application was imported from these files; `trouble` is its error, if any."""
 
     files: Sequence[str]
     trouble: str | None = None
 
 
 @dataclass(frozen=True)
-class Drifted:
-    """An open execution cannot go on with the new code.
-
-    Attributes:
-        workflow_id: Its workflow ID.
-        run_id: Its run.
-        workflow_type: Its type.
-        namespace: Where it is.
-        place: The event of its history where the code departs from it.
-        why: How.
-    """
+class IncompatibleExecution:
+    """An open execution that the new code cannot replay, from the event `place` of its history."""
 
     workflow_id: str
     run_id: str
     workflow_type: str
     namespace: str
     place: str
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Open executions were replayed against the new code.
+    """The open executions were replayed with the new code.
 
     Attributes:
-        replayed: How many.
-        left_out: How many more there are.
-        drifted: Those that cannot go on, at most a handful.
-        count: How many those are.
+        replayed: Number of replayed executions.
+        skipped: Number of executions that were not replayed.
+        incompatible: The first few executions that the new code cannot replay.
+        count: Number of all of them.
     """
 
     replayed: int
-    left_out: int
-    drifted: Sequence[Drifted]
+    skipped: int
+    incompatible: Sequence[IncompatibleExecution]
     count: int
 
 
 @dataclass(frozen=True)
 class Running:
-    """The worker polls.
-
-    Attributes:
-        queues: Its task queues.
-        workflows: How many workflow types it runs.
-        activities: How many activity types.
-    """
+    """The worker polls these queues, for this number of workflow and activity types."""
 
     queues: Sequence[str]
     workflows: int
     activities: int
 
 
-Told: TypeAlias = Loaded | Checked | Running
+WorkerMessage: TypeAlias = Loaded | Checked | Running
 
 _KINDS: Final[dict[str, type[Loaded] | type[Checked] | type[Running]]] = {
     kind.__name__: kind for kind in (Loaded, Checked, Running)
 }
 
 
-def tell(descriptor: int, message: Told) -> None:
+def send_message(descriptor: int, message: WorkerMessage) -> None:
     """Write a message to a pipe."""
     line = json.dumps([type(message).__name__, asdict(message)]) + "\n"
     os.write(descriptor, line.encode())
 
 
-def understand(line: bytes) -> Told:
+def parse_message(line: bytes) -> WorkerMessage:
     """Read a message."""
     kind, values = json.loads(line)
     if kind == Checked.__name__:
-        values["drifted"] = [Drifted(**each) for each in values["drifted"]]
+        values["incompatible"] = [IncompatibleExecution(**each) for each in values["incompatible"]]
     return _KINDS[kind](**values)

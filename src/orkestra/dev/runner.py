@@ -1,11 +1,9 @@
-"""The worker's process: loads the application, checks what is open, and runs.
+"""The worker's process of `orkestra dev`: imports the application, replays, and runs.
 
-It is started anew for each change, so that no module is left half reloaded. It does what the
-process that watches it says on standard input, and ends when that one does.
-
-From what stands on the command line to workers, in the worker's process.
-
-Finds open executions that cannot go on with new code, before a worker takes them.
+Each change starts a new process, so that no module is left half reloaded. It imports the
+application while the old worker still runs, waits for `go` on standard input, and then replays the
+open executions: one that the new code cannot replay would fail its workflow tasks, so the worker
+waits until it has been fixed or closed. It ends when `orkestra dev` ends.
 """
 
 import asyncio
@@ -21,9 +19,9 @@ import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -39,27 +37,27 @@ from temporalio.worker import Plugin, Replayer, Worker
 import orkestra
 from orkestra.cli.options import log_core_to_python, operator_client
 from orkestra.config import LangfuseSettings, OrkestraConfig
-from orkestra.dev.messages import Checked, Drifted, Loaded, Running, tell
+from orkestra.dev.messages import Checked, IncompatibleExecution, Loaded, Running, send_message
 from orkestra.errors import ConfigurationError, DiscoveryError, OrkestraError
 from orkestra.temporal.plugin import OrkestraPlugin
 from orkestra.temporal.run_worker import run_worker
 from orkestra.temporal.worker import create_workers, discover
 
-_CONSTANT: Final = "TASK_QUEUE"
-_LONGEST_VALUE_CHARACTERS: Final = 20_000
-_OURS: Final = str(Path(orkestra.__file__).parent)
+_TASK_QUEUE_CONSTANT: Final = "TASK_QUEUE"
+_LONGEST_TRACEBACK_CHARACTERS: Final = 20_000
+_PACKAGE_FOLDER: Final = str(Path(orkestra.__file__).parent)
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where workers come from.
+class Application:
+    """The application that the workers run.
 
     Attributes:
-        app: A module or package whose workflows and activities are found, or `module:function`
-            with a function, async or not, that returns a worker or several.
-        task_queue: The queue for a module or package; None takes the application's only
+        app: A module or package that defines workflows and activities, or `module:function` with a
+            function, async or not, that returns a worker or several.
+        task_queue: The queue for a module or package; None means the application's only
             `TASK_QUEUE`, else its name.
-        config_file: The configuration file; None means `orkestra.toml`, where there is one.
+        config_file: The configuration file; None means `orkestra.toml`, if it exists.
     """
 
     app: str
@@ -67,209 +65,207 @@ class Source:
     config_file: str | None
 
     def config(self) -> OrkestraConfig:
-        """The configuration as it is now."""
+        """Load the current configuration."""
         return OrkestraConfig.load(self.config_file)
 
 
-async def load_workers(source: Source) -> list[Worker]:
-    """Import the application and make its workers.
+async def load_workers(application: Application) -> list[Worker]:
+    """Import the application and create its workers.
 
     Raises:
-        OrkestraError: The application cannot be loaded.
-        Exception: Whatever a function raises.
+        OrkestraError: The application cannot be imported.
+        Exception: The error that its function raised.
     """
-    module, colon, function = source.app.partition(":")
+    module, colon, function = application.app.partition(":")
     if colon:
-        return await _made_by(module, function)
+        return await _call_factory(module, function)
     found = discover(module)
     return await create_workers(
-        source.config(),
-        task_queue=source.task_queue or _queue_of(module),
+        application.config(),
+        task_queue=application.task_queue or _default_task_queue(module),
         workflows=found.workflows,
         activities=found.activities,
     )
 
 
-async def _made_by(module: str, function: str) -> list[Worker]:
-    make = getattr(importlib.import_module(module), function, None)
-    if not callable(make):
-        msg = f"module {module!r} has no function {function!r} that makes workers"
+async def _call_factory(module: str, function: str) -> list[Worker]:
+    factory = getattr(importlib.import_module(module), function, None)
+    if not callable(factory):
+        msg = f"module {module!r} has no function {function!r}: name one that returns workers"
         raise DiscoveryError(msg)
-    made: Any = make()
-    if inspect.isawaitable(made):
-        made = await made
-    workers: list[Any] = [*made] if isinstance(made, list | tuple) else [made]
+    created: Any = factory()
+    if inspect.isawaitable(created):
+        created = await created
+    workers: list[Any] = [*created] if isinstance(created, list | tuple) else [created]
     if not workers or not all(isinstance(worker, Worker) for worker in workers):
-        msg = f"{module}:{function} returned {made!r}: return what create_worker() gives, or a list"
+        msg = (
+            f"{module}:{function} returned {created!r}: return the result of create_worker(), or a"
+            " list of workers"
+        )
         raise DiscoveryError(msg)
     return workers
 
 
-def _queue_of(module: str) -> str:
+def _default_task_queue(module: str) -> str:
     top = module.partition(".")[0]
     named = {
         queue
         for name, imported in list(sys.modules.items())
         if name.partition(".")[0] == top
-        and isinstance(queue := getattr(imported, _CONSTANT, None), str)
+        and isinstance(queue := getattr(imported, _TASK_QUEUE_CONSTANT, None), str)
     }
     if len(named) > 1:
         queues = ", ".join(sorted(named))
-        msg = f"{top!r} has several {_CONSTANT}s ({queues}): choose one by --task-queue"
+        msg = f"{top!r} has several {_TASK_QUEUE_CONSTANT}s ({queues}): use --task-queue"
         raise ConfigurationError(msg)
     return named.pop() if named else top
 
 
 def first_party_files() -> list[str]:
-    """The files of the modules that this process has imported and nobody has installed."""
+    """List the files of the imported modules that are not installed packages."""
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return sorted({file for file in files if file and file.endswith(".py") and _is_theirs(file)})
+    return sorted(
+        {file for file in files if file and file.endswith(".py") and _is_first_party(file)}
+    )
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong, for whoever has just saved a file: the traceback of their code."""
-    return _explain(error)[-_LONGEST_VALUE_CHARACTERS:]
+    """Describe an error of the application by the traceback of its own frames."""
+    return _explain(error)[-_LONGEST_TRACEBACK_CHARACTERS:]
 
 
 def _explain(error: BaseException) -> str:
     cause = error
     while isinstance(cause, OrkestraError) and cause.__cause__ is not None:
         cause = cause.__cause__
-    # A worker that is refused says what the sandbox found below its own error.
+    # The error of a worker has that of the sandbox as its cause.
     while isinstance(cause, RuntimeError) and cause.__cause__ is not None:
         cause = cause.__cause__
-    theirs = _theirs(cause.__traceback__)
-    if theirs is None and not isinstance(cause, SyntaxError):
+    frames = _first_party_frames(cause.__traceback__)
+    if frames is None and not isinstance(cause, SyntaxError):
         return str(error) if isinstance(error, OrkestraError) else repr(error)
     cause.__cause__ = None
-    shown = "".join(traceback.format_exception(type(cause), cause, theirs)).rstrip()
-    # What the sandbox refuses has a mend, which stands in the error that names it.
+    shown = "".join(traceback.format_exception(type(cause), cause, frames)).rstrip()
+    # The outer error says how to fix what the sandbox refuses.
     return f"{shown}\n{error}" if isinstance(error.__cause__, RuntimeError) else shown
 
 
-def _theirs(frames: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame of the application on."""
-    while frames is not None and not _is_theirs(frames.tb_frame.f_code.co_filename):
+def _first_party_frames(frames: TracebackType | None) -> TracebackType | None:
+    """Drop the frames before the first one of the application."""
+    while frames is not None and not _is_first_party(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     return frames
 
 
-def _is_theirs(file: str) -> bool:
+def _is_first_party(file: str) -> bool:
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
-    installed = (_OURS, "<", *(str(sysconfig.get_path(kind)) for kind in kinds))
+    installed = (_PACKAGE_FOLDER, "<", *(str(sysconfig.get_path(kind)) for kind in kinds))
     return not file.startswith(installed)
 
 
-def counts_of(workers: Sequence[Worker]) -> tuple[int, int]:
-    """How many workflow types and activity types some workers run."""
+def _count_types(workers: Sequence[Worker], kind: str) -> int:
     configs: list[Mapping[str, Any]] = [{**worker.config()} for worker in workers]
-    kinds: list[set[Any]] = [
-        {each for config in configs for each in config.get(kind) or ()}
-        for kind in ("workflows", "activities")
-    ]
-    return len(kinds[0]), len(kinds[1])
+    return len({each for config in configs for each in config.get(kind) or ()})
 
 
-BROKEN: Final = 3
-"""Exit code where the application cannot be loaded, which was told."""
+IMPORT_FAILED: Final = 3
+"""Exit code if the application cannot be imported, which a message has reported."""
 
 GO: Final = b"go\n"
-"""The word that lets the worker run."""
+"""Line on standard input that lets the worker run."""
 
 _logger: Final = logging.getLogger(__name__)
-_CHECK_WITHIN: Final = 30.0
-_CONNECT_WITHIN: Final = timedelta(seconds=10)
-_LAST_GRACE: Final = 15.0
-_LOOK: Final = 1.0
-_MOST_TOLD: Final = 5
+_REPLAY_SECONDS: Final = 30.0
+_CONNECT_TIMEOUT: Final = timedelta(seconds=10)
+_EXIT_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = 1.0
+_MOST_REPORTED: Final = 5
 
 
-@dataclass(frozen=True)
-class _Orders:
-    """What the watching process says."""
-
-    may_go: threading.Event = field(default_factory=threading.Event)
-
-    def follow(self) -> None:
-        """Read standard input until the watching process is gone, and end then, too."""
-        for line in sys.stdin.buffer:
-            if line == GO:
-                self.may_go.set()
-        os.kill(os.getpid(), signal.SIGTERM)
-        threading.Event().wait(_LAST_GRACE)
-        os._exit(1)
+def _follow_stdin(go: threading.Event) -> None:
+    """Read standard input until `orkestra dev` is gone, and end this process then."""
+    for line in sys.stdin.buffer:
+        if line == GO:
+            go.set()
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(_EXIT_SECONDS)
+    os._exit(1)
 
 
-async def _run(source: Source, pipe: int, *, force: bool) -> int:
-    orders = _Orders()
-    threading.Thread(target=orders.follow, name="orkestra-orders", daemon=True).start()
+async def _run(application: Application, pipe: int, *, force: bool) -> int:
+    go = threading.Event()
+    threading.Thread(
+        target=_follow_stdin, args=(go,), name="orkestra-dev-stdin", daemon=True
+    ).start()
     try:
-        workers = await load_workers(source)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the developer's, and told
-        tell(pipe, Loaded(first_party_files(), trouble=explain(error)))
-        return BROKEN
-    tell(pipe, Loaded(first_party_files()))
-    while not orders.may_go.is_set():  # noqa: ASYNC110 - it is set by a thread
+        workers = await load_workers(application)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - any error of the application
+        send_message(pipe, Loaded(first_party_files(), trouble=explain(error)))
+        return IMPORT_FAILED
+    send_message(pipe, Loaded(first_party_files()))
+    while not go.is_set():  # noqa: ASYNC110 - it is set by a thread
         await asyncio.sleep(0.02)
-    with _hushed():
-        await _check(source, workers, pipe, force=force)
-    tell(pipe, Running([each.task_queue for each in workers], *counts_of(workers)))
+    with _without_replay_logs():
+        await _wait_for_compatible_code(application, workers, pipe, force=force)
+    counts = [_count_types(workers, kind) for kind in ("workflows", "activities")]
+    send_message(pipe, Running([each.task_queue for each in workers], *counts))
     return await run_worker(*workers)
 
 
-async def _check(source: Source, workers: Sequence[Worker], pipe: int, *, force: bool) -> None:
-    """Replay what is open; come back when all of it can go on, or has ended, or by force."""
+async def _wait_for_compatible_code(
+    application: Application, workers: Sequence[Worker], pipe: int, *, force: bool
+) -> None:
+    """Replay the open executions until the code suits all that are still open, or by force."""
     while True:
-        found = await _drifted(source, workers, pipe)
+        found = await _replay_open(application, workers, pipe)
         if not found or force:
             return
-        while found <= await _open_runs(source, workers):  # noqa: ASYNC110 - only the server knows
-            await asyncio.sleep(_LOOK)
+        while found <= await _open_run_ids(application, workers):  # noqa: ASYNC110 - on the server
+            await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _drifted(source: Source, workers: Sequence[Worker], pipe: int) -> set[str]:
-    """Replay what is open, tell of it, and return the runs that cannot go on."""
-    replayed = left_out = 0
-    drifted: list[Drifted] = []
+async def _replay_open(application: Application, workers: Sequence[Worker], pipe: int) -> set[str]:
+    """Replay the open executions, report them, and return the runs that cannot be replayed."""
+    replayed = skipped = 0
+    incompatible: list[IncompatibleExecution] = []
     try:
-        async with asyncio.timeout(_CHECK_WITHIN):
+        async with asyncio.timeout(_REPLAY_SECONDS):
             for worker in workers:
-                async with _operator(source, worker) as operator:
+                async with _operator(application, worker) as operator:
                     executions, more = await open_executions(operator, worker)
-                    left_out += more + len(executions)
-                    check = Check(operator, worker)
+                    skipped += more + len(executions)
+                    check = ReplayCheck(operator, worker)
                     for each in executions:
-                        found = await check.drift_of(each)
-                        replayed, left_out = replayed + 1, left_out - 1
-                        drifted += [] if found is None else [found]
+                        found = await check.replay(each)
+                        replayed, skipped = replayed + 1, skipped - 1
+                        incompatible += [] if found is None else [found]
     except (TimeoutError, RPCError) as error:
-        _logger.warning("Not all open executions were checked: %r", error)
-    tell(pipe, Checked(replayed, left_out, drifted[:_MOST_TOLD], len(drifted)))
-    return {each.run_id for each in drifted}
+        _logger.warning("Not all open executions were replayed: %r", error)
+    reported = incompatible[:_MOST_REPORTED]
+    send_message(pipe, Checked(replayed, skipped, reported, len(incompatible)))
+    return {each.run_id for each in incompatible}
 
 
-async def _open_runs(source: Source, workers: Sequence[Worker]) -> set[str]:
+async def _open_run_ids(application: Application, workers: Sequence[Worker]) -> set[str]:
     found: set[str] = set()
     for worker in workers:
-        async with _operator(source, worker) as operator:
+        async with _operator(application, worker) as operator:
             executions, _ = await open_executions(operator, worker)
             found |= {each.run_id for each in executions}
     return found
 
 
-@asynccontextmanager
-async def _operator(source: Source, worker: Worker) -> AsyncGenerator[Client]:
-    async with operator_client(
-        source.config().temporal,
+def _operator(application: Application, worker: Worker) -> AbstractAsyncContextManager[Client]:
+    return operator_client(
+        application.config().temporal,
         namespace=worker.client.namespace,
-        deadline=_CONNECT_WITHIN,
+        deadline=_CONNECT_TIMEOUT,
         verify_namespace=False,
-    ) as client:
-        yield client
+    )
 
 
-class _Hush(logging.Filter):
-    """Leaves out what the SDK says of replays, which comes late from its core."""
+class _ReplayLogFilter(logging.Filter):
+    """Filter that drops the SDK's records of replays, which its core delivers late."""
 
     until = math.inf
 
@@ -279,24 +275,24 @@ class _Hush(logging.Filter):
 
 
 @contextmanager
-def _hushed() -> Generator[None]:
-    hush = _Hush()
+def _without_replay_logs() -> Generator[None]:
+    replay_filter = _ReplayLogFilter()
     for handler in logging.getLogger().handlers:
-        handler.addFilter(hush)
+        handler.addFilter(replay_filter)
     try:
         yield
     finally:
-        hush.until = time.time()
+        replay_filter.until = time.time()
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Run, and end the process with the worker's exit code.
+    """Run the worker, and end the process with its exit code.
 
     Args:
-        arguments: The application, its queue or nothing, its configuration file or nothing, the
-            descriptor of a pipe for messages, and `force` or `hold`.
+        arguments: The application; its queue and its configuration file, or empty strings; the
+            descriptor of a pipe for messages; `force`, or `hold` to wait for compatible code.
     """
-    app, task_queue, config_file, pipe, drift = arguments
+    app, task_queue, config_file, pipe, mode = arguments
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     for name in ("httpx", "orkestra", "temporalio"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -304,72 +300,66 @@ def main(arguments: Sequence[str]) -> NoReturn:
     os.set_inheritable(int(pipe), False)  # noqa: FBT003 - it takes nothing by name
     code = 1
     try:
-        source = Source(app, task_queue or None, config_file or None)
-        code = asyncio.run(_run(source, int(pipe), force=drift == "force"))
+        application = Application(app, task_queue or None, config_file or None)
+        code = asyncio.run(_run(application, int(pipe), force=mode == "force"))
     except Exception:
         _logger.exception("The worker failed")
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    # As `orkestra.cli.main()`: the SDK's threads abort an interpreter on its way out.
+    # As in `orkestra.cli.__main__`: the SDK's threads abort an interpreter that exits.
     os._exit(code)
 
 
-MOST: Final = 200
-"""How many executions are replayed, the newest first."""
+_MOST_REPLAYED: Final = 200
 
 _STARTED: Final = EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED
 _COMPLETED: Final = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
-# The core hands its reason over as the text of a structure of Rust.
+# The core reports its reason as the text of a Rust structure.
 _REASON: Final = re.compile(r'message: "((?:[^"\\]|\\.)*)"')
 _EVENT: Final = re.compile(r"HistoryEvent\(id: (\d+),")
 _LONGEST_REASON_CHARACTERS: Final = 400
 
 
 async def open_executions(operator: Client, worker: Worker) -> tuple[list[WorkflowExecution], int]:
-    """List what runs on a worker's queue.
+    """List the newest open executions of a worker's queue, and count the others.
 
     Args:
         operator: A client of the worker's namespace that sees all tenants.
         worker: The worker.
-
-    Returns:
-        The newest, and how many more there are.
     """
     queue = worker.task_queue.replace("'", "''")
     query = f"ExecutionStatus = 'Running' AND TaskQueue = '{queue}'"
-    found = [each async for each in operator.list_workflows(query, limit=MOST)]
-    total = (await operator.count_workflows(query)).count if len(found) == MOST else len(found)
+    found = [each async for each in operator.list_workflows(query, limit=_MOST_REPLAYED)]
+    total = (
+        (await operator.count_workflows(query)).count
+        if len(found) == _MOST_REPLAYED
+        else len(found)
+    )
     return found, max(0, total - len(found))
 
 
-class Check:
-    """Replays executions against the code of a worker."""
+class ReplayCheck:
+    """Replay of executions with the code of a worker that does not run yet."""
 
     def __init__(self, operator: Client, worker: Worker) -> None:
-        """Prepare.
-
-        Args:
-            operator: A client of the worker's namespace that sees all tenants.
-            worker: The worker, which does not run yet.
-        """
         self._operator = operator
         self._replayer = _replayer(worker)
 
-    async def drift_of(self, execution: WorkflowExecution) -> Drifted | None:
-        """Replay an execution; None where it can go on, or has ended meanwhile."""
+    async def replay(self, execution: WorkflowExecution) -> IncompatibleExecution | None:
+        """Replay an execution; return None if it can continue, or has closed."""
         handle = self._operator.get_workflow_handle(execution.id, run_id=execution.run_id)
         events = [*(await handle.fetch_history()).events]
         failure = await self._failure(events, execution.id)
         if failure is None:
             return None
         place = await self._place(events, execution.id, failure)
-        return Drifted(
+        return IncompatibleExecution(
             workflow_id=execution.id,
             run_id=execution.run_id,
             workflow_type=execution.workflow_type,
             namespace=execution.namespace,
             place=place,
-            why=_reason(failure),
+            reason=_reason(failure),
         )
 
     async def _failure(self, events: list[HistoryEvent], workflow_id: str) -> Exception | None:
@@ -378,11 +368,11 @@ class Check:
         return result.replay_failure
 
     async def _place(self, events: list[HistoryEvent], workflow_id: str, failure: Exception) -> str:
-        """The event that the code does not lead to: by the core's word, else by trying."""
+        """Find the event that the code does not lead to: in the core's error, else by bisection."""
         if named := _EVENT.search(str(failure)):
             return next((_shown(e) for e in events if e.event_id == int(named[1])), "")
         ends = [n for n, event in enumerate(events) if event.event_type == _STARTED]
-        low, high = 0, len(ends)  # the first start of a task that cannot be reached
+        low, high = 0, len(ends)  # the first workflow task that cannot be replayed
         while low < high:
             middle = (low + high) // 2
             if await self._failure(events[: ends[middle] + 1], workflow_id) is None:
@@ -398,7 +388,7 @@ class Check:
 
 
 def _replayer(worker: Worker) -> Replayer:
-    """As the worker would run it, but without tracing: the last task is not a replay."""
+    """Make a replayer as the worker runs, but without tracing: its last task is no replay."""
     of_worker: Mapping[str, Any] = {**worker.config()}
     of_client = worker.client.config()
     given: Sequence[Any] = of_client["plugins"]

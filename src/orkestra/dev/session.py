@@ -1,16 +1,8 @@
-"""The command: options in, exit code out.
+"""`orkestra dev`: a server, a trace page, and a worker that restarts when its code changes.
 
-Everything that `orkestra dev` starts, and ends: server, trace page, worker.
-
-Runs the worker, and runs it anew whenever its code changes.
-
-What is said of the worker and its code.
-
-One log for everything: a time, who speaks, and what it says.
-
-`.orkestra/`: what is kept from one run to the next, beside the application.
-
-Which files make up an application, and when they change.
+A saved file starts a new worker process, which imports the new code while the old one still runs.
+Only then does the old one stop, so there is no gap for an edit that cannot be imported, and never
+two workers at once. `.orkestra/` keeps workflows and traces from run to run.
 """
 
 import asyncio
@@ -49,15 +41,28 @@ from orkestra.cli.options import (
     duration_option,
     load_config,
     log_core_to_python,
+    name_option,
     parse_name,
     plain,
 )
+from orkestra.cli.server_command import (
+    DEFAULT_PORT,
+    UI_PORT_OFFSET,
+    fail_when_ended,
+    port_option,
+    require_free,
+)
 from orkestra.config import OrkestraConfig
-from orkestra.dev.messages import Checked, Drifted, Loaded, Running, Told
-from orkestra.dev.runner import BROKEN
+from orkestra.dev.messages import (
+    Checked,
+    IncompatibleExecution,
+    Loaded,
+    Running,
+    WorkerMessage,
+)
+from orkestra.dev.runner import IMPORT_FAILED
 from orkestra.dev.worker_process import WorkerOptions, WorkerProcess
 from orkestra.devserver import DevServer
-from orkestra.devserver.server import why_not
 from orkestra.errors import ConfigurationError, DevServerError
 from orkestra.langfuse.langfuse_sink import require_langfuse
 
@@ -65,8 +70,6 @@ if TYPE_CHECKING:
     from orkestra.dev.tracepage import TracePage
 
 
-_PORT: Final = 7233  # where clients look when nobody tells them
-_LAST_PORT: Final = 65_535
 _GRACE: Final = timedelta(seconds=5)
 
 
@@ -77,49 +80,42 @@ def dev(
         typer.Argument(
             metavar="APP",
             parser=parse_name,
-            help="A module or package with workflows, or module:function.",
+            help="Module or package with workflows, or module:function.",
         ),
     ],
     *,
     task_queue: Annotated[
-        str | None,
-        typer.Option(
-            parser=parse_name,
-            metavar="NAME",
-            help="Task queue.  [default: TASK_QUEUE of the package, or its name]",
-        ),
+        str | None, name_option("Task queue.  [default: TASK_QUEUE of the package, or its name]")
     ] = None,
-    port: Annotated[
-        int, typer.Option(min=0, max=_LAST_PORT, help="Port of Temporal; 0 takes a free one.")
-    ] = _PORT,
+    port: Annotated[int, port_option("Port of Temporal; 0 uses a free port.")] = DEFAULT_PORT,
     ui_port: Annotated[
-        int, typer.Option(min=0, max=_LAST_PORT, help="Port of its web UI; 0 takes a free one.")
-    ] = _PORT + 1000,
+        int, port_option("Port of the Temporal UI; 0 uses a free port.")
+    ] = DEFAULT_PORT + UI_PORT_OFFSET,
     traces_port: Annotated[
-        int, typer.Option(min=0, max=_LAST_PORT, help="Port of the trace page; 0: a free one.")
-    ] = _PORT + 1001,
+        int, port_option("Port of the trace page; 0 uses a free port.")
+    ] = DEFAULT_PORT + UI_PORT_OFFSET + 1,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget the workflows and traces of earlier runs.")
+        bool, typer.Option("--fresh", help="Delete the workflows and traces of earlier runs.")
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Run code that open executions cannot go on with, too."),
+        typer.Option("--force", help="Run new code even if open executions cannot be replayed."),
     ] = False,
     grace: Annotated[
         timedelta,
-        duration_option("5s", help="How long activities may go on when the worker is to end."),
+        duration_option("Time for activities to finish when the worker stops.  [default: 5s]"),
     ] = _GRACE,
     config: ConfigFile = None,
 ) -> None:
-    """Run an application while it is being written, until Ctrl-C.
+    """Run an application during development, until Ctrl-C.
 
-    Starts a Temporal server with its UI, a page that shows traces, and a worker that starts anew
-    whenever a source file is saved. Workflows go on across that: first their histories are replayed
-    against the new code, and where one cannot go on, the worker waits and says which and why.
+    Starts a Temporal server with its UI, a page that shows traces, and a worker that restarts when
+    you save a source file. Workflows continue after a restart: the worker first replays their
+    histories with the new code. If one cannot be replayed, the worker pauses and prints why.
 
-    APP is a module or package whose workflows and activities are found, or module:function with a
-    function that returns workers. Workflows and traces are kept in .orkestra/ from run to run.
-    Traces go to Langfuse where its keys are set, else to the page.
+    APP is a module or package that defines workflows and activities, or module:function with a
+    function that returns workers. Workflows and traces are kept in .orkestra/ between runs. Traces
+    go to Langfuse if its keys are set, otherwise to the trace page.
 
     Examples:
       orkestra dev my_app
@@ -131,7 +127,7 @@ def dev(
     if settings.langfuse.is_on:
         require_langfuse()
     sys.path.insert(0, str(Path.cwd()))
-    options = Options(
+    options = DevOptions(
         app=app,
         roots=find_application(app.partition(":")[0]),
         task_queue=task_queue,
@@ -151,84 +147,324 @@ def dev(
 def _check_ports(port: int, ui_port: int, traces_port: int) -> None:
     given = {"--port": port, "--ui-port": ui_port, "--traces-port": traces_port}
     for option, number in given.items():
-        reason = why_not(number) if number else None
-        if reason is not None:
-            msg = (
-                f"{option} {number} cannot be used: {reason}: free it; {option} 0 takes a free one"
-            )
-            raise ConfigurationError(msg)
+        require_free(option, number, f"use {option} 0 for a free port")
     chosen = [number for number in given.values() if number]
     if len(set(chosen)) < len(chosen):
         msg = f"{', '.join(given)} are {', '.join(map(str, given.values()))}: use different ports"
         raise ConfigurationError(msg)
 
 
-_NAMED: Final = 3
+_STATE: Final = ".orkestra"
+_CONFIG: Final = Path("orkestra.toml")
+_CANCELLATION_TIMEOUT: Final = timedelta(seconds=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevOptions:
+    """Options of `orkestra dev`; ports of None or 0 are free ones."""
+
+    app: str
+    roots: list[Path]
+    task_queue: str | None
+    config: OrkestraConfig
+    config_file: Path | None
+    port: int | None
+    ui_port: int | None
+    traces_port: int
+    fresh: bool
+    force: bool
+    grace: timedelta
+
+
+async def develop(options: DevOptions) -> None:
+    """Run everything until SIGINT or SIGTERM; a second signal ends it at once.
+
+    Raises:
+        ConfigurationError: The server could not be started as the options say.
+        DevServerError: The server exited.
+        KeyboardInterrupt: A second signal arrived.
+    """
+    log = DevLog()
+    async with AsyncExitStack() as stack:
+        state = stack.enter_context(open_state(Path(_STATE), fresh=options.fresh))
+        page = _open_page(stack, state, options)
+        server = await stack.enter_async_context(_server(state, options))
+        log.write(_addresses(server, page, options.config), style="bold")
+        config_file = (options.config_file or _CONFIG).absolute()
+        watcher = SourceWatcher(options.roots, also=[config_file])
+        worker = WorkerOptions(
+            app=options.app,
+            task_queue=options.task_queue,
+            config_file=options.config_file,
+            force=options.force,
+            environment=_environment(state, options, server, page),
+            end_timeout=options.grace
+            + _CANCELLATION_TIMEOUT
+            + options.config.langfuse.flush_timeout
+            + timedelta(seconds=3),
+        )
+        supervisor = ReloadingWorker(worker, watcher, log)
+        await _until_signal(log, supervisor, watcher, server)
+
+
+async def _until_signal(
+    log: "DevLog", supervisor: "ReloadingWorker", watcher: "SourceWatcher", server: DevServer
+) -> None:
+    working = asyncio.ensure_future(
+        first_to_end(supervisor.run(), watcher.run(), fail_when_ended(server))
+    )
+    signals = 0
+
+    def stop() -> None:
+        nonlocal signals
+        signals += 1
+        if signals == 1:
+            log.write("stopping: press Ctrl-C again to stop at once")
+        working.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    with contextlib.suppress(asyncio.CancelledError):
+        await working
+    if signals > 1:
+        raise KeyboardInterrupt
+
+
+def _open_page(
+    stack: AsyncExitStack, state: "StateDirectory", options: DevOptions
+) -> "TracePage | None":
+    """Open the trace page, unless the traces go to Langfuse."""
+    langfuse = options.config.langfuse
+    if langfuse.is_on or langfuse.enabled is False or not importlib.util.find_spec("langfuse"):
+        return None
+    from orkestra.dev.tracepage import TracePage  # noqa: PLC0415 - not always needed
+
+    return stack.enter_context(TracePage(state.traces, port=options.traces_port))
+
+
+@asynccontextmanager
+async def _server(state: "StateDirectory", options: DevOptions) -> AsyncGenerator[DevServer]:
+    temporal = options.config.temporal
+    own = (tenant.namespace for tenant in options.config.tenants.values())
+    try:
+        server = DevServer(
+            port=options.port,
+            ui=True,
+            ui_port=options.ui_port,
+            db_filename=state.temporal,
+            namespaces=[temporal.namespace, *filter(None, own)],
+            search_attribute=options.config.tenancy.search_attribute,
+        )
+        await server.start()
+    except DevServerError as error:
+        msg = f"{error} (--fresh deletes the state in {_STATE}/)"
+        raise ConfigurationError(msg) from error
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def _addresses(server: DevServer, page: "TracePage | None", config: OrkestraConfig) -> str:
+    if page is not None:
+        traces = page.url
+    elif config.langfuse.is_on:
+        traces = config.langfuse.base_url
+    elif config.langfuse.enabled is False:
+        traces = "off"
+    else:
+        traces = 'off (pip install "orkestra-core[langfuse]")'
+    return f"Temporal {server.address}   UI {server.ui_url}   traces {traces}"
+
+
+def _environment(
+    state: "StateDirectory", options: DevOptions, server: DevServer, page: "TracePage | None"
+) -> Mapping[str, str]:
+    """Make the environment of the worker, which overrides the configuration that it loads."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TEMPORAL_")}
+    if page is not None:
+        inherited = {k: v for k, v in inherited.items() if k != "LANGFUSE_HOST"}
+        inherited |= {**page.environment, "LANGFUSE_FLUSH_INTERVAL": "0.5"}
+    temporal = options.config.temporal
+    if temporal.has_api_key or temporal.tls is not None:
+        inherited["ORKESTRA_TEMPORAL__TLS__DISABLED"] = "true"
+    return {
+        **inherited,
+        "ORKESTRA_TEMPORAL__ADDRESS": server.address,
+        "ORKESTRA_TEMPORAL__NAMESPACE": temporal.namespace,
+        "ORKESTRA_WORKER__CANCELLATION_TIMEOUT": f"{_CANCELLATION_TIMEOUT.total_seconds()}s",
+        "ORKESTRA_WORKER__GRACEFUL_SHUTDOWN_TIMEOUT": f"{options.grace.total_seconds()}s",
+        "PYTHONUNBUFFERED": "1",
+        "TEMPORAL_ADDRESS": server.address,
+        "TEMPORAL_CONFIG_FILE": str(state.profile.absolute()),
+        "TEMPORAL_NAMESPACE": temporal.namespace,
+    }
+
+
+_SLOW_STOP_SECONDS: Final = 0.5
+
+
+class ReloadingWorker:
+    """One worker process at a time, which runs the code that was saved last."""
+
+    def __init__(self, options: WorkerOptions, watcher: "SourceWatcher", log: "DevLog") -> None:
+        self._options = options
+        self._watcher = watcher
+        self._log = log
+        self._started_at = 0.0
+
+    async def run(self) -> None:
+        """Run until cancelled; the worker then finishes its tasks."""
+        worker: WorkerProcess | None = None
+        try:
+            while True:
+                successor = await self._start()
+                worker, predecessor = successor, worker
+                if predecessor is not None:
+                    await self._retire(predecessor)
+                if not self._watcher.has_changes:
+                    worker.go()
+                    await self._until_changed(worker)
+                await self._changed()
+        finally:
+            if worker is not None:
+                await self._retire(worker)
+
+    async def _start(self) -> WorkerProcess:
+        self._started_at = time.monotonic()
+        return await WorkerProcess.start(
+            self._options, on_line=self._log.forward, on_message=self._on_message
+        )
+
+    async def _retire(self, worker: WorkerProcess) -> None:
+        ending = asyncio.create_task(worker.end(self._options.end_timeout))
+        try:
+            done, _ = await asyncio.wait([ending], timeout=_SLOW_STOP_SECONDS)
+            if not done:
+                self._log.write("waiting for the worker to finish its activities")
+            if not await asyncio.shield(ending):
+                self._log.write("the worker did not stop in time and was killed", style="yellow")
+        except asyncio.CancelledError:
+            await worker.kill()
+            await ending
+            raise
+
+    async def _until_changed(self, worker: WorkerProcess) -> None:
+        """Wait for the next change; report a worker that exits first, unless it did so itself."""
+        change = asyncio.create_task(self._watcher.wait())
+        end = asyncio.create_task(worker.wait())
+        try:
+            await asyncio.wait([change, end], return_when=asyncio.FIRST_COMPLETED)
+            if end.done() and not change.done():
+                if end.result() != IMPORT_FAILED:
+                    self._log.write(format_ended(end.result()), style="red")
+                await change
+        finally:
+            await _cancelled(change, end)
+
+    async def _changed(self) -> None:
+        files = await self._watcher.next()
+        _forget_bytecode(files)
+        self._log.write(format_changed(files))
+
+    def _on_message(self, message: WorkerMessage) -> None:
+        match message:
+            case Loaded():
+                self._watcher.add_files(message.files)
+                if message.trouble is not None:
+                    self._log.write(format_import_error(message.trouble), style="red")
+            case Checked():
+                style = "red" if message.count else "yellow" if message.skipped else ""
+                self._log.write(format_checked(message, force=self._options.force), style=style)
+            case Running():
+                seconds = time.monotonic() - self._started_at
+                self._log.write(format_running(message, seconds), style="green")
+
+
+def _forget_bytecode(files: Sequence[Path]) -> None:
+    """Delete bytecode: Python compares size and second of the source, which two edits can share."""
+    for file in files:
+        Path(cache_from_source(file)).unlink(missing_ok=True)
+
+
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def first_to_end(*coroutines: Coroutine[Any, Any, Any]) -> None:
+    """Run several coroutines until the first of them ends or fails, and cancel the others."""
+    tasks = [asyncio.ensure_future(each) for each in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        await _cancelled(*tasks)
+
+
+_MOST_NAMED_FILES: Final = 3
 
 
 def format_changed(files: Sequence[Path]) -> str:
-    """That files were saved."""
+    """Format the report of saved files."""
     names = [_relative(file) for file in files]
-    shown = ", ".join(names[:_NAMED])
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    shown = ", ".join(names[:_MOST_NAMED_FILES])
+    more = f" and {len(names) - _MOST_NAMED_FILES} more" if len(names) > _MOST_NAMED_FILES else ""
     return f"{shown}{more} changed: reloading"
 
 
-def format_broken(trouble: str) -> str:
-    """That the application cannot be loaded."""
-    return f"{trouble}\nnot running: the next save is tried at once"
+def format_import_error(trouble: str) -> str:
+    """Format the report that the application cannot be imported."""
+    return f"{trouble}\nworker stopped: save a file to try again"
 
 
 def format_ended(code: int) -> str:
-    """That the worker ended by itself."""
-    how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-    return f"the worker ended {how}: the next save starts it again"
+    """Format the report that the worker exited."""
+    cause = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+    return f"the worker exited {cause}: save a file to start it again"
 
 
 def format_running(message: Running, seconds: float) -> str:
-    """That the worker runs."""
-    queues = ", ".join(repr(queue) for queue in message.queues)
-    what = f"{_count(message.workflows, 'workflow')}, {_count(message.activities, 'activity')}"
-    where = "task queue" if len(message.queues) == 1 else "task queues"
-    return f"running {what} on {where} {queues} ({seconds:.1f} s)"
-
-
-def format_unharmed(count: int) -> str:
-    """That the open executions can go on."""
-    return f"{_count(count, 'open execution')} replayed: the new code can go on with all of them"
+    """Format the report that the worker runs."""
+    names = ", ".join(repr(queue) for queue in message.queues)
+    types = f"{_count(message.workflows, 'workflow')}, {_count(message.activities, 'activity')}"
+    queues = "task queue" if len(message.queues) == 1 else "task queues"
+    return f"running {types} on {queues} {names} ({seconds:.1f} s)"
 
 
 def format_checked(found: Checked, *, force: bool) -> str:
-    """Which open executions cannot go on, and what to do."""
+    """Format the report of the replay: which executions cannot continue, and how to fix it."""
     lines: list[str] = []
+    if not found.count and found.replayed:
+        lines.append(f"{_count(found.replayed, 'open execution')} replayed with the new code")
     if found.count:
-        lines.append(
-            f"NON-DETERMINISTIC EDIT: {_count(found.count, 'open execution')} cannot go on with"
-            " this code"
-        )
+        executions = _count(found.count, "open execution")
+        lines.append(f"NON-DETERMINISTIC CHANGE: {executions} cannot continue with this code")
     lines += [
-        f"  {each.workflow_type} {each.workflow_id!r} at {each.place}: {each.why}"
-        for each in found.drifted
+        f"  {each.workflow_type} {each.workflow_id!r} at {each.place}: {each.reason}"
+        for each in found.incompatible
     ]
-    if found.count > len(found.drifted):
-        lines.append(f"  and {found.count - len(found.drifted)} more")
-    if found.left_out:
-        left = _count(found.left_out, "open execution")
-        lines.append(f"{left} not replayed: the new code may not suit them")
+    if found.count > len(found.incompatible):
+        lines.append(f"  and {found.count - len(found.incompatible)} more")
+    if found.skipped:
+        skipped = _count(found.skipped, "open execution")
+        lines.append(f"{skipped} not replayed: the new code may be incompatible")
     if found.count and force:
-        lines.append("running all the same (--force): their tasks will fail until this is mended")
+        lines.append("worker started anyway (--force): their tasks fail until you fix this")
     elif found.count:
         lines.append(
-            "not running until this is mended: undo the edit, guard it by workflow.patched(), or"
-            " end them:"
+            "worker paused until you fix this: undo the change, guard it with workflow.patched(),"
+            " or terminate the executions:"
         )
-        lines.append(f"  {_terminate(found.drifted[0])}")
+        lines.append(f"  {_terminate_command(found.incompatible[0])}")
     return "\n".join(lines)
 
 
-def _terminate(drifted: Drifted) -> str:
-    namespace = "" if drifted.namespace == "default" else f" --namespace {drifted.namespace}"
-    return f"orkestra terminate {shlex.quote(drifted.workflow_id)} --all-tenants{namespace}"
+def _terminate_command(execution: IncompatibleExecution) -> str:
+    namespace = "" if execution.namespace == "default" else f" --namespace {execution.namespace}"
+    return f"orkestra terminate {shlex.quote(execution.workflow_id)} --all-tenants{namespace}"
 
 
 def _relative(file: Path) -> str:
@@ -238,119 +474,21 @@ def _relative(file: Path) -> str:
         return str(file)
 
 
-def _count(number: int, what: str) -> str:
+def _count(number: int, noun: str) -> str:
     if number == 1:
-        return f"1 {what}"
-    return f"{number} {what.removesuffix('y')}ies" if what.endswith("y") else f"{number} {what}s"
+        return f"1 {noun}"
+    return f"{number} {noun.removesuffix('y')}ies" if noun.endswith("y") else f"{number} {noun}s"
 
 
-_STYLES: Final = {"orkestra": "bold", "worker": "cyan"}
-_WIDTH: Final = 8
-
-
-class Log:
-    """Writes lines to standard output, with colours where that is a terminal."""
-
-    def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
-
-    def say(self, text: str, *, style: str = "") -> None:
-        """Say something ourselves, of one or several lines."""
-        for line in text.splitlines():
-            self._write("orkestra", Text(plain(line), style))
-
-    def pass_on(self, line: str) -> None:
-        """Pass on a line that the application wrote, colours included."""
-        self._write("worker", Text.from_ansi(line))
-
-    def _write(self, who: str, text: Text) -> None:
-        now = datetime.now().astimezone().strftime("%H:%M:%S")
-        self._console.print(
-            Text.assemble((now, "dim"), " ", (who.ljust(_WIDTH), _STYLES[who]), " ", text)
-        )
-
-
-_IGNORE: Final = "# Orkestra's own state: nothing here belongs into a repository.\n*\n"
-
-
-@dataclass(frozen=True)
-class State:
-    """The files of a state directory.
-
-    Attributes:
-        directory: Where they are.
-    """
-
-    directory: Path
-
-    @property
-    def temporal(self) -> Path:
-        """The Temporal server's database."""
-        return self.directory / "temporal.db"
-
-    @property
-    def traces(self) -> Path:
-        """The trace page's database."""
-        return self.directory / "traces.db"
-
-    @property
-    def profile(self) -> Path:
-        """An empty profile, in place of the one that the `temporal` command uses."""
-        return self.directory / "temporal.toml"
-
-
-@contextmanager
-def open_state(directory: Path, *, fresh: bool) -> Generator[State]:
-    """Make the directory where there is none, and keep others out of it.
-
-    Args:
-        directory: Where the state is.
-        fresh: Forget what an earlier run left there.
-
-    Yields:
-        Its files.
-
-    Raises:
-        ConfigurationError: The directory is in use, or cannot be used.
-    """
-    state = State(directory)
-    try:
-        directory.mkdir(exist_ok=True)
-        (directory / ".gitignore").write_text(_IGNORE)
-        state.profile.write_text("")
-        lock = (directory / "lock").open("w")
-    except OSError as error:
-        msg = f"{str(directory)!r} cannot hold the state of the server: {error}"
-        raise ConfigurationError(msg) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            msg = f"{str(directory)!r} is in use by another `orkestra dev`: end that one first"
-            raise ConfigurationError(msg) from error
-        if fresh:
-            for database in (state.temporal, state.traces):
-                for file in directory.glob(f"{database.name}*"):
-                    file.unlink()
-        yield state
-
-
-_SETTLING_MS: Final = 100
-_LONGEST_MS: Final = 1000
-_SUFFIX: Final = ".py"
+_QUIET_MS: Final = 100
+_LONGEST_WAIT_MS: Final = 1000
 
 
 def find_application(name: str) -> list[Path]:
-    """Find the folders of a module or package, without importing it.
-
-    Args:
-        name: Its dotted name.
-
-    Returns:
-        The folders of its top-level package, or the file of its top-level module.
+    """Find the folders of a top-level package, or the file of a module, without importing it.
 
     Raises:
-        ConfigurationError: There is no such module.
+        ConfigurationError: The module does not exist.
     """
     top = name.partition(".")[0]
     try:
@@ -361,20 +499,14 @@ def find_application(name: str) -> list[Path]:
         return [Path(folder) for folder in spec.submodule_search_locations]
     if spec is not None and spec.has_location and spec.origin:
         return [Path(spec.origin)]
-    msg = f"module {name!r} does not exist: give a dotted name that can be imported from here"
+    msg = f"module {name!r} does not exist: give the dotted name of an importable module"
     raise ConfigurationError(msg)
 
 
-class Watcher:
-    """Notices changes of source files."""
+class SourceWatcher:
+    """Changes of source files: modules below the folders among `roots`, and other files."""
 
     def __init__(self, roots: Collection[Path], *, also: Collection[Path] = ()) -> None:
-        """Watch; nothing is noticed until `run()` runs.
-
-        Args:
-            roots: Folders, whose modules count at any depth, and single files.
-            also: More files.
-        """
         self._folders = [root for root in roots if not root.is_file()]
         self._files = {root for root in (*roots, *also) if root not in self._folders}
         self._changed: dict[Path, None] = {}
@@ -383,7 +515,7 @@ class Watcher:
         self._restart = asyncio.Event()
 
     def add_files(self, files: Iterable[str]) -> None:
-        """Watch more files, where they are not below the folders already."""
+        """Watch more files."""
         new = {Path(file) for file in files} - self._files
         if any(not self._is_below(file) for file in new):
             self._restart.set()
@@ -391,7 +523,7 @@ class Watcher:
 
     @property
     def has_changes(self) -> bool:
-        """Whether there are changes that `next()` has not told of."""
+        """Whether there are changes that `next()` has not returned."""
         return bool(self._changed)
 
     async def wait(self) -> None:
@@ -399,7 +531,7 @@ class Watcher:
         await self._noticed.wait()
 
     async def next(self) -> list[Path]:
-        """Wait for changes, and return the files of all since the last time."""
+        """Wait for changes, and return the files that changed since the last call."""
         await self._noticed.wait()
         self._noticed.clear()
         changed = list(self._changed)
@@ -411,19 +543,19 @@ class Watcher:
         while True:
             began = time.time_ns()
             self._restart.clear()
-            places = self._places()
+            places = self._watched_folders()
             async for changes in awatch(
                 *places,
-                watch_filter=self._counts,
-                step=_SETTLING_MS,
-                debounce=_LONGEST_MS,
+                watch_filter=self._is_relevant,
+                step=_QUIET_MS,
+                debounce=_LONGEST_WAIT_MS,
                 stop_event=self._restart,
                 recursive=False,
             ):
                 self._notice(Path(path) for _, path in changes)
-                if self._places() != places:
+                if self._watched_folders() != places:
                     break
-            # What was saved between two watches.
+            # Files that were saved between two watches.
             self._notice(file for file in self._all_files() if _modified(file) > began)
 
     def _notice(self, paths: Iterable[Path]) -> None:
@@ -434,28 +566,30 @@ class Watcher:
         if self._changed:
             self._noticed.set()
 
-    def _counts(self, change: Change, path: str) -> bool:
+    def _is_relevant(self, change: Change, path: str) -> bool:
         file = Path(path)
         if file in self._files:
             return True
-        if file.suffix == _SUFFIX:
+        if file.suffix == ".py":
             return self._is_below(file)
         return change is Change.added and self._is_below(file) and _is_source_folder(file)
 
     def _is_below(self, file: Path) -> bool:
         return any(file.is_relative_to(folder) for folder in self._folders)
 
-    def _places(self) -> set[Path]:
-        """Folders to watch, each by itself: what lies among them may be huge."""
+    def _watched_folders(self) -> set[Path]:
+        """List the folders to watch, each alone: other folders below them can be huge."""
         places = {file.parent for file in self._files}
         for folder in self._folders:
             places.update(_source_folders(folder))
         return {place for place in places if place.is_dir()}
 
     def _all_files(self) -> Iterator[Path]:
-        for place in self._places():
+        for place in self._watched_folders():
             with contextlib.suppress(OSError):
-                yield from (f for f in place.iterdir() if self._counts(Change.modified, str(f)))
+                yield from (
+                    f for f in place.iterdir() if self._is_relevant(Change.modified, str(f))
+                )
 
 
 def _source_folders(folder: Path) -> Iterator[Path]:
@@ -478,279 +612,83 @@ def _modified(file: Path) -> int:
         return 0
 
 
-_SLOW: Final = 0.5
+_STYLES: Final = {"orkestra": "bold", "worker": "cyan"}
+_LABEL_COLUMNS: Final = 8
 
 
-class Supervisor:
-    """Keeps one worker running on the code as it was last saved."""
+class DevLog:
+    """One log on standard output: the time, the writer and the text of each line."""
 
-    def __init__(self, options: WorkerOptions, watcher: Watcher, log: Log) -> None:
-        """Prepare; nothing runs until `run()` does.
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
 
-        Args:
-            options: How workers are to run.
-            watcher: Notices changes.
-            log: Where everything is told.
-        """
-        self._options = options
-        self._watcher = watcher
-        self._log = log
-        self._began = 0.0
+    def write(self, text: str, *, style: str = "") -> None:
+        """Write lines of `orkestra dev` itself."""
+        for line in text.splitlines():
+            self._print("orkestra", Text(plain(line), style))
 
-    async def run(self) -> None:
-        """Run until cancelled; the worker then finishes what it does."""
-        worker: WorkerProcess | None = None
-        try:
-            while True:
-                successor = await self._start()
-                worker, predecessor = successor, worker
-                if predecessor is not None:
-                    await self._retire(predecessor)
-                if not self._watcher.has_changes:
-                    worker.go()
-                    await self._until_changed(worker)
-                await self._changed()
-        finally:
-            if worker is not None:
-                await self._retire(worker)
+    def forward(self, line: str) -> None:
+        """Write a line of the application, with its colours."""
+        self._print("worker", Text.from_ansi(line))
 
-    async def _start(self) -> WorkerProcess:
-        self._began = time.monotonic()
-        return await WorkerProcess.start(
-            self._options, on_line=self._log.pass_on, on_message=self._hear
+    def _print(self, writer: str, text: Text) -> None:
+        now = datetime.now().astimezone().strftime("%H:%M:%S")
+        self._console.print(
+            Text.assemble(
+                (now, "dim"), " ", (writer.ljust(_LABEL_COLUMNS), _STYLES[writer]), " ", text
+            )
         )
 
-    async def _retire(self, worker: WorkerProcess) -> None:
-        ending = asyncio.create_task(worker.end(self._options.patience))
-        try:
-            done, _ = await asyncio.wait([ending], timeout=_SLOW)
-            if not done:
-                self._log.say("waiting for the worker to finish what it does")
-            if not await asyncio.shield(ending):
-                self._log.say("the worker did not finish in time and was killed", style="yellow")
-        except asyncio.CancelledError:
-            await worker.kill()
-            await ending
-            raise
 
-    async def _until_changed(self, worker: WorkerProcess) -> None:
-        """Wait for the next change; a worker that ends before has said why, or is told of."""
-        change = asyncio.create_task(self._watcher.wait())
-        end = asyncio.create_task(worker.wait())
-        try:
-            await asyncio.wait([change, end], return_when=asyncio.FIRST_COMPLETED)
-            if end.done() and not change.done():
-                if end.result() != BROKEN:
-                    self._log.say(format_ended(end.result()), style="red")
-                await change
-        finally:
-            await _cancelled(change, end)
-
-    async def _changed(self) -> None:
-        files = await self._watcher.next()
-        _forget_bytecode(files)
-        self._log.say(format_changed(files))
-
-    def _hear(self, message: Told) -> None:
-        match message:
-            case Loaded():
-                self._watcher.add_files(message.files)
-                if message.trouble is not None:
-                    self._log.say(format_broken(message.trouble), style="red")
-            case Checked():
-                if message.count or message.left_out:
-                    style = "red" if message.count else "yellow"
-                    self._log.say(format_checked(message, force=self._options.force), style=style)
-                elif message.replayed:
-                    self._log.say(format_unharmed(message.replayed))
-            case Running():
-                took = time.monotonic() - self._began
-                self._log.say(format_running(message, took), style="green")
+_GITIGNORE: Final = "# State of `orkestra dev`. Do not commit it.\n*\n"
 
 
-def _forget_bytecode(files: Sequence[Path]) -> None:
-    """Python tells stale bytecode by the source's size and second: two edits can share both."""
-    for file in files:
-        Path(cache_from_source(file)).unlink(missing_ok=True)
+@dataclass(frozen=True)
+class StateDirectory:
+    """`.orkestra/`: the files that are kept between runs."""
+
+    directory: Path
+
+    @property
+    def temporal(self) -> Path:
+        """Database of the Temporal server."""
+        return self.directory / "temporal.db"
+
+    @property
+    def traces(self) -> Path:
+        """Database of the trace page."""
+        return self.directory / "traces.db"
+
+    @property
+    def profile(self) -> Path:
+        """An empty profile, in place of the user's own."""
+        return self.directory / "temporal.toml"
 
 
-async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def first_to_end(*works: Coroutine[Any, Any, Any]) -> None:
-    """Do several things until the first of them ends or fails, and cancel the others."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        await _cancelled(*tasks)
-
-
-_STATE: Final = ".orkestra"
-_CONFIG: Final = Path("orkestra.toml")
-_LOOK: Final = 0.2
-_CANCELLATION: Final = timedelta(seconds=2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What was asked for.
-
-    Attributes:
-        app: The application, as on the command line.
-        roots: Its folders, or its file.
-        task_queue: Its queue, where one was chosen.
-        config: The configuration.
-        config_file: Where it was read, if one was named.
-        port: Port of the server; None takes a free one.
-        ui_port: Port of its UI; None takes a free one.
-        traces_port: Port of the trace page; 0 takes a free one.
-        fresh: Forget earlier runs.
-        force: Run code that open executions cannot go on with.
-        grace: How long activities may go on when the worker is to end.
-    """
-
-    app: str
-    roots: list[Path]
-    task_queue: str | None
-    config: OrkestraConfig
-    config_file: Path | None
-    port: int | None
-    ui_port: int | None
-    traces_port: int
-    fresh: bool
-    force: bool
-    grace: timedelta
-
-
-async def develop(options: Options) -> None:
-    """Run everything until SIGINT or SIGTERM; a second one ends it at once.
+@contextmanager
+def open_state(directory: Path, *, fresh: bool) -> Generator[StateDirectory]:
+    """Create and lock the directory; delete the databases of earlier runs if `fresh`.
 
     Raises:
-        ConfigurationError: Something could not be started that was asked for.
-        DevServerError: The server ended.
-        KeyboardInterrupt: A second signal came.
+        ConfigurationError: The directory is in use, or cannot be written.
     """
-    log = Log()
-    async with AsyncExitStack() as stack:
-        state = stack.enter_context(open_state(Path(_STATE), fresh=options.fresh))
-        page = _open_page(stack, state, options)
-        server = await stack.enter_async_context(_server(state, options))
-        log.say(_addresses(server, page, options.config), style="bold")
-        config_file = (options.config_file or _CONFIG).absolute()
-        watcher = Watcher(options.roots, also=[config_file])
-        worker = WorkerOptions(
-            app=options.app,
-            task_queue=options.task_queue,
-            config_file=options.config_file,
-            force=options.force,
-            environment=_environment(state, options, server, page),
-            patience=options.grace
-            + _CANCELLATION
-            + options.config.langfuse.flush_timeout
-            + timedelta(seconds=3),
-        )
-        supervisor = Supervisor(worker, watcher, log)
-        await _until_signal(log, supervisor, watcher, server)
-
-
-async def _until_signal(
-    log: Log, supervisor: Supervisor, watcher: Watcher, server: DevServer
-) -> None:
-    working = asyncio.ensure_future(first_to_end(supervisor.run(), watcher.run(), _watch(server)))
-    signals = 0
-
-    def stop() -> None:
-        nonlocal signals
-        signals += 1
-        if signals == 1:
-            log.say("stopping: Ctrl-C again ends everything at once")
-        working.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    with contextlib.suppress(asyncio.CancelledError):
-        await working
-    if signals > 1:
-        raise KeyboardInterrupt
-
-
-async def _watch(server: DevServer) -> None:
-    while server.is_running:  # noqa: ASYNC110 - nothing tells when a process ends
-        await asyncio.sleep(_LOOK)
-    msg = f"the embedded server ended by itself; its output ends with: {server.output}"
-    raise DevServerError(msg)
-
-
-def _open_page(stack: AsyncExitStack, state: State, options: Options) -> "TracePage | None":
-    """The page, where traces would go nowhere else."""
-    langfuse = options.config.langfuse
-    if langfuse.is_on or langfuse.enabled is False or not importlib.util.find_spec("langfuse"):
-        return None
-    from orkestra.dev.tracepage import TracePage  # noqa: PLC0415 - only where it is used
-
-    return stack.enter_context(TracePage(state.traces, port=options.traces_port))
-
-
-@asynccontextmanager
-async def _server(state: State, options: Options) -> AsyncGenerator[DevServer]:
-    temporal = options.config.temporal
-    own = (tenant.namespace for tenant in options.config.tenants.values())
+    state = StateDirectory(directory)
     try:
-        server = DevServer(
-            port=options.port,
-            ui=True,
-            ui_port=options.ui_port,
-            db_filename=state.temporal,
-            namespaces=[temporal.namespace, *filter(None, own)],
-            search_attribute=options.config.tenancy.search_attribute,
-        )
-        await server.start()
-    except DevServerError as error:
-        msg = f"{error} (--fresh forgets what is kept in {_STATE}/)"
+        directory.mkdir(exist_ok=True)
+        (directory / ".gitignore").write_text(_GITIGNORE)
+        state.profile.write_text("")
+        lock = (directory / "lock").open("w")
+    except OSError as error:
+        msg = f"cannot write to {str(directory)!r}: {error}"
         raise ConfigurationError(msg) from error
-    try:
-        yield server
-    finally:
-        await server.stop()
-
-
-def _addresses(server: DevServer, page: "TracePage | None", config: OrkestraConfig) -> str:
-    if page is not None:
-        traces = page.url
-    elif config.langfuse.is_on:
-        traces = config.langfuse.base_url
-    elif config.langfuse.enabled is False:
-        traces = "off"
-    else:
-        traces = 'off (pip install "orkestra-core[langfuse]")'
-    return f"Temporal {server.address}   UI {server.ui_url}   traces {traces}"
-
-
-def _environment(
-    state: State, options: Options, server: DevServer, page: "TracePage | None"
-) -> Mapping[str, str]:
-    """What the worker is told beside the configuration that it reads itself."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TEMPORAL_")}
-    if page is not None:
-        inherited = {k: v for k, v in inherited.items() if k != "LANGFUSE_HOST"}
-        inherited |= {**page.environment, "LANGFUSE_FLUSH_INTERVAL": "0.5"}
-    temporal = options.config.temporal
-    if temporal.has_api_key or temporal.tls is not None:
-        inherited["ORKESTRA_TEMPORAL__TLS__DISABLED"] = "true"
-    return {
-        **inherited,
-        "ORKESTRA_TEMPORAL__ADDRESS": server.address,
-        "ORKESTRA_TEMPORAL__NAMESPACE": temporal.namespace,
-        "ORKESTRA_WORKER__CANCELLATION_TIMEOUT": f"{_CANCELLATION.total_seconds()}s",
-        "ORKESTRA_WORKER__GRACEFUL_SHUTDOWN_TIMEOUT": f"{options.grace.total_seconds()}s",
-        "PYTHONUNBUFFERED": "1",
-        "TEMPORAL_ADDRESS": server.address,
-        "TEMPORAL_CONFIG_FILE": str(state.profile.absolute()),
-        "TEMPORAL_NAMESPACE": temporal.namespace,
-    }
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            msg = f"{str(directory)!r} is in use by another `orkestra dev`: stop that one first"
+            raise ConfigurationError(msg) from error
+        if fresh:
+            for database in (state.temporal, state.traces):
+                for file in directory.glob(f"{database.name}*"):
+                    file.unlink()
+        yield state

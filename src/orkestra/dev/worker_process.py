@@ -1,4 +1,4 @@
-"""The worker's process, seen from the one that watches it."""
+"""The worker's process as `orkestra dev` starts, follows and ends it."""
 
 import asyncio
 import contextlib
@@ -12,32 +12,23 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, Self
 
-from orkestra.dev.messages import Told, understand
+from orkestra.dev.messages import WorkerMessage, parse_message
 from orkestra.dev.runner import GO
 
-_LONGEST_LINE: Final = 1 << 20
-_LAST_WORDS: Final = 1.0
+_LONGEST_LINE_BYTES: Final = 1 << 20
+_PIPE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
-    """How the worker's process is to run.
-
-    Attributes:
-        app: The application, as on the command line.
-        task_queue: Its queue, where one was chosen.
-        config_file: The configuration file, where one was named.
-        force: Run even where open executions cannot go on.
-        environment: Its whole environment.
-        patience: How long it may take to end when it is told to.
-    """
+    """Options of the worker's process, which is killed if it takes longer than `end_timeout`."""
 
     app: str
     task_queue: str | None
     config_file: Path | None
     force: bool
     environment: Mapping[str, str]
-    patience: timedelta
+    end_timeout: timedelta
 
 
 class WorkerProcess:
@@ -49,9 +40,9 @@ class WorkerProcess:
         messages: asyncio.StreamReader,
         *,
         on_line: Callable[[str], None],
-        on_message: Callable[[Told], None],
+        on_message: Callable[[WorkerMessage], None],
     ) -> None:
-        """Follow a process; use `start()` to make one."""
+        """Follow a process that `start()` made."""
         self._process = process
         self._following = [
             asyncio.create_task(self._read_output(on_line)),
@@ -64,14 +55,11 @@ class WorkerProcess:
         options: WorkerOptions,
         *,
         on_line: Callable[[str], None],
-        on_message: Callable[[Told], None],
+        on_message: Callable[[WorkerMessage], None],
     ) -> Self:
-        """Start a worker that loads its application and then waits for `go()`.
+        """Start a worker that imports its application and then waits for `go()`.
 
-        Args:
-            options: How it is to run.
-            on_line: Called with each line that it writes.
-            on_message: Called with each message from it.
+        `on_line` is called with each line that it prints, `on_message` with each message.
         """
         receiving, sending = os.pipe()
         try:
@@ -80,16 +68,16 @@ class WorkerProcess:
                 *(sys.executable, "-m", "orkestra.dev.runner", options.app),
                 *(options.task_queue or "", str(options.config_file or ""), str(sending), drift),
                 env=dict(options.environment),
-                limit=_LONGEST_LINE,
+                limit=_LONGEST_LINE_BYTES,
                 pass_fds=(sending,),
-                start_new_session=True,  # Ctrl-C is for this process, which then ends the worker
+                start_new_session=True,  # so that Ctrl-C reaches this process alone
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=STDOUT,
             )
         finally:
             os.close(sending)
-        messages = asyncio.StreamReader(limit=_LONGEST_LINE)
+        messages = asyncio.StreamReader(limit=_LONGEST_LINE_BYTES)
         await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(messages), os.fdopen(receiving, "rb", 0)
         )
@@ -101,31 +89,20 @@ class WorkerProcess:
             self._process.stdin.write(GO)
 
     async def wait(self) -> int:
-        """Wait until it has ended and everything that it said is read.
-
-        Returns:
-            Its exit code, negative for a signal.
-        """
+        """Wait for its end and its last output, and return its exit code, negative for a signal."""
         code = await self._process.wait()
-        # Processes that it started may keep its pipes open for as long as they like.
-        await asyncio.wait(self._following, timeout=_LAST_WORDS)
+        # Processes that it started can keep its pipes open.
+        await asyncio.wait(self._following, timeout=_PIPE_SECONDS)
         for task in self._following:
             task.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
         return code
 
-    async def end(self, patience: timedelta) -> bool:
-        """Tell it to finish what it does, and kill it where it does not.
-
-        Args:
-            patience: How long it may take.
-
-        Returns:
-            Whether it ended by itself.
-        """
+    async def end(self, timeout: timedelta) -> bool:
+        """Stop it gracefully, or kill it after the time-out; return whether it ended in time."""
         self._signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(patience.total_seconds()):
+            async with asyncio.timeout(timeout.total_seconds()):
                 await self.wait()
         except TimeoutError:
             await self.kill()
@@ -133,7 +110,7 @@ class WorkerProcess:
         return True
 
     async def kill(self) -> None:
-        """End it at once; does nothing where it has ended."""
+        """Kill it; does nothing after its end."""
         self._signal(signal.SIGKILL)
         await self.wait()
 
@@ -146,7 +123,7 @@ class WorkerProcess:
         while output is not None:
             try:
                 line = await output.readline()
-            except ValueError:  # longer than any that one wants to see
+            except ValueError:  # a line that is longer than the limit
                 continue
             if not line:
                 return
@@ -154,7 +131,7 @@ class WorkerProcess:
 
 
 async def _read_messages(
-    messages: asyncio.StreamReader, on_message: Callable[[Told], None]
+    messages: asyncio.StreamReader, on_message: Callable[[WorkerMessage], None]
 ) -> None:
     while line := await messages.readline():
-        on_message(understand(line))
+        on_message(parse_message(line))
