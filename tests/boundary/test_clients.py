@@ -19,7 +19,7 @@ from tests.support.guard_attack import refused
 from tests.workflows.everything import Mailbox
 
 
-async def test_b07_a_client_cloned_without_interceptors_is_told_to_stamp(attack):
+async def test_b07_a_client_without_interceptors_is_refused_with_a_fix(attack):
     bare = Client(**{**attack.acme.config(), "plugins": [], "interceptors": []})
     start = bare.start_workflow(
         Mailbox.run, id=f"{attack.desk.acme}:x", task_queue=attack.desk.queue
@@ -32,14 +32,14 @@ async def test_b07_a_client_cloned_without_interceptors_is_told_to_stamp(attack)
     await refused(handle.execute_update("add", "x"), match=r"request\.input\.header")
 
 
-async def test_a_raw_request_that_is_stamped_right_passes(attack):
+async def test_a_raw_request_with_the_tenant_is_sent(attack):
     started = await attack.service.start_workflow_execution(attack.start())
     handle = attack.acme.get_workflow_handle("raw", run_id=started.run_id)
     await handle.signal("finish")
     assert await handle.result() == []
 
 
-async def test_b07_anothers_client_and_scope_do_not_help(attack):
+async def test_b07_another_tenants_client_or_scope_is_refused(attack):
     with tenant_scope(attack.desk.beta), pytest.raises(TenantMismatchError):
         await attack.acme.get_workflow_handle("target").describe()
     with pytest.raises(TenantRequiredError):
@@ -49,7 +49,7 @@ async def test_b07_anothers_client_and_scope_do_not_help(attack):
             attack.desk.client(name)
 
 
-async def test_polls_without_interceptors_stay_inside(attack):
+async def test_polls_without_interceptors_find_no_other_tenants_work(attack):
     secret = await attack.desk.mailbox(attack.desk.beta, "secret")
     update = await secret.start_update(
         Mailbox.add_checked, "x", wait_for_stage=WorkflowUpdateStage.ACCEPTED, id="secret"
@@ -66,7 +66,7 @@ async def test_polls_without_interceptors_stay_inside(attack):
     await secret.terminate()
 
 
-async def test_b18_what_clients_share_cannot_be_changed(attack):
+async def test_b18_shared_metadata_and_api_key_cannot_be_changed(attack):
     with pytest.raises(ForbiddenOperationError):
         attack.acme.rpc_metadata = {"temporal-namespace": "second"}
     with pytest.raises(ForbiddenOperationError):
@@ -76,7 +76,7 @@ async def test_b18_what_clients_share_cannot_be_changed(attack):
         await refused(attack.acme.count_workflows(rpc_metadata={key: "second"}), match="metadata")
 
 
-async def test_b07_the_operators_client_is_open_outside_of_scopes_only(attack):
+async def test_b07_an_operators_client_is_limited_inside_a_tenant_scope(attack):
     operator = attack.desk.client(ALL_TENANTS)
     assert (await operator.get_workflow_handle(attack.target.id).describe()).id == attack.target.id
     with tenant_scope(attack.desk.acme):

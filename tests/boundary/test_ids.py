@@ -29,7 +29,7 @@ UNSEEN = ("a\nb", "a\x1b[2Jb", "a\x00b", "a\u202eb", "a\u200bb", "a\ud800b", "a\
 
 
 @pytest.mark.parametrize("tenant", RESERVED)
-async def test_b04_a_tenant_cannot_be_the_servers_own(attack, tenant):
+async def test_b04_reserved_tenant_ids_are_refused(attack, tenant):
     """`temporal-sys-scheduler:acme:sched` is the workflow behind a schedule of acme's."""
     with pytest.raises(InvalidTenantError):
         attack.desk.client(tenant)
@@ -37,7 +37,7 @@ async def test_b04_a_tenant_cannot_be_the_servers_own(attack, tenant):
         pass
 
 
-async def test_b04_the_workflow_behind_anothers_schedule_is_not_reached(attack):
+async def test_b04_the_workflow_of_another_tenants_schedule_cannot_be_reached(attack):
     plan = Schedule(
         ScheduleActionStartWorkflow(Mailbox.run, id="w", task_queue="nobody-polls"), ScheduleSpec()
     )
@@ -49,7 +49,7 @@ async def test_b04_the_workflow_behind_anothers_schedule_is_not_reached(attack):
     await schedule.delete()
 
 
-async def test_b04_a_worker_that_starts_tells_of_ids_under_a_tenants_prefix(
+async def test_b04_a_starting_worker_warns_of_unowned_ids_under_a_tenants_prefix(
     dev_server, raw_client, fresh, caplog
 ):
     town = Town(dev_server.address, raw_client, fresh)
@@ -68,12 +68,12 @@ async def test_b04_a_worker_that_starts_tells_of_ids_under_a_tenants_prefix(
 
 
 @pytest.mark.parametrize("tenant", LOOKALIKES)
-def test_b14_a_tenant_that_looks_like_another_is_no_tenant(tenant):
+def test_b14_lookalike_tenant_ids_are_refused(tenant):
     with pytest.raises(InvalidTenantError):
         OrkestraPlugin(tenant=tenant)
 
 
-async def test_b14_an_id_that_looks_like_anothers_is_ones_own_or_nobodys(attack):
+async def test_b14_lookalike_ids_reach_the_callers_own_work_or_none(attack):
     """Prefixes of prefixes, other cases, separators: each is only ever below the own prefix."""
     acme, beta = attack.desk.acme, attack.desk.beta
     name = attack.target.id.partition(":")[2]
@@ -96,7 +96,7 @@ async def test_b14_an_id_that_looks_like_anothers_is_ones_own_or_nobodys(attack)
             await refused(attack.bare.get_workflow_handle(disguised).describe())
 
 
-async def test_b14_tenants_whose_names_begin_alike_do_not_meet(attack):
+async def test_b14_tenants_with_a_common_prefix_are_separate(attack):
     longer = attack.desk.client(f"{attack.desk.acme}.b")
     own = await attack.desk.mailbox(f"{attack.desk.acme}.b", "own")
     for name in (own.id, own.id.removeprefix(attack.desk.acme), ".b:" + own.id.partition(":")[2]):
@@ -107,7 +107,7 @@ async def test_b14_tenants_whose_names_begin_alike_do_not_meet(attack):
 
 
 @pytest.mark.parametrize("name", UNSEEN)
-async def test_b24_an_id_that_a_terminal_obeys_is_refused(attack, name):
+async def test_b24_ids_with_control_characters_are_refused(attack, name):
     start = {"task_queue": attack.desk.queue}
     with pytest.raises(InvalidIdError):
         await attack.acme.start_workflow(Mailbox.run, id=name, **start)
@@ -117,14 +117,14 @@ async def test_b24_an_id_that_a_terminal_obeys_is_refused(attack, name):
         await attack.acme.count_workflows(f"WorkflowId = '{name}'")
 
 
-async def test_b24_an_id_is_refused_that_leaves_no_room_for_the_tenant(attack):
+async def test_b24_ids_without_room_for_the_prefix_are_refused(attack):
     with pytest.raises(InvalidIdError, match="900"):
         await attack.acme.start_workflow(
             Mailbox.run, id="\u00e9" * 451, task_queue=attack.desk.queue
         )
 
 
-async def test_b14_only_the_operator_sees_both_cases(attack):
+async def test_b14_only_the_operator_sees_ids_of_both_cases(attack):
     operator = attack.desk.client(ALL_TENANTS)
     other = await attack.desk.raw.start_workflow(
         Mailbox.run,

@@ -35,13 +35,13 @@ QUERIES = (
         ("count_activity_executions", api.CountActivityExecutionsRequest),
     ],
 )
-async def test_b01_comments_in_a_query_do_not_open_it(attack, query, service_call, kind):
+async def test_b01_comments_in_a_query_are_refused(attack, query, service_call, kind):
     request = kind(namespace="default", query=query.format(beta=attack.desk.beta))
     with pytest.raises(InvalidQueryError):
         await getattr(attack.service, service_call)(request)
 
 
-async def test_b01_no_query_lists_or_counts_what_is_anothers(attack):
+async def test_b01_queries_cannot_list_or_count_another_tenants_rows(attack):
     beta = attack.desk.beta
 
     async def visible() -> int:
@@ -61,7 +61,7 @@ async def test_b01_no_query_lists_or_counts_what_is_anothers(attack):
     assert (await attack.acme.count_workflows("GROUP BY ExecutionStatus")).groups == []
 
 
-async def test_a_page_token_of_anothers_list_shows_nothing(attack):
+async def test_a_page_token_of_another_tenants_list_shows_no_rows(attack):
     other = await attack.desk.mailbox(attack.desk.beta, "second")
 
     async def visible() -> int:
@@ -81,7 +81,7 @@ async def test_a_page_token_of_anothers_list_shows_nothing(attack):
     await other.terminate()
 
 
-async def test_history_is_not_paged_with_anothers_or_a_forged_token(attack):
+async def test_foreign_and_forged_page_tokens_show_no_history(attack):
     own = await attack.desk.mailbox(attack.desk.acme, "own")
     for handle in (own, attack.target):
         await attack.desk.raw.get_workflow_handle(handle.id).query("__stack_trace", [])

@@ -1,4 +1,4 @@
-"""Requests of a hostile tenant that name what is another's, field by field, on the real server."""
+"""Requests of a hostile tenant that name another tenant's work, on the real server."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from tests.support.requests import ALLOWED
 from tests.workflows.everything import Mailbox
 
 
-async def test_b06_another_namespace_is_not_reached_by_naming_it(attack):
+async def test_b06_another_namespace_cannot_be_reached(attack):
     elsewhere = Client(attack.acme.service_client, namespace="second")
     await refused(
         elsewhere.get_workflow_handle(f"{attack.desk.acme}:x").describe(), match="namespace"
@@ -107,24 +107,24 @@ REACHES: dict[str, Callable[[Attack], Message]] = {
 
 
 @pytest.mark.parametrize("rpc", REACHES)
-async def test_b06_a_raw_request_does_not_reach_anothers_work(attack, rpc):
+async def test_b06_raw_requests_cannot_reach_another_tenants_work(attack, rpc):
     await refused(getattr(attack.service, rpc)(REACHES[rpc](attack)), match=rpc)
 
 
-async def test_the_operators_service_is_closed(attack):
+async def test_the_operator_service_is_refused(attack):
     request = ListSearchAttributesRequest(namespace="default")
     await refused(attack.acme.operator_service.list_search_attributes(request))
 
 
-async def test_one_request_cannot_be_passed_off_as_another(attack):
-    """The stub does not look at what it sends: field 2 is an execution in both."""
+async def test_a_request_of_another_rpcs_type_is_refused(attack):
+    """The stub does not check what it sends: field 2 is an execution in both."""
     request = api.TerminateWorkflowExecutionRequest(
         namespace="default", workflow_execution=attack.of_target()
     )
     await refused(attack.service.describe_namespace(request), match="it takes")
 
 
-async def test_a_request_that_changes_while_it_is_sent_is_sent_as_it_was_checked(attack):
+async def test_a_request_that_changes_during_the_call_is_sent_as_checked(attack):
     own = await attack.desk.mailbox(attack.desk.acme, "own")
     request = api.DescribeWorkflowExecutionRequest(namespace="default")
     request.execution.workflow_id = own.id
@@ -156,7 +156,7 @@ async def test_a_request_that_changes_while_it_is_sent_is_sent_as_it_was_checked
         ("pause_activity", "execution", {"id": "1"}),
     ],
 )
-async def test_anothers_run_is_not_reached_under_ones_own_id(attack, rpc, named, fields):
+async def test_another_tenants_run_is_not_found_under_the_callers_id(attack, rpc, named, fields):
     own = await attack.desk.mailbox(attack.desk.acme, "own")
     run = (await attack.target.describe()).run_id
     execution = WorkflowExecution(workflow_id=own.id, run_id=run)
@@ -174,7 +174,7 @@ async def test_anothers_run_is_not_reached_under_ones_own_id(attack, rpc, named,
         *("respond_activity_task_completed_by_id", "record_activity_task_heartbeat_by_id"),
     ],
 )
-async def test_anothers_activity_run_is_not_reached_under_ones_own_id(attack, rpc):
+async def test_another_tenants_activity_run_is_not_found_under_the_callers_id(attack, rpc):
     desk = attack.desk
     own, theirs = await desk.open_activity(desk.acme), await desk.open_activity(desk.beta)
     run = (await theirs.describe()).activity_run_id
@@ -191,7 +191,7 @@ async def test_anothers_activity_run_is_not_reached_under_ones_own_id(attack, rp
 
 
 @pytest.mark.parametrize("policy", list(WorkflowIDConflictPolicy))
-async def test_a_start_under_anothers_id_is_a_workflow_of_ones_own(attack, policy):
+async def test_a_start_under_another_tenants_id_starts_the_callers_own_workflow(attack, policy):
     handle = await attack.acme.start_workflow(
         Mailbox.run,
         id=attack.target.id,
@@ -204,7 +204,7 @@ async def test_a_start_under_anothers_id_is_a_workflow_of_ones_own(attack, polic
     await refused(attack.service.start_workflow_execution(request), match="workflow_id")
 
 
-async def test_b13_fairness_is_not_voided_by_raw_priorities(attack):
+async def test_b13_raw_priorities_cannot_break_fairness(attack):
     for priority in (
         Priority(),
         Priority(fairness_key="small"),
@@ -224,7 +224,7 @@ async def test_b13_fairness_is_not_voided_by_raw_priorities(attack):
     await handle.terminate()
 
 
-async def test_b11_a_queue_of_another_tenant_cannot_be_named(attack):
+async def test_b11_a_queue_of_another_tenant_is_refused(attack):
     desk = attack.desk
     placements = Placements(
         StaticTenantDirectory(

@@ -28,7 +28,7 @@ from orkestra import (
 )
 from orkestra.config import TemporalSettings
 from orkestra.devserver.server import free_port
-from tests.support.fake_service import GatedServiceClient
+from tests.support.fake_service import FakeServiceClient
 from tests.support.listeners import Listener, proxy_to, silent
 from tests.support.processes import comes_true
 from tests.support.sockets import Sockets
@@ -172,7 +172,7 @@ async def test_each_namespace_is_looked_for_once(gateway):
 
     class Watcher(PassivePlugin):
         async def connect_service_client(self, config: ConnectConfig, next: Any) -> ServiceClient:
-            return GatedServiceClient(await next(config), {"describe_namespace": note})
+            return FakeServiceClient(await next(config), {"describe_namespace": note})
 
     config = config_for(gateway.address, namespace="nowhere", verify_namespace=True)
     async with TemporalConnectionManager(config, plugins=[Watcher()]) as manager:

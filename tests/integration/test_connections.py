@@ -21,7 +21,7 @@ from orkestra.config import TemporalSettings
 from orkestra.devserver import DevServer
 from orkestra.errors import ConnectionClosedError, WorkersRunningError
 from orkestra.temporal.connection import Connection, open_connection
-from tests.support.fake_service import GatedServiceClient
+from tests.support.fake_service import FakeServiceClient
 from tests.support.names import Fresh
 from tests.support.sockets import Sockets
 
@@ -315,7 +315,7 @@ async def test_closing_leaves_no_warning_task_or_thread(dev_server, fresh, caplo
 # Seams
 
 
-class Recorder(GatedServiceClient):
+class Recorder(FakeServiceClient):
     """Another service client around the SDK's, as a plugin may put there."""
 
     def __init__(self, inner: ServiceClient) -> None:

@@ -1,4 +1,4 @@
-"""Global IDs: nobody's ID says whose it is, and still nobody reaches another's.
+"""Global IDs: IDs carry no tenant, and still no tenant reaches another's work.
 
 Another tenant's workflow must look like one that does not exist: each attack is made on a foreign
 ID and on one that nobody has, and both must be answered alike.
@@ -133,7 +133,7 @@ async def refusal(call: Awaitable[object], *names: str) -> str:
     return text
 
 
-async def test_ids_are_as_they_are_given_and_everything_of_ones_own_works(house):
+async def test_ids_stay_as_given_and_every_call_reaches_the_callers_own_work(house):
     handle = await house.start(house.acme)
     assert handle.id == house.id()
     by_id = house.acme.get_workflow_handle_for(Waits.run, house.id())
@@ -187,7 +187,7 @@ async def test_another_tenants_workflow_looks_like_one_that_does_not_exist(house
 
 
 @once
-async def test_a_raw_request_reaches_no_further(house):
+async def test_raw_requests_find_no_other_tenants_work(house):
     victim = await house.start(house.beta)
     execution = WorkflowExecution(workflow_id=victim.id)
     service = house.acme.workflow_service
@@ -218,7 +218,7 @@ async def test_a_raw_request_reaches_no_further(house):
 
 
 @once
-async def test_what_was_started_without_a_tenant_is_no_tenants(house):
+async def test_a_workflow_started_without_a_tenant_belongs_to_none(house):
     old = await house.raw.start_workflow(Waits.run, 1, id=house.id("old"), task_queue="nobody")
     await refusal(house.acme.get_workflow_handle(old.id).terminate())
     operator = house.client(ALL_TENANTS)
@@ -228,7 +228,7 @@ async def test_what_was_started_without_a_tenant_is_no_tenants(house):
 
 
 @once
-async def test_an_id_that_is_reused_right_before_the_call_is_not_reached(house):
+async def test_an_id_that_another_tenant_reuses_during_the_call_is_not_reached(house):
     """acme's workflow ends, and beta starts one under the same ID, between check and request."""
     for rpc, attack in (
         ("request_cancel_workflow_execution", lambda handle: handle.cancel()),
@@ -259,7 +259,7 @@ async def test_an_id_that_is_reused_right_before_the_call_is_not_reached(house):
 
 
 @once
-async def test_a_call_that_a_new_run_overtakes_reaches_the_new_run(house):
+async def test_a_call_during_continue_as_new_reaches_the_new_run(house):
     """The run that was checked continues as new right before the request is sent."""
     own = await house.start(house.acme)
     raw = house.raw.get_workflow_handle(own.id)
@@ -285,7 +285,7 @@ async def test_a_call_that_a_new_run_overtakes_reaches_the_new_run(house):
 
 
 @once
-async def test_a_signal_that_a_new_run_overtakes_reaches_the_new_run(house):
+async def test_a_signal_during_continue_as_new_reaches_the_new_run(house):
     own = await house.start(house.acme)
     raw = house.raw.get_workflow_handle(own.id)
     first = (await raw.describe()).run_id
@@ -305,7 +305,7 @@ async def test_a_signal_that_a_new_run_overtakes_reaches_the_new_run(house):
 
 
 @once
-async def test_b09_no_conflict_policy_attaches_to_or_ends_anothers_workflow(house):
+async def test_b09_no_conflict_policy_attaches_to_or_ends_another_tenants_workflow(house):
     victim = await house.start(house.beta)
 
     async def taken(call: Awaitable[object]) -> None:
@@ -341,7 +341,7 @@ async def test_b09_no_conflict_policy_attaches_to_or_ends_anothers_workflow(hous
 
 
 @once
-async def test_b09_a_start_that_another_wins_gives_out_no_handle(house):
+async def test_b09_a_start_that_loses_to_another_tenant_returns_no_handle(house):
     """beta starts under the ID right before acme's request to use whatever exists."""
     use_existing = WorkflowIDConflictPolicy.USE_EXISTING
     house.wire.before["start_workflow_execution"] = lambda: house.start(house.beta)
@@ -360,7 +360,7 @@ async def test_b09_a_start_that_another_wins_gives_out_no_handle(house):
 
 
 @once
-async def test_ones_own_workflow_is_attached_to(house):
+async def test_a_start_can_attach_to_the_callers_own_workflow(house):
     own = await house.start(house.acme)
     again = await house.start(house.acme, id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING)
     assert again.result_run_id == own.result_run_id
@@ -436,7 +436,7 @@ async def test_another_tenants_activity_looks_like_one_that_does_not_exist(house
 
 
 @once
-async def test_an_activity_of_anothers_workflow_is_not_completed(house):
+async def test_an_activity_of_another_tenants_workflow_cannot_be_completed(house):
     victim = await house.start(house.beta)
     for name, run in ((victim.id, None), (victim.id, victim.first_execution_run_id)):
         handle = house.acme.get_async_activity_handle(workflow_id=name, run_id=run, activity_id="1")
@@ -445,7 +445,7 @@ async def test_an_activity_of_anothers_workflow_is_not_completed(house):
     await victim.terminate()
 
 
-async def test_a_workflow_cancels_its_own_tenants_workflow_and_finds_no_other(house):
+async def test_a_workflow_can_cancel_only_workflows_of_its_tenant(house):
     own, victim = await house.start(house.acme, "own"), await house.start(house.beta, "victim")
     for number, target in enumerate((victim.id, house.id("nobody"))):
         handle = await house.acme.start_workflow(
@@ -463,7 +463,7 @@ async def test_a_workflow_cancels_its_own_tenants_workflow_and_finds_no_other(ho
     await victim.terminate()
 
 
-async def test_b09_a_child_does_not_terminate_what_runs_under_its_id(house):
+async def test_b09_a_child_cannot_terminate_a_workflow_with_its_id(house):
     victim = await house.start(house.beta)
     handle = await house.acme.start_workflow(
         TerminatesByChild.run, victim.id, id=house.id("t"), task_queue=house.queue
@@ -477,7 +477,7 @@ async def test_b09_a_child_does_not_terminate_what_runs_under_its_id(house):
 
 
 @once
-async def test_lists_and_counts_show_ones_own(house):
+async def test_lists_and_counts_show_the_callers_own_rows(house):
     for client, name in ((house.acme, "one"), (house.acme, "two"), (house.beta, "three")):
         await house.start(client, name)
     query = f"TaskQueue = '{house.queue}'"
@@ -496,7 +496,7 @@ async def test_lists_and_counts_show_ones_own(house):
 
 
 @once
-async def test_what_was_found_out_once_is_not_asked_again(house):
+async def test_a_known_owner_is_not_looked_up_again(house):
     handle = await house.start(house.acme)
     house.wire.calls.clear()
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The gate lets every permitted call of the SDK through, for two tenants at once."""
+"""The guard allows the calls of the SDK's client, for two tenants at once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ async def for_both(desk: GuardDesk, scenario: Any) -> None:
             group.create_task(scenario(tenant, desk.client(tenant)))
 
 
-async def test_messages_reach_the_tenants_own_workflow(desk):
+async def test_signals_queries_and_updates_are_sent(desk):
     async def scenario(tenant: str, client: Client) -> None:
         handle = await client.start_workflow(
             Mailbox.run, id="mail", task_queue=desk.queue, memo={"note": "x"}
@@ -70,7 +70,7 @@ async def test_messages_reach_the_tenants_own_workflow(desk):
     await for_both(desk, scenario)
 
 
-async def test_starts_with_a_signal_or_an_update_pass(desk):
+async def test_starts_with_a_signal_or_an_update_are_sent(desk):
     async def scenario(tenant: str, client: Client) -> None:
         handle = await client.start_workflow(
             Mailbox.run,
@@ -96,14 +96,14 @@ async def test_starts_with_a_signal_or_an_update_pass(desk):
     await for_both(desk, scenario)
 
 
-async def test_an_eager_start_passes(desk):
+async def test_an_eager_start_is_sent(desk):
     handle = await desk.client(desk.acme).start_workflow(
         Child.run, id="eager", task_queue=desk.queue, request_eager_start=True
     )
     assert (await handle.result())["tenant"] == desk.acme
 
 
-async def test_own_workflows_can_be_cancelled_terminated_reset_and_deleted(desk):
+async def test_workflows_can_be_cancelled_terminated_reset_and_deleted(desk):
     async def scenario(tenant: str, client: Client) -> None:
         for end in ("cancel", "terminate"):
             handle = await client.start_workflow(Mailbox.run, id=end, task_queue=desk.queue)
@@ -131,7 +131,7 @@ async def test_own_workflows_can_be_cancelled_terminated_reset_and_deleted(desk)
     await for_both(desk, scenario)
 
 
-async def test_results_are_polled_from_handles_made_with_unscoped_ids(desk):
+async def test_handles_with_unscoped_ids_get_results(desk):
     async def scenario(tenant: str, client: Client) -> None:
         handle = await client.start_workflow(Mailbox.run, id="plain", task_queue=desk.queue)
         update = await handle.start_update(
@@ -150,7 +150,7 @@ async def test_results_are_polled_from_handles_made_with_unscoped_ids(desk):
     await for_both(desk, scenario)
 
 
-async def test_standalone_activities_pass(desk):
+async def test_standalone_activities_run(desk):
     async def scenario(tenant: str, client: Client) -> None:
         done = await client.execute_activity(
             whose, id="done", task_queue=desk.queue, start_to_close_timeout=SOON
@@ -196,7 +196,7 @@ async def _taken(handle: Any) -> bool:
     return state == PendingActivityState.STARTED
 
 
-async def test_schedules_pass(desk):
+async def test_schedules_run(desk):
     async def scenario(tenant: str, client: Client) -> None:
         action = ScheduleActionStartWorkflow(
             Child.run, id="scheduled", task_queue=desk.queue, memo={"note": "x"}
@@ -242,7 +242,7 @@ async def test_schedules_pass(desk):
     await for_both(desk, scenario)
 
 
-async def test_lists_and_counts_show_the_tenants_own(desk):
+async def test_lists_and_counts_show_the_tenants_own_rows(desk):
     async def scenario(tenant: str, client: Client) -> None:
         for number in range(3):
             await client.start_workflow(Mailbox.run, id=f"m{number}", task_queue=desk.queue)
@@ -263,7 +263,7 @@ async def test_lists_and_counts_show_the_tenants_own(desk):
     await for_both(desk, scenario)
 
 
-async def test_an_unbound_client_acts_for_its_scope_and_operators_for_all(desk):
+async def test_an_unbound_client_acts_for_its_scope_and_an_operator_for_all(desk):
     with tenant_scope(desk.acme):
         handle = await desk.unbound.start_workflow(Mailbox.run, id="x", task_queue=desk.queue)
     with pytest.raises(TenantRequiredError):
@@ -277,7 +277,7 @@ async def test_an_unbound_client_acts_for_its_scope_and_operators_for_all(desk):
         await handle.terminate()
 
 
-async def test_a_client_of_a_tenant_sees_its_server_and_namespace(desk):
+async def test_a_tenants_client_can_describe_server_and_namespace(desk):
     client = desk.client(desk.acme)
     assert await client.service_client.check_health()
     described = await client.workflow_service.describe_namespace(

@@ -27,7 +27,7 @@ from orkestra.errors import (
 )
 from orkestra.temporal.connection import open_connection
 from orkestra.temporal.health import HealthCheck, HealthReport, check_temporal_health
-from tests.support.fake_service import gated, refuse, status
+from tests.support.fake_service import refuse, status, with_answers
 from tests.support.names import Fresh
 
 FORBIDDEN = refuse(ForbiddenOperationError("a tenant's client may not do this"))
@@ -267,7 +267,9 @@ async def test_cancelling_the_check_cancels_it(silent_port: int) -> None:
 
 
 async def test_checks_that_a_tenants_client_may_not_make_are_unknown(raw_client: Client) -> None:
-    client = gated(raw_client, describe_namespace=FORBIDDEN, list_search_attributes=FORBIDDEN)
+    client = with_answers(
+        raw_client, describe_namespace=FORBIDDEN, list_search_attributes=FORBIDDEN
+    )
 
     report = await check_temporal_health(client)
 
@@ -280,7 +282,7 @@ async def test_checks_that_a_tenants_client_may_not_make_are_unknown(raw_client:
 async def test_a_tenants_client_still_sees_that_the_search_attribute_is_missing(
     raw_client: Client,
 ) -> None:
-    client = gated(raw_client, list_search_attributes=FORBIDDEN)
+    client = with_answers(raw_client, list_search_attributes=FORBIDDEN)
 
     report = await check_temporal_health(client, search_attribute="nobodyMadeThis")
 
@@ -290,7 +292,7 @@ async def test_a_tenants_client_still_sees_that_the_search_attribute_is_missing(
 async def test_pollers_that_may_not_be_seen_are_a_failure(
     raw_client: Client,
 ) -> None:
-    client = gated(raw_client, describe_task_queue=FORBIDDEN)
+    client = with_answers(raw_client, describe_task_queue=FORBIDDEN)
 
     report = await check_temporal_health(client, task_queue="queue")
 
@@ -310,7 +312,7 @@ async def test_pollers_that_may_not_be_seen_are_a_failure(
 async def test_a_refused_check_is_a_problem_unless_the_server_does_not_support_it(
     raw_client: Client, code: RPCStatusCode, ok: bool | None
 ) -> None:
-    client = gated(raw_client, describe_namespace=refuse(status(code, "no")))
+    client = with_answers(raw_client, describe_namespace=refuse(status(code, "no")))
 
     report = await check_temporal_health(client)
 
@@ -322,7 +324,7 @@ async def test_a_refused_check_is_a_problem_unless_the_server_does_not_support_i
 async def test_a_server_lost_between_two_checks_is_unreachable(raw_client: Client) -> None:
     lost = refuse(status(RPCStatusCode.UNAVAILABLE, "tcp connect error"))
 
-    report = await check_temporal_health(gated(raw_client, describe_namespace=lost))
+    report = await check_temporal_health(with_answers(raw_client, describe_namespace=lost))
 
     assert not report.reachable
     assert named(report, "namespace").detail == "unreachable: tcp connect error"

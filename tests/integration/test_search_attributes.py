@@ -21,7 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from orkestra.devserver import DevServer
 from orkestra.errors import ConfigurationError, ForbiddenOperationError, SearchAttributeError
 from orkestra.temporal.search_attributes import ensure_search_attributes, tenant_search_attribute
-from tests.support.fake_service import GatedServiceClient, gated, refuse, status
+from tests.support.fake_service import FakeServiceClient, refuse, status, with_answers
 from tests.support.names import Fresh
 
 KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
@@ -77,11 +77,11 @@ async def test_a_missing_attribute_is_registered_and_usable_at_once(
 
 async def test_ensuring_twice_changes_nothing(bare_client: Client) -> None:
     await ensure_search_attributes(bare_client)
-    again = gated(bare_client)
+    again = with_answers(bare_client)
 
     await ensure_search_attributes(again)
 
-    assert isinstance(again.service_client, GatedServiceClient)
+    assert isinstance(again.service_client, FakeServiceClient)
     assert again.service_client.calls == ["list_search_attributes", "count_workflow_executions"]
 
 
@@ -114,7 +114,7 @@ async def test_an_addition_that_the_server_lost_is_made_again(bare_client: Clien
         lost.append(request)
         return AddSearchAttributesResponse()
 
-    await ensure_search_attributes(gated(bare_client, add_search_attributes=lose_the_first))
+    await ensure_search_attributes(with_answers(bare_client, add_search_attributes=lose_the_first))
 
     assert len(lost) == 1
     assert await registered(bare_client) == {"tenantId": KEYWORD}
@@ -155,7 +155,7 @@ async def test_a_missing_namespace_is_refused_by_name(dev_server: DevServer) -> 
 
 async def test_a_refusal_names_the_commands_to_run_instead(bare_client: Client) -> None:
     denied = refuse(status(RPCStatusCode.PERMISSION_DENIED, "Request unauthorized."))
-    cloud = gated(bare_client, add_search_attributes=denied, list_search_attributes=denied)
+    cloud = with_answers(bare_client, add_search_attributes=denied, list_search_attributes=denied)
 
     with pytest.raises(SearchAttributeError) as refused:
         await ensure_search_attributes(cloud)
@@ -180,7 +180,7 @@ async def test_if_listing_is_not_permitted_a_usable_attribute_is_enough(
     denied = refuse(status(RPCStatusCode.PERMISSION_DENIED, "Request unauthorized."))
 
     await ensure_search_attributes(
-        gated(bare_client, add_search_attributes=denied, list_search_attributes=denied)
+        with_answers(bare_client, add_search_attributes=denied, list_search_attributes=denied)
     )
 
 
@@ -192,13 +192,15 @@ async def test_if_listing_is_not_permitted_a_text_attribute_is_still_an_error(
 
     with pytest.raises(SearchAttributeError):
         await ensure_search_attributes(
-            gated(bare_client, add_search_attributes=denied, list_search_attributes=denied)
+            with_answers(bare_client, add_search_attributes=denied, list_search_attributes=denied)
         )
 
 
 async def test_a_tenants_client_is_not_permitted_to_register(bare_client: Client) -> None:
     forbidden = refuse(ForbiddenOperationError("a tenant's client may not do this"))
-    bound = gated(bare_client, add_search_attributes=forbidden, list_search_attributes=forbidden)
+    bound = with_answers(
+        bare_client, add_search_attributes=forbidden, list_search_attributes=forbidden
+    )
 
     with pytest.raises(ForbiddenOperationError):
         await ensure_search_attributes(bound)
@@ -208,7 +210,7 @@ async def test_an_attribute_that_stays_unusable_times_out(
     bare_client: Client,
 ) -> None:
     unknown = refuse(status(RPCStatusCode.INVALID_ARGUMENT, "invalid search attribute"))
-    client = gated(bare_client, count_workflow_executions=unknown)
+    client = with_answers(bare_client, count_workflow_executions=unknown)
 
     started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"'tenantId' did not become usable .* within 0.4 s"):
@@ -221,12 +223,12 @@ async def test_an_attribute_that_stays_unusable_times_out(
 async def test_a_malformed_name_is_refused_before_anything_is_sent(
     bare_client: Client, name: str
 ) -> None:
-    client = gated(bare_client)
+    client = with_answers(bare_client)
 
     with pytest.raises(ConfigurationError, match="malformed"):
         await ensure_search_attributes(client, name=name)
 
-    assert isinstance(client.service_client, GatedServiceClient)
+    assert isinstance(client.service_client, FakeServiceClient)
     assert client.service_client.calls == []
 
 

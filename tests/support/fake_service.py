@@ -1,7 +1,6 @@
-"""A service client that refuses or answers some calls itself, as a gate or another server would."""
+"""A service client that refuses or answers some calls itself, as another server would."""
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from typing import Any
 
 from google.protobuf.message import Message
@@ -11,10 +10,10 @@ from temporalio.service import RPCError, RPCStatusCode, ServiceClient
 Answer = Callable[[Message], Message | None]
 
 
-class GatedServiceClient(ServiceClient):
-    """Passes calls on to another one, except those that have an answer here.
+class FakeServiceClient(ServiceClient):
+    """Sends calls with another service client, except those that have an answer here.
 
-    An answer may raise, or return None to pass the call on after all.
+    An answer may raise, or return None so that the call is sent.
     """
 
     def __init__(self, inner: ServiceClient, answers: Mapping[str, Answer]) -> None:
@@ -33,36 +32,16 @@ class GatedServiceClient(ServiceClient):
     def update_api_key(self, api_key: str | None) -> None:
         self._inner.update_api_key(api_key)
 
-    async def _rpc_call(
-        self,
-        rpc: str,
-        req: Message,
-        resp_type: type[Any],
-        *,
-        service: str,
-        retry: bool,
-        metadata: Mapping[str, str | bytes],
-        timeout: timedelta | None,
-    ) -> Any:
+    async def _rpc_call(self, rpc: str, req: Message, resp_type: type[Any], **options: Any) -> Any:
         self.calls.append(rpc)
         answer = self._answers[rpc](req) if rpc in self._answers else None
-        if answer is not None:
-            return answer
-        return await self._inner._rpc_call(
-            rpc=rpc,
-            req=req,
-            resp_type=resp_type,
-            service=service,
-            retry=retry,
-            metadata=metadata,
-            timeout=timeout,
-        )
+        return answer or await self._inner._rpc_call(rpc, req, resp_type, **options)
 
 
-def gated(client: Client, **answers: Answer) -> Client:
-    """The client again, behind a gate that answers the named calls."""
-    gate = GatedServiceClient(client.service_client, answers)
-    return Client(gate, namespace=client.namespace)
+def with_answers(client: Client, **answers: Answer) -> Client:
+    """The same client, with fixed answers to the named calls."""
+    service = FakeServiceClient(client.service_client, answers)
+    return Client(service, namespace=client.namespace)
 
 
 def refuse(error: Exception) -> Answer:
@@ -75,5 +54,5 @@ def refuse(error: Exception) -> Answer:
 
 
 def status(code: RPCStatusCode, message: str) -> RPCError:
-    """The error that the SDK makes of a status."""
+    """The SDK's error for a gRPC status."""
     return RPCError(message, code, b"")

@@ -1,4 +1,4 @@
-"""A hostile tenant with a client behind the gate, and another tenant's open workflow."""
+"""A hostile tenant with a guarded client, and another tenant's open workflow."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,6 @@
 """Requests that a tenant may send, ways to spoil them, and a connection that records them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -121,7 +120,7 @@ def spoiled(
     spoil: Callable[[Any], None],
     choice: int = 0,
 ) -> Iterator[tuple[str, Message]]:
-    """Copies of a filled request, each spoilt at one of the places that are like `where`."""
+    """Copies of a filled request, each spoiled at one of the places that match `where`."""
     pattern = filled(kind, choice)
     for index, (path, place) in enumerate(places(pattern)):
         if where(place):
@@ -155,19 +154,9 @@ class RecordingConnection(ServiceClient):
     def update_api_key(self, api_key: str | None) -> None:
         raise AssertionError(api_key)
 
-    async def _rpc_call(
-        self,
-        rpc: str,
-        req: Message,
-        resp_type: type[Any],
-        *,
-        service: str,
-        retry: bool,
-        metadata: Mapping[str, str | bytes],
-        timeout: timedelta | None,
-    ) -> Any:
+    async def _rpc_call(self, rpc: str, req: Message, resp_type: type[Any], **options: Any) -> Any:
         self.sent.append(req)
-        self.metadata.append(metadata)
+        self.metadata.append(options["metadata"])
         return self.response or resp_type()
 
 

@@ -3,7 +3,7 @@
 from orkestra.caches import LruCache
 
 
-def test_a_hundred_thousand_made_up_ids_keep_memory_flat():
+def test_the_number_of_entries_is_bounded():
     recent = LruCache[int, str](100)
     recent.put(-1, "kept")
     for number in range(100_000):
@@ -13,7 +13,7 @@ def test_a_hundred_thousand_made_up_ids_keep_memory_flat():
     assert recent.get(5) is None
 
 
-def test_a_value_that_is_put_again_is_the_newest():
+def test_a_replaced_value_becomes_the_most_recent():
     recent = LruCache[int, str](2)
     for number, text in ((1, "old"), (2, "b"), (1, "new"), (3, "c")):
         recent.put(number, text)

@@ -1,4 +1,4 @@
-"""The directory: what it admits, what it remembers, and what it does when its source is away."""
+"""The directory: its sources, its cache, and the placements of tenants."""
 
 import asyncio
 import threading
@@ -31,7 +31,7 @@ SECOND = timedelta(seconds=1)
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """Clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -44,7 +44,7 @@ class Clock:
 
 
 class Source:
-    """A directory that counts its questions, and can be slow, wrong or away."""
+    """Directory that counts its questions, and can be slow or fail."""
 
     def __init__(self, *records: TenantRecord) -> None:
         self.records = {record.tenant: record for record in records}
@@ -85,7 +85,7 @@ def cached(source, clock) -> CachedTenantDirectory:
     )
 
 
-async def test_the_file_says_where_tenants_belong(tmp_path):
+async def test_the_configuration_file_is_a_directory(tmp_path):
     file = tmp_path / "orkestra.toml"
     file.write_text("""
 [tenants.acme]
@@ -118,14 +118,14 @@ task_queues = { orders = "beta-orders" }
         ('[tenants.acme]\nqueue = "x"', r"tenants\.acme\.queue = 'x' .* unknown key"),
     ],
 )
-def test_a_wrong_setting_of_a_tenant_is_named(tmp_path, text, complaint):
+def test_an_error_names_the_wrong_setting_of_a_tenant(tmp_path, text, complaint):
     file = tmp_path / "orkestra.toml"
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=complaint):
         OrkestraConfig.load(file)
 
 
-def test_a_malformed_tenant_of_the_file_is_named():
+def test_an_error_names_the_malformed_tenant():
     with pytest.raises(ConfigurationError, match=r"tenants\.Acme: tenant 'Acme' is malformed"):
         StaticTenantDirectory.from_settings({"Acme": TenantSettings()})
 
@@ -151,7 +151,7 @@ def test_two_records_of_one_tenant_are_refused():
         StaticTenantDirectory([TenantRecord("acme"), TenantRecord("acme", namespace="x")])
 
 
-async def test_functions_of_every_kind_are_a_directory():
+async def test_sync_and_async_functions_make_a_directory():
     async def find_async(tenant: str) -> TenantRecord | None:
         return TenantRecord(tenant)
 
@@ -171,14 +171,14 @@ async def test_functions_of_every_kind_are_a_directory():
     assert threading.current_thread().name not in threads
 
 
-async def test_a_thousand_who_ask_at_once_are_one_question(cached, source):
+async def test_a_thousand_concurrent_callers_cause_one_question(cached, source):
     source.delay = 0.01
     found = await asyncio.gather(*(cached.find("acme") for _ in range(1000)))
     assert found == [TenantRecord("acme")] * 1000
     assert source.questions == 1
 
 
-async def test_one_who_gives_up_does_not_take_the_answer_from_the_others(cached, source):
+async def test_a_caller_that_gives_up_does_not_cancel_the_question(cached, source):
     source.delay = 0.03
     first, second = (
         asyncio.create_task(cached.find("acme")),
@@ -199,7 +199,7 @@ async def test_a_change_takes_effect_within_the_time_to_live(cached, source, clo
     assert not (await cached.find("acme")).is_active
 
 
-async def test_that_a_tenant_is_unknown_is_remembered_briefly(cached, source, clock):
+async def test_an_unknown_tenant_is_remembered_for_five_seconds(cached, source, clock):
     assert await cached.find("new") is None
     assert await cached.find("new") is None
     assert source.questions == 1
@@ -208,7 +208,7 @@ async def test_that_a_tenant_is_unknown_is_remembered_briefly(cached, source, cl
     assert await cached.find("new") == TenantRecord("new")
 
 
-async def test_a_source_that_is_away_is_bridged_for_a_bounded_time_then_starts_fail(
+async def test_old_answers_are_used_for_a_limited_time_while_the_source_fails(
     cached, source, clock, caplog
 ):
     await cached.find("acme")
@@ -226,7 +226,7 @@ async def test_a_source_that_is_away_is_bridged_for_a_bounded_time_then_starts_f
     assert await cached.find("acme") == TenantRecord("acme")
 
 
-async def test_a_tenant_never_seen_is_not_unknown_while_the_source_is_away(cached, source, clock):
+async def test_a_failing_source_makes_no_tenant_unknown(cached, source, clock):
     assert await cached.find("new") is None
     clock.advance(6 * SECOND)
     source.error = OSError("away")
@@ -235,19 +235,19 @@ async def test_a_tenant_never_seen_is_not_unknown_while_the_source_is_away(cache
             await cached.find(tenant)
 
 
-async def test_a_source_that_hangs_is_given_up_at_the_deadline(cached, source):
+async def test_a_source_that_hangs_fails_at_the_deadline(cached, source):
     source.delay = 30
     with pytest.raises(DirectoryUnavailableError, match=r"no answer within 0\.1 s"):
         await asyncio.wait_for(cached.find("acme"), 20)
 
 
-async def test_a_record_of_another_tenant_is_no_answer(cached, source):
+async def test_a_record_of_another_tenant_counts_as_no_answer(cached, source):
     source.records["beta"] = TenantRecord("acme")
     with pytest.raises(DirectoryUnavailableError, match="compare IDs exactly"):
         await cached.find("beta")
 
 
-async def test_a_flood_of_made_up_tenants_keeps_memory_flat_and_known_ones_known(cached, source):
+async def test_unknown_tenants_are_bounded_and_displace_no_known_ones(cached, source):
     await cached.find("acme")
     for number in range(5000):
         assert await cached.find(f"made-up-{number}") is None
@@ -257,14 +257,14 @@ async def test_a_flood_of_made_up_tenants_keeps_memory_flat_and_known_ones_known
     assert source.questions == asked
 
 
-async def test_known_tenants_are_bounded_too(source, clock):
+async def test_known_tenants_are_bounded(source, clock):
     cached = CachedTenantDirectory(OpenTenantDirectory(), max_entries=10, clock=clock)
     for number in range(100):
         await cached.find(f"t{number}")
     assert len(cached) == 10
 
 
-def test_a_directory_answers_on_one_event_loop_after_another(cached):
+def test_a_directory_works_on_one_event_loop_after_another(cached):
     for _ in range(2):
         assert asyncio.run(cached.find("acme")) == TenantRecord("acme")
 
@@ -281,7 +281,7 @@ def placements() -> Placements:
     return Placements(directory, shared_namespace="default")
 
 
-async def test_a_queue_means_the_tenants_own_a_shared_one_or_is_refused(placements):
+async def test_a_queue_name_means_the_tenants_own_or_a_shared_queue(placements):
     acme, plain = await placements.of("acme"), await placements.of("plain")
     assert acme.queue("orders") == acme.queue("acme-orders") == "acme-orders"
     assert acme.queue("reports") == "reports"
@@ -317,7 +317,7 @@ async def test_what_was_started_before_a_tenant_moved_may_go_on_in_a_shared_plac
         beta.require_place("default", "acme-orders", is_start=False)
 
 
-async def test_unknown_and_suspended_tenants_are_told_apart(placements):
+async def test_unknown_and_suspended_tenants_raise_different_errors(placements):
     with pytest.raises(UnknownTenantError, match="'nobody'"):
         await placements.of("nobody")
     suspended = StaticTenantDirectory([TenantRecord("late", status=TenantStatus.SUSPENDED)])
@@ -325,7 +325,7 @@ async def test_unknown_and_suspended_tenants_are_told_apart(placements):
         (await Placements(suspended).of("late")).require_active()
 
 
-async def test_an_open_directory_places_tenants_wherever_they_are():
+async def test_an_open_directory_accepts_every_place():
     placements = Placements(shared_namespace="default")
     acme = placements.remembered("acme")
     assert acme is not None
@@ -336,7 +336,7 @@ async def test_an_open_directory_places_tenants_wherever_they_are():
     acme.require_place("anything", "at all", is_start=True)
 
 
-async def test_what_is_remembered_needs_no_question(placements):
+async def test_a_remembered_placement_needs_no_question(placements):
     assert placements.remembered("acme") is None
     asked = await placements.of("acme")
     assert placements.remembered("acme") == asked
@@ -363,14 +363,14 @@ async def test_every_place_of_a_queue_is_listed_with_its_owners(placements):
         (["acme", "gold-1", "gold-2"], "default", "gold", "is not for .'acme'."),
     ],
 )
-async def test_a_worker_of_some_tenants_needs_a_place_that_is_theirs_alone(
+async def test_a_worker_limited_to_tenants_needs_a_queue_of_their_own(
     placements, tenants, namespace, queue, complaint
 ):
     with pytest.raises(ConfigurationError, match=complaint):
         await placements.require_exclusive(tenants, namespace=namespace, task_queue=queue)
 
 
-async def test_a_place_of_some_tenants_may_have_a_worker_of_theirs(placements):
+async def test_a_queue_of_some_tenants_may_have_a_worker_of_theirs(placements):
     await placements.require_exclusive(["acme"], namespace="default", task_queue="acme-orders")
     await placements.require_exclusive(["beta"], namespace="beta-space", task_queue="anything")
     everyone = ["gold-1", "gold-2"]
@@ -379,7 +379,7 @@ async def test_a_place_of_some_tenants_may_have_a_worker_of_theirs(placements):
         await placements.require_exclusive(["x"], namespace="default", task_queue="gold")
 
 
-async def test_a_place_that_is_given_but_not_listed_is_not_taken_for_kept():
+async def test_a_dedicated_place_that_is_not_listed_is_refused():
     forgetful = CallableTenantDirectory(lambda tenant: TenantRecord(tenant, namespace="own"))
     with pytest.raises(DirectoryUnavailableError, match="does not list it"):
         await Placements(forgetful, shared_namespace="default").of("acme")
@@ -394,7 +394,7 @@ async def test_a_place_that_is_given_but_not_listed_is_not_taken_for_kept():
     assert (await placements.of("acme")).namespace == "own"
 
 
-async def test_what_was_last_said_is_known_to_those_who_may_not_ask(placements):
+async def test_the_last_placement_is_available_without_asking(placements):
     assert placements.last("acme") is None
     asked = await placements.of("acme")
     assert placements.last("acme") == asked

@@ -1,4 +1,4 @@
-"""The gate: its table against the SDK, whom a call acts for, and what clients share."""
+"""The guard: its table compared with the SDK, the acting tenant, and shared connections."""
 
 import inspect
 from typing import Any
@@ -51,7 +51,7 @@ def connection() -> RecordingConnection:
 
 
 class TestTable:
-    def test_it_decides_on_every_service_and_rpc_of_the_sdk_and_on_no_other(self):
+    def test_the_table_decides_on_exactly_the_services_and_rpcs_of_the_sdk(self):
         assert set(SERVICES) == set(STUBS)
         for service, rows in SERVICES.items():
             of_sdk = {
@@ -61,11 +61,11 @@ class TestTable:
                 assert set(rows) == of_sdk, f"decide on these RPCs of service {service!r}"
 
     @pytest.mark.parametrize("rpc", ALLOWED)
-    def test_an_allowed_rpc_takes_the_request_that_its_stub_takes(self, rpc):
+    def test_an_allowed_rpc_takes_the_request_type_of_its_stub(self, rpc):
         annotation = inspect.signature(getattr(stubs.WorkflowService, rpc)).parameters["req"]
         assert annotation.annotation.rpartition(".")[2] == ALLOWED[rpc].message.__name__
 
-    def test_every_message_that_a_permitted_request_can_hold_has_a_shape(self):
+    def test_every_message_that_an_allowed_request_can_hold_has_rules(self):
         rows = [rows for rows in SERVICES.values() if not isinstance(rows, Denied)]
         waiting = [
             row.message.DESCRIPTOR.full_name
@@ -83,15 +83,15 @@ class TestTable:
         assert reached == set(MESSAGES)
 
     @pytest.mark.parametrize("name", MESSAGES)
-    def test_every_field_of_a_message_is_decided_on_once(self, name):
+    def test_every_field_of_a_message_is_listed_once(self, name):
         shape = MESSAGES[name]
         assert sorted(shape.decided) == sorted(f.name for f in shape.message.DESCRIPTOR.fields)
 
-    def test_what_needs_no_tenant_has_no_field_that_names_work(self):
+    def test_rpcs_that_need_no_tenant_name_no_execution(self):
         free = {row.message.__name__ for row in ALLOWED.values() if not row.needs_tenant}
         assert free == {"DescribeNamespaceRequest", "GetClusterInfoRequest", "GetSystemInfoRequest"}
 
-    def test_every_reason_ends_a_sentence(self):
+    def test_every_reason_can_end_a_sentence(self):
         reasons = [
             row.reason for row in (*RPCS.values(), *SERVICES.values()) if type(row) is Denied
         ]
@@ -101,7 +101,7 @@ class TestTable:
 
 class TestDeniedCalls:
     @pytest.mark.parametrize("rpc", DENIED)
-    async def test_they_are_refused_with_the_reason(self, connection, rpc):
+    async def test_denied_calls_are_refused_with_the_reason(self, connection, rpc):
         request = inspect.signature(getattr(stubs.WorkflowService, rpc)).parameters["req"]
         kind = getattr(api, request.annotation.rpartition(".")[2])
         with pytest.raises(ForbiddenOperationError) as caught:
@@ -110,7 +110,7 @@ class TestDeniedCalls:
         assert not connection.sent
 
     @pytest.mark.parametrize("service", ["operator", "cloud", "test"])
-    async def test_other_services_are_refused_whole(self, connection, service):
+    async def test_every_rpc_of_the_other_services_is_refused(self, connection, service):
         client = guarded(connection)
         stub = getattr(client, f"{service}_service")
         for name, method in inspect.getmembers(stub, inspect.iscoroutinefunction):
@@ -119,7 +119,9 @@ class TestDeniedCalls:
         assert not connection.sent
 
     @pytest.mark.parametrize(("service", "rpc"), [("workflow", "become_admin"), ("root", "check")])
-    async def test_calls_that_the_table_does_not_know_are_refused(self, connection, service, rpc):
+    async def test_rpcs_and_services_missing_from_the_table_are_refused(
+        self, connection, service, rpc
+    ):
         with pytest.raises(ForbiddenOperationError, match="newer than this Orkestra"):
             await guarded(connection)._rpc_call(
                 rpc, Payload(), Payload, service=service, retry=True, metadata={}, timeout=None
@@ -128,9 +130,7 @@ class TestDeniedCalls:
 
 
 class TestActingTenant:
-    async def test_a_bound_client_acts_for_its_tenant_in_its_scope_and_outside_any(
-        self, connection
-    ):
+    async def test_a_bound_client_acts_for_its_tenant_inside_and_outside_a_scope(self, connection):
         request = filled(api.DescribeWorkflowExecutionRequest)
         await call(guarded(connection), "describe_workflow_execution", request)
         with tenant_scope(TENANT):
@@ -138,18 +138,20 @@ class TestActingTenant:
         assert len(connection.sent) == 2
 
     @pytest.mark.parametrize("rpc", ["describe_workflow_execution", "get_system_info"])
-    async def test_a_bound_client_refuses_code_that_acts_for_another(self, connection, rpc):
+    async def test_a_bound_client_refuses_code_that_acts_for_another_tenant(self, connection, rpc):
         bound = guarded(connection)
         with tenant_scope("beta"), pytest.raises(TenantMismatchError, match="bound to 'acme'"):
             await call(bound, rpc, filled(ALLOWED[rpc].message))
         assert not connection.sent
 
     @pytest.mark.parametrize("tenant", ["beta", ALL_TENANTS])
-    async def test_code_that_acts_for_a_tenant_makes_no_client_of_others(self, connection, tenant):
+    async def test_code_that_acts_for_a_tenant_cannot_make_a_client_for_others(
+        self, connection, tenant
+    ):
         with tenant_scope(TENANT), pytest.raises(TenantMismatchError, match="acts for 'acme'"):
             guarded(connection, tenant)
 
-    async def test_an_unbound_client_acts_for_the_scope_it_is_used_in(self, connection):
+    async def test_an_unbound_client_acts_for_the_scope_of_the_call(self, connection):
         client = guarded(connection, None)
         request = filled(api.DescribeWorkflowExecutionRequest)
         with tenant_scope(TENANT):
@@ -164,7 +166,7 @@ class TestActingTenant:
             await call(guarded(connection, None), rpc, Payload())
         assert not connection.sent
 
-    async def test_what_concerns_no_tenant_needs_none(self, connection):
+    async def test_calls_that_name_no_execution_need_no_tenant(self, connection):
         client = guarded(connection, None)
         await call(client, "get_system_info", api.GetSystemInfoRequest())
         await call(client, "describe_namespace", api.DescribeNamespaceRequest(namespace=NAMESPACE))
@@ -175,7 +177,7 @@ class TestActingTenant:
                 client, "describe_namespace", api.DescribeNamespaceRequest(namespace="second")
             )
 
-    async def test_in_optional_mode_what_has_no_tenant_passes_as_it_is(self, connection):
+    async def test_in_optional_mode_calls_without_a_tenant_are_sent_unchanged(self, connection):
         client = guarded(connection, None, settings=TenancySettings(mode="optional"))
         request = api.ListNamespacesRequest()
         await call(client, "list_namespaces", request)
@@ -183,7 +185,7 @@ class TestActingTenant:
         with tenant_scope(TENANT), pytest.raises(ForbiddenOperationError):
             await call(client, "list_namespaces", request)
 
-    async def test_only_calls_that_lack_a_tenant_are_told_of(self, connection, caplog):
+    async def test_only_calls_that_lack_a_tenant_are_logged(self, connection, caplog):
         caplog.set_level("INFO", "orkestra.temporal.guard")
         optional = TenancySettings(mode="optional")
         client = guarded(connection, None, settings=optional)
@@ -197,7 +199,9 @@ class TestActingTenant:
             "list_namespaces without a tenant"
         ]
 
-    async def test_all_tenants_open_the_gate_except_within_a_tenant(self, connection):
+    async def test_an_operators_client_may_call_everything_except_inside_a_tenant_scope(
+        self, connection
+    ):
         client = guarded(connection, ALL_TENANTS)
         request = api.ListNamespacesRequest()
         await call(client, "list_namespaces", request)
@@ -206,11 +210,11 @@ class TestActingTenant:
         assert connection.sent == [request]
 
     @pytest.mark.parametrize("tenant", ["ALL_TENANTS", "*", "", AllTenants(), "temporal-sys"])
-    def test_nothing_but_the_object_itself_opens_it(self, connection, tenant):
+    def test_only_the_all_tenants_object_makes_an_operators_client(self, connection, tenant):
         with pytest.raises(InvalidTenantError):
             guarded(connection, tenant)
 
-    async def test_many_tenants_in_turn_do_not_grow_it(self, connection):
+    async def test_the_number_of_cached_scopes_is_bounded(self, connection):
         client = guarded(connection, None)
         for number in range(1100):
             with tenant_scope(f"tenant-{number}"), pytest.raises(ForbiddenOperationError):
@@ -220,7 +224,9 @@ class TestActingTenant:
 
 class TestBinding:
     @pytest.mark.parametrize("tenant", [None, ALL_TENANTS, TENANT])
-    async def test_a_client_gives_a_bound_one_on_the_same_connection(self, connection, tenant):
+    async def test_a_client_can_be_bound_to_a_tenant_on_the_same_connection(
+        self, connection, tenant
+    ):
         bound = _rebound(guarded(connection, tenant), TENANT)
         await call(bound, "describe_workflow_execution", filled_describe())
         with pytest.raises(ForbiddenOperationError, match="inner"):
@@ -228,7 +234,7 @@ class TestBinding:
         assert len(connection.sent) == 1
 
     @pytest.mark.parametrize("tenant", [None, ALL_TENANTS, TENANT])
-    def test_it_does_not_lead_from_one_tenant_to_another(self, connection, tenant):
+    def test_a_client_cannot_be_rebound_to_another_tenant(self, connection, tenant):
         client = guarded(connection, tenant)
         with tenant_scope(TENANT), pytest.raises(TenantMismatchError):
             _rebound(client, "beta")
@@ -239,7 +245,7 @@ class TestBinding:
 
 
 class TestSharedThings:
-    def test_metadata_and_api_key_cannot_be_changed_for_all(self, connection):
+    def test_metadata_and_api_key_cannot_be_changed(self, connection):
         client = Client(guarded(connection))
         with pytest.raises(ForbiddenOperationError, match="rpc_metadata"):
             client.rpc_metadata = {"authorization": "mine"}
@@ -247,7 +253,7 @@ class TestSharedThings:
             client.api_key = "mine"
         assert connection.config.api_key == "secret"
 
-    def test_credentials_cannot_be_read_from_it(self, connection):
+    def test_credentials_cannot_be_read_from_a_client(self, connection):
         client = Client(guarded(connection))
         assert client.api_key is None
         assert dict(client.rpc_metadata) == {}
@@ -262,7 +268,7 @@ class TestSharedThings:
             *("TEMPORAL-NAMESPACE", "caller-type", "xdc-redirection", "x-forwarded-for"),
         ],
     )
-    async def test_a_call_cannot_say_who_calls_or_from_where(self, connection, tenant, key):
+    async def test_a_call_cannot_set_reserved_metadata(self, connection, tenant, key):
         client = guarded(connection, tenant)
         with pytest.raises(ForbiddenOperationError, match="metadata"):
             await call(
@@ -270,13 +276,13 @@ class TestSharedThings:
             )
         assert not connection.sent
 
-    async def test_other_metadata_of_a_call_passes(self, connection):
+    async def test_other_metadata_of_a_call_is_sent(self, connection):
         metadata = {"traceparent": "00-1", "x-request-bin": b"1"}
         client = guarded(connection)
         await call(client, "get_system_info", api.GetSystemInfoRequest(), metadata=metadata)
         assert connection.metadata == [metadata]
 
-    async def test_metadata_that_changes_its_mind_is_read_once(self, connection):
+    async def test_metadata_is_copied_before_it_is_checked(self, connection):
         class Fickle(dict[str, str]):
             def items(self) -> Any:
                 return {}.items()
@@ -306,7 +312,7 @@ class TestSharedThings:
         assert not connection.sent
 
     @pytest.mark.parametrize("name", ["inner", "connection", "worker_service_client"])
-    def test_a_tenant_does_not_get_behind_it(self, connection, name):
+    def test_a_tenant_cannot_get_the_unguarded_service_client(self, connection, name):
         with pytest.raises(ForbiddenOperationError, match=f"{name} is refused to tenant 'acme'"):
             getattr(guarded(connection), name)
         for tenant in (None, ALL_TENANTS):
@@ -314,7 +320,7 @@ class TestSharedThings:
             with tenant_scope(TENANT), pytest.raises(ForbiddenOperationError, match="acme"):
                 getattr(client, name)
 
-    def test_the_life_cycle_gets_behind_an_unbound_one(self, connection):
+    def test_an_unbound_client_gives_out_the_unguarded_service_client(self, connection):
         client = guarded(connection, None)
         assert client.inner is connection
         assert client.connection == "the connection"
@@ -352,7 +358,7 @@ class TestResponses:
             info.search_attributes.indexed_fields["tenantId"].CopyFrom(payload(tenant))
         return info
 
-    async def test_rows_of_others_are_left_out_and_reported(self, connection, caplog):
+    async def test_rows_of_other_tenants_are_removed_and_logged(self, connection, caplog):
         connection.response = api.ListWorkflowExecutionsResponse(
             executions=[
                 self.row("beta:1"),
@@ -376,7 +382,9 @@ class TestResponses:
             ("list_activity_executions", api.ListActivityExecutionsResponse()),
         ],
     )
-    async def test_so_are_rows_of_other_lists(self, connection, rpc, response):
+    async def test_rows_of_other_tenants_are_removed_from_other_lists(
+        self, connection, rpc, response
+    ):
         rows = response.schedules if rpc == "list_schedules" else response.executions
         name = "schedule_id" if rpc == "list_schedules" else "activity_id"
         for owner in ("acme", "beta"):
@@ -387,7 +395,7 @@ class TestResponses:
         rows = found.schedules if rpc == "list_schedules" else found.executions
         assert [getattr(row, name) for row in rows] == ["acme:1"]
 
-    async def test_a_namespace_shows_no_owner_and_no_attributes_of_others(self, connection):
+    async def test_a_described_namespace_hides_what_is_the_operators(self, connection):
         response = api.DescribeNamespaceResponse()
         response.namespace_info.name = NAMESPACE
         response.namespace_info.owner_email = "owner@example.org"

@@ -1,4 +1,4 @@
-"""Each kind of request that the gate must not let through, field by field."""
+"""Requests that the guard must refuse, field by field."""
 
 import math
 from collections.abc import Callable
@@ -49,18 +49,18 @@ Where = Callable[[Any], bool]
 
 
 def names_a_namespace(message: Any) -> bool:
-    return _has(message, "namespace") and not _tells_a_failure(message)
+    return _has(message, "namespace") and not _is_a_failure(message)
 
 
 def names_work(message: Any) -> bool:
-    return any(_has(message, name) for name in IDS) and not _tells_a_failure(message)
+    return any(_has(message, name) for name in IDS) and not _is_a_failure(message)
 
 
 def is_a(*kinds: type[Message]) -> Where:
     return lambda message: isinstance(message, kinds)
 
 
-def may_refuse_a_field(message: Any) -> bool:
+def has_forbidden_fields(message: Any) -> bool:
     return bool(MESSAGES[message.DESCRIPTOR.full_name].forbidden)
 
 
@@ -68,12 +68,12 @@ def _has(message: Any, name: str) -> bool:
     return name in message.DESCRIPTOR.fields_by_name
 
 
-def _tells_a_failure(message: Any) -> bool:
+def _is_a_failure(message: Any) -> bool:
     return ".failure." in message.DESCRIPTOR.full_name
 
 
 def rpcs_with(where: Where) -> list[str]:
-    """The permitted RPCs whose requests hold a message like this, for going over all of them."""
+    """The allowed RPCs whose requests hold a message like this."""
     return [
         rpc
         for rpc, row in ALLOWED.items()
@@ -81,11 +81,11 @@ def rpcs_with(where: Where) -> list[str]:
     ]
 
 
-class TestEveryPermittedRequest:
-    """Each test goes over the whole table, so that a new row is attacked as soon as it is there."""
+class TestEveryAllowedRequest:
+    """Each test runs for the whole table, so that every new row is attacked, too."""
 
     @pytest.mark.parametrize("rpc", [rpc for rpc, row in ALLOWED.items() if row.needs_tenant])
-    async def test_it_passes_with_every_field_that_it_may_have(self, connection, rpc):
+    async def test_a_request_with_every_allowed_field_is_sent_as_a_copy(self, connection, rpc):
         for choice in range(3):
             request = filled(ALLOWED[rpc].message, choice)
             before = request.SerializeToString(deterministic=True)
@@ -95,7 +95,7 @@ class TestEveryPermittedRequest:
             assert connection.sent[-1] is not request
 
     @pytest.mark.parametrize("rpc", rpcs_with(names_a_namespace))
-    async def test_it_is_refused_with_another_namespace_anywhere(self, connection, rpc):
+    async def test_another_namespace_is_refused_anywhere(self, connection, rpc):
         for name in ("second", "", "Default"):
 
             def spoil(message: Any, name: str = name) -> None:
@@ -106,7 +106,7 @@ class TestEveryPermittedRequest:
     @pytest.mark.parametrize(
         "rpc", [rpc for rpc in rpcs_with(names_work) if not rpc.startswith("poll_")]
     )
-    async def test_it_is_refused_with_an_id_that_is_not_the_tenants(self, connection, rpc):
+    async def test_an_id_without_the_tenants_prefix_is_refused(self, connection, rpc):
         for value in ("", "order-42", "beta:x", "acme:", "Acme:x", "acme", "acmex:1", " acme:x"):
 
             def spoil(message: Any, value: str = value) -> None:
@@ -117,7 +117,7 @@ class TestEveryPermittedRequest:
             await refused_everywhere(connection, rpc, names_work, spoil, "_id: ")
 
     @pytest.mark.parametrize("rpc", rpcs_with(is_a(Header, SearchAttributes)))
-    async def test_it_is_refused_without_its_tenant_or_with_another(self, connection, rpc):
+    async def test_a_missing_or_different_tenant_is_refused(self, connection, rpc):
         for text in (None, "beta", "acmé", ""):
 
             def spoil(message: Any, text: str | None = text) -> None:
@@ -130,14 +130,16 @@ class TestEveryPermittedRequest:
             await refused_everywhere(connection, rpc, where, spoil, "['tenantId']: ")
 
     @pytest.mark.parametrize("rpc", rpcs_with(is_a(Memo)))
-    async def test_it_is_refused_with_a_memo_of_another(self, connection, rpc):
+    async def test_a_memo_of_another_tenant_is_refused(self, connection, rpc):
         def spoil(message: Any) -> None:
             message.fields["tenantId"].CopyFrom(payload("beta"))
 
         await refused_everywhere(connection, rpc, is_a(Memo), spoil, "memo.fields['tenantId']: ")
 
     @pytest.mark.parametrize("rpc", rpcs_with(is_a(Header, Memo)))
-    async def test_a_header_or_memo_that_a_codec_hides_is_sent_in_plain_json(self, connection, rpc):
+    async def test_a_header_or_memo_that_a_codec_encrypted_is_sent_in_plain_json(
+        self, connection, rpc
+    ):
         sealed = Payload(metadata={"encoding": b"binary/encrypted"}, data=b'"beta"')
 
         def spoil(message: Any) -> None:
@@ -155,7 +157,7 @@ class TestEveryPermittedRequest:
             assert all(each == payload(TENANT) for each in found)
 
     @pytest.mark.parametrize("rpc", rpcs_with(is_a(Priority)))
-    async def test_it_is_refused_with_a_priority_that_voids_fairness(self, connection, rpc):
+    async def test_a_priority_that_breaks_fairness_is_refused(self, connection, rpc):
         for priority in (
             Priority(),
             Priority(fairness_key="beta"),
@@ -171,8 +173,8 @@ class TestEveryPermittedRequest:
 
             await refused_everywhere(connection, rpc, is_a(Priority), spoil, "priority.")
 
-    @pytest.mark.parametrize("rpc", rpcs_with(may_refuse_a_field))
-    async def test_it_is_refused_with_any_field_that_the_table_refuses(self, connection, rpc):
+    @pytest.mark.parametrize("rpc", rpcs_with(has_forbidden_fields))
+    async def test_every_forbidden_field_is_refused(self, connection, rpc):
         for kind in {type(message) for _, message in places(filled(ALLOWED[rpc].message))}:
             for name, reason in MESSAGES[kind.DESCRIPTOR.full_name].forbidden.items():
 
@@ -183,7 +185,7 @@ class TestEveryPermittedRequest:
                 await refused_everywhere(connection, rpc, is_a(kind), spoil, problem)
 
     @pytest.mark.parametrize("rpc", ALLOWED)
-    async def test_it_is_refused_with_an_unknown_field_however_deep(self, connection, rpc):
+    async def test_an_unknown_field_is_refused_at_any_depth(self, connection, rpc):
         def spoil(message: Any) -> None:
             message.MergeFromString(b"\xc2\x3e\x01z")
 
@@ -193,7 +195,7 @@ class TestEveryPermittedRequest:
             )
 
     @pytest.mark.parametrize("rpc", ALLOWED)
-    async def test_it_is_refused_as_a_message_of_another_type(self, connection, rpc):
+    async def test_a_request_of_another_type_is_refused(self, connection, rpc):
         with pytest.raises(ForbiddenOperationError, match="it takes"):
             await call(guarded(connection), rpc, BatchOperationTermination())
         assert not connection.sent
@@ -207,7 +209,7 @@ async def refused_everywhere(
     problem: str,
     choice: int = 0,
 ) -> None:
-    """Refused at each place like `where` that is spoilt, one at a time, naming the problem."""
+    """Spoil one matching place after the other; each request is refused with the problem."""
     requests = list(spoiled(ALLOWED[rpc].message, where, spoil, choice))
     assert requests
     for path, request in requests:
@@ -231,13 +233,13 @@ def _set(message: Any, name: str) -> None:
 
 
 class TestRequests:
-    async def test_what_is_changed_after_the_check_is_not_sent(self, connection):
+    async def test_changes_after_the_check_are_not_sent(self, connection):
         request = filled_describe()
         await call(guarded(connection), "describe_workflow_execution", request)
         request.execution.workflow_id = "beta:x"
         assert connection.sent[0].execution.workflow_id == "acme:order-42"
 
-    async def test_no_payload_is_in_a_refusal(self, connection):
+    async def test_a_refusal_contains_no_payload(self, connection):
         request = filled(api.StartWorkflowExecutionRequest)
         request.input.payloads.add(data=b"credit card")
         request.memo.fields["tenantId"].data = b"credit card"
@@ -252,7 +254,7 @@ class TestRequests:
         with pytest.raises(ForbiddenOperationError, match="by case only"):
             await call(guarded(connection), "signal_workflow_execution", request)
 
-    async def test_names_follow_the_settings(self, connection):
+    async def test_header_and_attribute_names_follow_the_settings(self, connection):
         settings = TenancySettings(header="org", search_attribute="Org", fairness=False)
         client = guarded(connection, settings=settings)
         request = filled(api.StartWorkflowExecutionRequest)
@@ -285,7 +287,7 @@ class TestRequests:
             await call(guarded(connection), "start_workflow_execution", request)
 
     @pytest.mark.parametrize("char", ["\n", "\x1b", "\x00", "\u202e"])
-    async def test_ids_that_logs_cannot_show_are_refused(self, connection, char):
+    async def test_ids_with_control_characters_are_refused(self, connection, char):
         request = filled_describe()
         request.execution.workflow_id = f"acme:order{char}42"
         with pytest.raises(InvalidIdError):
@@ -295,7 +297,9 @@ class TestRequests:
         ("given", "sent"),
         [("x", "acme:x"), ("acme:x", "acme:x"), ("beta:x", "acme:beta:x")],
     )
-    async def test_polls_that_skip_interceptors_are_scoped(self, connection, given, sent):
+    async def test_ids_of_polls_that_skip_interceptors_get_the_prefix(
+        self, connection, given, sent
+    ):
         client = guarded(connection)
         update = api.PollWorkflowExecutionUpdateRequest(namespace=NAMESPACE)
         update.update_ref.workflow_execution.workflow_id = given
@@ -310,7 +314,7 @@ class TestRequests:
         "rpc",
         [rpc for rpc in ALLOWED if rpc.startswith(("list_", "count_")) and "times" not in rpc],
     )
-    async def test_lists_and_counts_are_held_inside_the_tenant(self, connection, rpc):
+    async def test_lists_and_counts_are_limited_to_the_tenant(self, connection, rpc):
         client = guarded(connection)
         request = ALLOWED[rpc].message(namespace=NAMESPACE)
         await call(client, rpc, request)
@@ -321,7 +325,7 @@ class TestRequests:
             await call(client, rpc, request)
         assert len(connection.sent) == 1
 
-    async def test_activity_options_cannot_shed_the_fairness_key(self, connection):
+    async def test_activity_options_cannot_remove_the_fairness_key(self, connection):
         request = filled(api.UpdateActivityExecutionOptionsRequest)
         for path in ("priority", "priority.fairness_key", "priority.fairness_weight"):
             request.update_mask.paths[:] = [path]
@@ -338,7 +342,7 @@ class TestRequests:
         with pytest.raises(ForbiddenOperationError, match="not an option"):
             await call(guarded(connection), "update_activity_options", request)
 
-    async def test_a_standalone_activity_is_completed_by_its_own_id_only(self, connection):
+    async def test_a_standalone_activity_is_completed_only_under_the_tenants_id(self, connection):
         request = filled(api.RespondActivityTaskCompletedByIdRequest)
         request.workflow_id = ""
         request.activity_id = "acme:x"
@@ -366,7 +370,7 @@ async def placements() -> Placements:
     return placements
 
 
-class TestGrants:
+class TestPlacements:
     @pytest.fixture
     def request_(self) -> Any:
         request = filled(api.StartWorkflowExecutionRequest)
@@ -375,14 +379,18 @@ class TestGrants:
         request.priority.priority_key = 2
         return request
 
-    async def test_what_is_granted_passes(self, connection, placements, request_):
+    async def test_queues_weight_and_priority_of_the_record_are_allowed(
+        self, connection, placements, request_
+    ):
         await call(guarded(connection, placements=placements), "start_workflow_execution", request_)
         request_.task_queue.name = "acme-only"
         await call(guarded(connection, placements=placements), "start_workflow_execution", request_)
         assert len(connection.sent) == 2
 
     @pytest.mark.parametrize("queue", ["beta-only", ""])
-    async def test_other_queues_are_refused(self, connection, placements, request_, queue):
+    async def test_queues_of_other_tenants_are_refused(
+        self, connection, placements, request_, queue
+    ):
         request_.task_queue.name = queue
         with pytest.raises(ForbiddenOperationError, match=r"task_queue\.name: task queue"):
             await call(
@@ -390,9 +398,7 @@ class TestGrants:
             )
 
     @pytest.mark.parametrize("queue", ["/_sys/q/1", "temporal-sys-per-ns-tq", ""])
-    async def test_queues_of_the_server_are_refused_without_any_grants(
-        self, connection, placements, request_, queue
-    ):
+    async def test_queues_of_the_server_are_refused(self, connection, placements, request_, queue):
         request_.priority.Clear()
         request_.priority.fairness_key = TENANT
         request_.task_queue.name = queue
@@ -400,7 +406,7 @@ class TestGrants:
             await call(guarded(connection), "start_workflow_execution", request_)
 
     @pytest.mark.parametrize("kind", [2, 3])
-    async def test_queues_of_one_worker_are_refused(self, connection, placements, request_, kind):
+    async def test_sticky_queues_are_refused(self, connection, placements, request_, kind):
         request_.task_queue.kind = kind
         with pytest.raises(ForbiddenOperationError, match="normal task queues"):
             await call(
@@ -408,7 +414,7 @@ class TestGrants:
             )
 
     @pytest.mark.parametrize("weight", [0, 1, 0.11])
-    async def test_other_weights_are_refused_and_none_at_all(
+    async def test_weights_other_than_the_tenants_are_refused(
         self, connection, placements, request_, weight
     ):
         request_.priority.fairness_weight = weight
@@ -445,14 +451,14 @@ class TestNexusHandlers:
         request.on_conflict_options.attach_links = True
         return request
 
-    async def test_what_came_with_the_task_may_be_attached(self, connection):
+    async def test_links_and_callback_of_the_nexus_task_may_be_attached(self, connection):
         request = self.start(**{"nexus-operation-token": "any"})
         rules._nexus_task.set(self.TASK)
         await call(guarded(connection), "start_workflow_execution", request)
         assert connection.sent == [request]
 
     @pytest.mark.parametrize("name", ["links", "completion_callbacks", "on_conflict_options"])
-    async def test_outside_of_a_handler_nothing_may_be_attached(self, connection, name):
+    async def test_outside_of_a_nexus_handler_nothing_may_be_attached(self, connection, name):
         request = filled(api.StartWorkflowExecutionRequest)
         request.MergeFrom(_only(self.start(), name))
         with pytest.raises(ForbiddenOperationError, match=rf"{name}.*Nexus"):
@@ -471,7 +477,7 @@ class TestNexusHandlers:
             lambda r: r.completion_callbacks.add(),
         ],
     )
-    async def test_nothing_else_may_be_attached(self, connection, spoil):
+    async def test_other_links_and_callbacks_are_refused(self, connection, spoil):
         request = self.start()
         spoil(request)
         rules._nexus_task.set(self.TASK)

@@ -1,4 +1,4 @@
-"""One operation for all who ask at the same time, and for as long as one of them waits."""
+"""Operations that run once for all concurrent callers."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from orkestra.tenancy import current_tenant, tenant_scope
 
 
 class Operation:
-    """Counts how often it was started, and ends when told."""
+    """Operation that counts its starts and ends when a test sets its outcome."""
 
     def __init__(self) -> None:
         self.started = 0
@@ -37,14 +37,14 @@ async def waiting(flight: SingleFlight[str], operation: Operation, count: int):
     return tasks
 
 
-async def test_all_get_the_result_of_one_run(operation):
+async def test_all_callers_get_the_result_of_one_operation(operation):
     tasks = await waiting(SingleFlight(), operation, 1000)
     operation.outcome.set_result("done")
     assert await asyncio.gather(*tasks) == ["done"] * 1000
     assert operation.started == 1
 
 
-async def test_all_get_the_error_and_the_next_call_runs_it_again(operation):
+async def test_all_callers_get_the_error_and_the_next_call_starts_again(operation):
     flight = SingleFlight[str]()
     tasks = await waiting(flight, operation, 10)
     operation.outcome.set_exception(OSError("no"))
@@ -55,7 +55,7 @@ async def test_all_get_the_error_and_the_next_call_runs_it_again(operation):
     assert await flight.join("key", again) == "yes"
 
 
-async def test_a_caller_who_has_got_the_error_can_try_again_at_once(operation):
+async def test_a_caller_can_retry_as_soon_as_it_has_the_error(operation):
     flight = SingleFlight[str]()
     again = Operation()
     again.outcome.set_result("yes")
@@ -73,7 +73,7 @@ async def test_a_caller_who_has_got_the_error_can_try_again_at_once(operation):
     assert operation.started == again.started == 1
 
 
-async def test_the_one_who_started_it_may_give_up_without_ending_it(operation):
+async def test_the_first_caller_can_give_up_without_cancelling_the_operation(operation):
     tasks = await waiting(SingleFlight(), operation, 3)
     tasks[0].cancel()
     await asyncio.wait([tasks[0]])
@@ -83,7 +83,7 @@ async def test_the_one_who_started_it_may_give_up_without_ending_it(operation):
     assert operation.cancelled == 0
 
 
-async def test_it_is_cancelled_when_all_have_given_up_and_can_be_run_again(operation):
+async def test_the_operation_is_cancelled_with_its_last_caller(operation):
     flight = SingleFlight[str]()
     tasks = await waiting(flight, operation, 3)
     for task in tasks:
@@ -96,7 +96,7 @@ async def test_it_is_cancelled_when_all_have_given_up_and_can_be_run_again(opera
     assert await newcomer == "done"
 
 
-async def test_it_goes_on_without_callers_where_its_result_is_wanted_later(operation):
+async def test_the_operation_can_outlive_its_callers(operation):
     flight = SingleFlight[str](cancel_unwanted=False)
     tasks = await waiting(flight, operation, 3)
     for task in tasks:
@@ -108,7 +108,7 @@ async def test_it_goes_on_without_callers_where_its_result_is_wanted_later(opera
     assert operation.started == 1
 
 
-async def test_it_runs_for_no_tenant_in_particular_unless_told():
+async def test_the_operation_runs_in_an_empty_context_unless_configured():
     async def tenant() -> str | None:
         return current_tenant()
 
@@ -118,7 +118,7 @@ async def test_it_runs_for_no_tenant_in_particular_unless_told():
         assert current_tenant() == "acme"
 
 
-async def test_keys_run_apart(operation):
+async def test_each_key_has_its_own_operation(operation):
     flight = SingleFlight[str]()
     tasks = [asyncio.create_task(flight.join(key, operation)) for key in ("a", "b", "a")]
     await asyncio.sleep(0)
@@ -127,7 +127,7 @@ async def test_keys_run_apart(operation):
     assert operation.started == 2
 
 
-async def test_cancelling_all_reaches_those_who_wait(operation):
+async def test_cancelling_all_operations_cancels_their_callers(operation):
     flight = SingleFlight[str]()
     tasks = await waiting(flight, operation, 3)
     await flight.cancel()
@@ -137,7 +137,7 @@ async def test_cancelling_all_reaches_those_who_wait(operation):
     await flight.cancel()
 
 
-def test_a_loop_that_stopped_in_the_middle_holds_up_no_other():
+def test_a_stopped_event_loop_does_not_block_others():
     flight = SingleFlight[str]()
     abandoned = asyncio.new_event_loop()
     task = abandoned.create_task(flight.join("key", lambda: asyncio.sleep(60, "late")))

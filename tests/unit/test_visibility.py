@@ -1,4 +1,4 @@
-"""Scoping list and count queries: the grammar, what is written for it, and what is refused."""
+"""Scoped list and count queries: the grammar, the rewritten text, and refusals."""
 
 import timeit
 import unicodedata
@@ -68,7 +68,7 @@ def stays_inside(text):
 
 
 @pytest.mark.parametrize("nothing", [None, "", " ", "\n\t "])
-def test_no_query_is_the_scope_alone(nothing):
+def test_an_empty_query_becomes_the_scope_alone(nothing):
     assert scoped(nothing) == SCOPE
 
 
@@ -79,7 +79,7 @@ def test_the_scope_names_the_tenant_and_the_prefix_of_its_ids(id_field):
     assert scoped("a = 1", id_field=id_field) == f"{expected} AND (`a` = 1)"
 
 
-def test_without_scoped_ids_the_attribute_alone_is_the_scope():
+def test_with_global_ids_the_scope_is_the_attribute_alone():
     text = scope_query(
         "a = 1", tenant="acme", attribute="team", id_field="WorkflowId", scoped_ids=False
     )
@@ -109,7 +109,7 @@ def test_without_scoped_ids_the_attribute_alone_is_the_scope():
         ("tenantId = 'beta'", "`tenantId` = 'beta'"),
     ],
 )
-def test_a_condition_is_written_anew_inside_parentheses(text, written):
+def test_a_condition_is_rewritten_inside_parentheses(text, written):
     assert scoped(text) == f"{SCOPE} AND ({written})"
 
 
@@ -141,7 +141,7 @@ def test_a_string_is_decoded_and_quoted_again(literal, written):
         ("a=1 group by b order by c", "AND (`a` = 1) GROUP BY `b` ORDER BY `c`"),
     ],
 )
-def test_clauses_stand_outside_the_parentheses(text, written):
+def test_clauses_follow_the_parentheses(text, written):
     assert scoped(text) == f"{SCOPE} {written}"
 
 
@@ -151,7 +151,7 @@ def test_schedules_are_neither_grouped_nor_ordered_since_the_server_does_neither
     assert "schedules" in refusal(f"tenantId = 'acme' {clause}", id_field="ScheduleId")
 
 
-def test_scoping_for_another_tenant_again_selects_for_neither():
+def test_scoping_again_for_another_tenant_selects_no_rows():
     twice = scope_query(scoped("a = 1"), tenant="beta", attribute="tenantId", id_field="WorkflowId")
     tree = read(twice).condition
     beta = read("(tenantId = 'beta' AND WorkflowId STARTS_WITH 'beta:')").condition
@@ -164,7 +164,7 @@ def test_a_valid_query_is_read_by_the_server_as_it_was_inside_the_scope(text):
 
 
 @given(queries(*ATTRIBUTES))
-def test_what_was_written_can_be_read_again(text):
+def test_a_scoped_query_can_be_parsed_again(text):
     assert stays_inside(scoped(text))
 
 
@@ -227,7 +227,7 @@ def test_a_comment_cannot_hide_an_unbalanced_parenthesis(attack):
         ("`@@a'b` = 1", "backquotes may contain"),
     ],
 )
-def test_what_is_unbalanced_cannot_leave_the_scope(attack, problem):
+def test_an_unbalanced_query_is_refused(attack, problem):
     assert problem in refusal(attack)
 
 
@@ -293,11 +293,11 @@ def test_backslashes_and_invisible_characters_are_refused_and_shown_escaped(atta
         *("a = 1 (ORDER BY b)", "ORDER BY a; a"),
     ],
 )
-def test_what_the_grammar_does_not_know_is_refused(attack):
+def test_a_query_outside_the_grammar_is_refused(attack):
     refusal(attack)
 
 
-def test_an_error_is_one_line_with_the_position_the_text_there_and_the_mend():
+def test_an_error_is_one_line_with_position_text_and_fix():
     message = refusal("WorkflowType = 'Order' -- all of\nthem")
     assert message == (
         "visibility query refused at character 24, near '-- all of\\nthem':"
@@ -318,18 +318,18 @@ def test_a_malformed_tenant_is_refused(tenant):
 
 
 @pytest.mark.parametrize("attribute", ["", "a`b", "a' = '", "a--b", "a\nb"])
-def test_an_attribute_that_could_not_be_quoted_is_refused(attribute):
+def test_an_attribute_that_cannot_be_quoted_is_refused(attribute):
     with pytest.raises(InvalidQueryError, match="search attribute"):
         scope_query("", tenant="acme", attribute=attribute, id_field="WorkflowId")
 
 
-def test_parentheses_nest_to_a_bound():
+def test_the_depth_of_parentheses_is_limited():
     nested = "(" * MAX_DEPTH + "a = 1" + ")" * MAX_DEPTH
     assert stays_inside(nested)
     assert f"more than {MAX_DEPTH} nested" in refusal(f"({nested})")
 
 
-def test_a_query_is_as_long_as_its_bound_at_most():
+def test_the_length_of_a_query_is_limited():
     padding = "x" * (MAX_QUERY_LENGTH - len("a = ''"))
     assert scoped(f"a = '{padding}'")
     message = refusal(f"a = '{padding}x'")
@@ -344,7 +344,7 @@ def test_a_query_is_as_long_as_its_bound_at_most():
         *("a='", "a=''", 'a="', "a in (", "x'", "`a", "\n", "\t'", "1e", "(a=1)"),
     ],
 )
-def test_no_flood_of_one_fragment_takes_more_than_linear_time(flood):
+def test_parsing_time_is_linear_in_the_length(flood):
     def seconds(length):
         text = flood * (length // len(flood))
         return min(timeit.repeat(lambda: _refused(text), timer=process_time, number=1, repeat=3))
@@ -373,7 +373,7 @@ def test_parsing_costs_a_small_multiple_of_splitting_into_tokens():
         ("temporal-sys-scheduler:acme:nightly", False),
     ],
 )
-def test_a_row_is_own_by_the_exact_prefix_of_its_id(row, own):
+def test_a_row_belongs_to_the_tenant_of_its_exact_prefix(row, own):
     assert is_own_row("acme", row) is own
 
 
