@@ -1,4 +1,4 @@
-"""The embedded server as it really runs: what it serves, and how it always ends."""
+"""The embedded server as it really runs: its services, and every way it ends."""
 
 import asyncio
 import gc
@@ -15,7 +15,10 @@ import psutil
 import pytest
 from temporalio import activity, workflow
 from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
-from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.api.operatorservice.v1 import (
+    AddSearchAttributesRequest,
+    ListSearchAttributesRequest,
+)
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client, WorkflowExecutionStatus
@@ -210,7 +213,7 @@ async def test_dynamic_configuration_reaches_the_server(fresh: Fresh) -> None:
             )
 
 
-async def test_several_servers_start_at_once_and_know_nothing_of_each_other(fresh: Fresh) -> None:
+async def test_several_servers_start_at_once_and_share_nothing(fresh: Fresh) -> None:
     servers = [DevServer(ui=number == 0, stop_grace=AT_ONCE) for number in range(3)]
     try:
         await asyncio.gather(*(server.start() for server in servers))
@@ -227,7 +230,7 @@ async def test_several_servers_start_at_once_and_know_nothing_of_each_other(fres
         await asyncio.gather(*(server.stop() for server in servers))
 
 
-async def test_of_two_servers_that_want_one_port_one_gets_it_and_the_other_says_so() -> None:
+async def test_of_two_servers_on_one_port_one_runs_and_the_other_raises() -> None:
     port = free_port()
     servers = [DevServer(port=port, stop_grace=AT_ONCE) for _ in range(2)]
     outcomes = await asyncio.gather(*(server.start() for server in servers), return_exceptions=True)
@@ -240,7 +243,7 @@ async def test_of_two_servers_that_want_one_port_one_gets_it_and_the_other_says_
         await asyncio.gather(*(server.stop() for server in servers))
 
 
-async def test_a_port_that_was_lost_after_it_was_chosen_is_replaced(
+async def test_a_port_taken_after_it_was_chosen_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, tried, script = find_temporal_binary(), tmp_path / "tried", tmp_path / "temporal"
@@ -294,7 +297,23 @@ async def test_a_database_file_gets_the_namespaces_and_attributes_that_it_lacks(
         assert await greet(server.address, "second", fresh) == "Hello, second"
 
 
-async def test_a_server_that_somebody_killed_can_be_started_again() -> None:
+async def test_a_database_file_with_a_search_attribute_of_another_type_is_an_error(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "temporal.db"
+    async with DevServer(db_filename=file, search_attribute="other") as server:
+        client = await Client.connect(server.address)
+        await client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(
+                namespace="default",
+                search_attributes={"tenantId": IndexedValueType.INDEXED_VALUE_TYPE_TEXT},
+            )
+        )
+    with pytest.raises(DevServerError, match=r"has type Text, .* another database file"):
+        await DevServer(db_filename=file, stop_grace=AT_ONCE).start()
+
+
+async def test_a_server_that_was_killed_can_be_started_again() -> None:
     async with DevServer(stop_grace=AT_ONCE) as server:
         address = server.address
         assert server.pid is not None
@@ -323,7 +342,7 @@ async def test_an_exception_in_the_block_ends_the_server() -> None:
     assert not server.is_running
 
 
-async def test_a_stop_that_is_cancelled_has_ended_the_server_all_the_same() -> None:
+async def test_a_cancelled_stop_still_ends_the_server() -> None:
     server = DevServer()
     await server.start()
     stopping = asyncio.ensure_future(server.stop())
@@ -335,7 +354,7 @@ async def test_a_stop_that_is_cancelled_has_ended_the_server_all_the_same() -> N
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.1, 0.25, 0.4])
-async def test_a_start_that_is_cancelled_leaves_no_process(delay: float) -> None:
+async def test_a_cancelled_start_leaves_no_process(delay: float) -> None:
     before = processes()
     server = DevServer(ui=True)
     starting = asyncio.ensure_future(server.start())
@@ -347,7 +366,7 @@ async def test_a_start_that_is_cancelled_leaves_no_process(delay: float) -> None
     assert not server.is_running
 
 
-async def test_a_time_out_around_the_start_leaves_no_process() -> None:
+async def test_a_timeout_around_the_start_leaves_no_process() -> None:
     before = processes()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1), DevServer():
@@ -369,7 +388,7 @@ async def test_killing_the_reaper_ends_the_server() -> None:
         assert await comes_true(lambda: has_ended(server))
 
 
-async def test_descriptors_threads_and_processes_are_given_back() -> None:
+async def test_descriptors_threads_and_processes_are_released() -> None:
     this = psutil.Process()
     async with DevServer(stop_grace=AT_ONCE):
         pass
@@ -385,7 +404,7 @@ async def test_descriptors_threads_and_processes_are_given_back() -> None:
 
 
 @pytest.mark.parametrize("echo", [False, True])
-async def test_the_log_stays_out_of_the_way_unless_it_is_wanted(echo: bool) -> None:
+async def test_the_log_is_printed_only_with_echo(echo: bool) -> None:
     program = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-W", "error", "-c", ECHOING.format(echo=echo)),
@@ -399,7 +418,7 @@ async def test_the_log_stays_out_of_the_way_unless_it_is_wanted(echo: bool) -> N
     assert echo or errors == b""
 
 
-async def test_a_talkative_server_is_remembered_by_the_end_of_its_output() -> None:
+async def test_only_the_end_of_a_long_output_is_kept() -> None:
     async with DevServer(log_level="debug", stop_grace=AT_ONCE) as server:
         assert server.output == ""
     assert 10_000 < len(server.output.encode()) <= 33 * 1024

@@ -1,4 +1,4 @@
-"""The parts of the embedded server that need no server: options, ports, the program, the reaper."""
+"""Options, ports, program and reaper of the embedded server, without a server."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from temporalio.runtime import Runtime
 
 from orkestra.devserver import BINARY_VARIABLE, DevServer, find_temporal_binary
 from orkestra.devserver.process import ReapedProcess
-from orkestra.devserver.server import free_port, require_free, server_command, server_environment
+from orkestra.devserver.server import free_port, require_free
 from orkestra.errors import DevServerError, MissingExtraError
 from tests.support.processes import comes_true, has_ended
 
@@ -107,7 +107,7 @@ def test_a_server_that_never_started_has_no_address_no_pid_and_no_output() -> No
     assert (server.pid, server.ui_url, server.output, server.is_running) == (None, None, "", False)
 
 
-def test_the_ports_that_were_asked_for_are_known_before_the_start() -> None:
+def test_requested_ports_are_known_before_the_start() -> None:
     server = DevServer(port=7233, ui=True, ui_port=8233)
     assert server.address == "127.0.0.1:7233"
     assert server.ui_url == "http://127.0.0.1:8233"
@@ -135,23 +135,40 @@ async def test_an_empty_file_is_refused_as_a_database(tmp_path: Path) -> None:
         await DevServer(db_filename=file).start()
 
 
-def test_every_option_reaches_the_command(tmp_path: Path) -> None:
-    command = server_command(
-        Path("/bin/temporal"),
-        port=7233,
-        ui_port=8233,
-        database=tmp_path / "temporal.db",
-        namespaces=["default", "second"],
-        search_attribute="tenantId",
+async def started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> tuple[list[str], list[str]]:
+    """Arguments and environment that a server with these options starts its program with."""
+    arguments, environment = tmp_path / "arguments", tmp_path / "environment"
+    recorder = program(
+        tmp_path / "temporal", f"printf '%s\\n' \"$@\" > {arguments}; env > {environment}; exit 3"
+    )
+    monkeypatch.setenv(BINARY_VARIABLE, str(recorder))
+    with pytest.raises(DevServerError, match="ended with code 3"):
+        await DevServer(**options).start()
+    return arguments.read_text().splitlines(), environment.read_text().splitlines()
+
+
+async def test_every_option_reaches_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, ui_port = free_port(), free_port()
+    arguments, _ = await started_with(
+        tmp_path,
+        monkeypatch,
+        port=port,
+        ui=True,
+        ui_port=ui_port,
+        db_filename=tmp_path / "temporal.db",
+        namespaces=["second"],
         dynamic_config={"a.number": 3, "a.text": "x", "matching.enableFairness": False},
-        fairness=True,
         log_level="info",
     )
-    assert command[:3] == ["/bin/temporal", "server", "start-dev"]
-    assert set(command[3:]) == {
+    assert arguments[:2] == ["server", "start-dev"]
+    assert set(arguments[2:]) == {
         "--ip=127.0.0.1",
-        "--port=7233",
-        "--ui-port=8233",
+        f"--port={port}",
+        f"--ui-port={ui_port}",
         "--ui-disable-news-fetch",
         f"--db-filename={tmp_path / 'temporal.db'}",
         "--namespace=second",
@@ -165,35 +182,26 @@ def test_every_option_reaches_the_command(tmp_path: Path) -> None:
     }
 
 
-def test_without_fairness_the_matching_service_is_left_as_it_is() -> None:
-    command = server_command(
-        Path("/bin/temporal"),
-        port=7233,
-        ui_port=None,
-        database=None,
-        namespaces=["default"],
-        search_attribute="tenantId",
-        dynamic_config={},
-        fairness=False,
-        log_level="warn",
-    )
-    assert "--headless" in command
-    assert not any("matching." in argument for argument in command)
+async def test_without_fairness_the_matching_service_keeps_its_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, _ = await started_with(tmp_path, monkeypatch, fairness=False)
+    assert "--headless" in arguments
+    assert not any("matching." in argument for argument in arguments)
 
 
-def test_the_server_gets_the_environment_without_what_configures_temporal_clients(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_the_server_gets_the_environment_without_the_settings_of_temporal_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEMPORAL_ENV_FILE", "/somewhere")
     monkeypatch.setenv("HOME", "/somewhere/else")
     monkeypatch.setenv("GOMAXPROCS", "1")
-    environment = server_environment()
-    assert "TEMPORAL_ENV_FILE" not in environment
-    assert "HOME" not in environment
-    assert environment["GOMAXPROCS"] == "1"
+    _, environment = await started_with(tmp_path, monkeypatch)
+    assert not any(line.startswith(("TEMPORAL_", "HOME=")) for line in environment)
+    assert "GOMAXPROCS=1" in environment
 
 
-def test_free_ports_can_be_listened_on_and_are_never_handed_to_outgoing_connections() -> None:
+def test_free_ports_are_outside_the_range_of_outgoing_connections() -> None:
     ports = {free_port() for _ in range(50)}
     assert len(ports) > 40
     assert all(20_000 <= port < 30_000 for port in ports)
@@ -211,7 +219,7 @@ def test_a_port_that_something_listens_on_is_refused_with_its_number() -> None:
     require_free(port, option="ui_port")
 
 
-def test_a_port_with_connections_that_have_just_been_closed_is_free() -> None:
+def test_a_port_with_recently_closed_connections_is_free() -> None:
     with listening() as listener:
         address = listener.getsockname()
         with socket.create_connection(address) as caller:
@@ -232,7 +240,7 @@ async def test_a_port_in_use_is_refused_at_once() -> None:
         assert not server.is_running
 
 
-def test_the_variable_names_the_program_before_all_others(
+def test_the_environment_variable_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = program(tmp_path / "my-temporal", "exit 0")
@@ -244,7 +252,7 @@ def test_the_variable_names_the_program_before_all_others(
 
 
 @pytest.mark.parametrize("kind", ["absent", "directory", "not executable"])
-def test_a_variable_that_names_no_program_is_an_error_and_not_passed_over(
+def test_a_variable_that_names_no_program_is_an_error(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "temporal"
@@ -308,19 +316,19 @@ async def test_a_program_that_the_system_cannot_execute_is_an_error_with_the_rea
         await DevServer().start()
 
 
-async def test_a_program_that_never_serves_is_ended_when_the_time_is_up(
+async def test_a_program_that_never_serves_is_ended_after_the_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(BINARY_VARIABLE, str(program(tmp_path / "temporal", STUBBORN)))
     server = DevServer(startup_timeout=timedelta(milliseconds=400))
     began = time.monotonic()
-    with pytest.raises(DevServerError, match=r"could not be used within 0:00:00.4.*\nready"):
+    with pytest.raises(DevServerError, match=r"was not usable within 0:00:00.4.*\nready"):
         await server.start()
     assert time.monotonic() - began < 15
     assert not server.is_running
 
 
-async def test_a_program_that_keeps_losing_its_port_is_tried_a_few_times_only(
+async def test_a_program_that_keeps_losing_its_port_is_started_three_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = tmp_path / "tries"
@@ -331,7 +339,7 @@ async def test_a_program_that_keeps_losing_its_port_is_tried_a_few_times_only(
     assert tries.read_text().split() == ["x"] * 3
 
 
-async def test_a_command_that_obeys_is_ended_by_sigterm() -> None:
+async def test_a_command_is_ended_by_sigterm() -> None:
     process = shell("echo ready; exec sleep 60")
     await until_up(process)
     await process.end()
@@ -384,7 +392,7 @@ async def test_the_end_of_a_long_output_is_kept() -> None:
     assert 30_000 < len(process.output) <= 32 * 1024
 
 
-async def test_a_command_is_not_held_up_by_a_program_that_does_not_read(tmp_path: Path) -> None:
+async def test_a_program_that_does_not_read_does_not_block_its_command(tmp_path: Path) -> None:
     done = tmp_path / "done"
     process = shell(f"head -c 1000000 /dev/zero; touch {done}; exec sleep 60")
     deadline = time.monotonic() + 30
@@ -394,7 +402,7 @@ async def test_a_command_is_not_held_up_by_a_program_that_does_not_read(tmp_path
     await process.kill()
 
 
-async def test_the_log_is_echoed_only_where_that_is_asked_for(
+async def test_the_log_is_echoed_only_on_request(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     script = "echo greeting; echo logged >&2"

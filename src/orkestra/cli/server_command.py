@@ -20,7 +20,7 @@ from orkestra.cli.options import (
 )
 from orkestra.config import OrkestraConfig
 from orkestra.devserver import DevServer
-from orkestra.devserver.server import why_not
+from orkestra.devserver.server import port_problem
 from orkestra.errors import ConfigurationError, DevServerError
 
 DEFAULT_PORT: Final = 7233
@@ -88,7 +88,7 @@ def server(
 
 def require_free(option: str, port: int | None, alternative: str) -> None:
     """Raise ConfigurationError if the port of an option is in use; 0 and None are any free one."""
-    reason = why_not(port) if port else None
+    reason = port_problem(port) if port else None
     if reason is not None:
         msg = f"{option} {port} cannot be used: {reason}; free the port, or {alternative}"
         raise ConfigurationError(msg)

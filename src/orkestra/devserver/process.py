@@ -1,4 +1,4 @@
-"""A command under its reaper, seen from the program that started it."""
+"""Command with a reaper, seen from the program that started it. `reaper` says why it needs one."""
 
 import asyncio
 import contextlib
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 
 _REAPER: Final = Path(__file__).with_name("reaper.py")
-_TICK: Final = 0.02
-_PATIENCE: Final = 2.0  # with a reaper that does not do what it is told
+_POLL_SECONDS: Final = 0.02
+_REAPER_SECONDS: Final = 2.0  # for a reaper to answer before it is killed itself
 
 
 class ReapedProcess:
-    """A command that ends when this program does, however that comes about.
+    """Command that ends when this program does, however the program ends.
 
-    Starting it takes a few milliseconds and has no point at which it can be cancelled, so there is
-    no moment at which a process exists that nobody holds. It belongs to no event loop.
+    The constructor takes a few milliseconds and cannot be cancelled, so no process can be left
+    without an owner. The object is bound to no event loop.
 
     Attributes:
-        pid: Number of the command's process, once its reaper has reported it.
-        is_up: Whether it has written anything to its standard output.
-        exit_code: Its exit code, negative for a signal; None while it runs, and where its reaper
+        pid: Process ID of the command, once its reaper has reported it.
+        is_up: The command has written to its standard output.
+        exit_code: Exit code, negative for a signal; None while the command runs, or if its reaper
             was killed.
-        output: The end of what it wrote, at most 32 KB; empty until it has ended.
+        output: End of its output, at most 32 KB; empty until it has ended.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class ReapedProcess:
 
         Args:
             command: Absolute path of the program, and its arguments.
-            environment: The whole environment that it gets.
-            grace: How long it may take to end by itself when asked to.
+            environment: The whole environment of the command.
+            grace: Time from SIGTERM to SIGKILL.
             echo: Copy its standard error to that of this program.
         """
         arguments = [str(os.getpid()), str(grace.total_seconds()), "echo" if echo else "quiet"]
@@ -55,7 +55,7 @@ class ReapedProcess:
             [sys.executable, "-I", "-S", "-B", str(_REAPER), *arguments, *command],
             bufsize=0,
             env=environment,
-            start_new_session=True,  # Ctrl-C is for the program, which then ends its server
+            start_new_session=True,  # Ctrl-C is for the program, which then ends its command
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if echo else subprocess.STDOUT,
@@ -71,7 +71,7 @@ class ReapedProcess:
         self.output = ""
 
     def poll(self) -> bool:
-        """Take in what the reaper has reported; False once the command has ended."""
+        """Read the reaper's reports; False once the command has ended."""
         if self._reports.closed:
             return False
         is_running = self._reaper.poll() is None
@@ -83,31 +83,31 @@ class ReapedProcess:
     async def wait(self) -> None:
         """Wait until the command has ended."""
         while self.poll():  # noqa: ASYNC110 - an event would tie it to one loop
-            await asyncio.sleep(_TICK)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def end(self) -> None:
-        """End the command with SIGTERM, and with SIGKILL after the grace."""
-        await self._end(b"T", self._grace + _PATIENCE)
+        """End the command with SIGTERM, or with SIGKILL after the grace."""
+        await self._end(b"T", self._grace + _REAPER_SECONDS)
 
     async def kill(self) -> None:
         """End the command with SIGKILL."""
-        await self._end(b"K", _PATIENCE)
+        await self._end(b"K", _REAPER_SECONDS)
 
     def kill_now(self) -> None:
-        """End the command with SIGKILL without giving way to other tasks; takes some 30 ms."""
+        """End the command with SIGKILL without yielding to other tasks; takes some 30 ms."""
         if not self.poll():
             return
         self._send(b"K")
         try:
-            self._reaper.wait(_PATIENCE)
+            self._reaper.wait(_REAPER_SECONDS)
         except subprocess.TimeoutExpired:  # the reaper is stopped, or its standard error blocks
             self._reaper.kill()
             self._reaper.wait()
         self.poll()
 
-    async def _end(self, command: bytes, patience: float) -> None:
+    async def _end(self, command: bytes, seconds: float) -> None:
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 if self.poll():
                     self._send(command)
                 await self.wait()
@@ -120,7 +120,7 @@ class ReapedProcess:
         self.output = self._unread.decode(errors="replace").strip()
         self._commands.close()
         self._reports.close()
-        if self.exit_code is None and self.pid is not None:  # somebody killed the reaper
+        if self.exit_code is None and self.pid is not None:  # the reaper was killed
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
@@ -133,11 +133,11 @@ class ReapedProcess:
             self._unread += data
         while self.exit_code is None and b"\n" in self._unread:
             line, _, rest = self._unread.partition(b"\n")
-            if not self._understand(line):
+            if not self._parse(line):
                 break
             self._unread = rest
 
-    def _understand(self, line: bytes) -> bool:
+    def _parse(self, line: bytes) -> bool:
         match line.split():
             case [b"pid", number]:
                 self.pid = int(number)
@@ -145,6 +145,6 @@ class ReapedProcess:
                 self.is_up = True
             case [b"end", code]:
                 self.exit_code = int(code)
-            case _:  # a reaper that failed itself
+            case _:  # the traceback of a reaper that failed
                 return False
         return True

