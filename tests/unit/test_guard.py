@@ -38,6 +38,7 @@ from tests.support.requests import (
 )
 
 DENIED = {name: row for name, row in RPCS.items() if isinstance(row, Denied)}
+LISTS = ("workflow_executions", "schedules", "activity_executions")
 STUBS = {
     cls(None)._service: cls
     for name, cls in vars(stubs).items()
@@ -90,6 +91,13 @@ class TestTable:
     def test_rpcs_that_need_no_tenant_name_no_execution(self):
         free = {row.message.__name__ for row in ALLOWED.values() if not row.needs_tenant}
         assert free == {"DescribeNamespaceRequest", "GetClusterInfoRequest", "GetSystemInfoRequest"}
+
+    def test_only_lists_counts_and_server_calls_have_no_ownership_pin(self):
+        unpinned = {rpc for rpc, row in ALLOWED.items() if row.pin is None}
+        assert unpinned == {
+            *(f"{verb}_{rows}" for verb in ("list", "count") for rows in LISTS),
+            *("describe_namespace", "get_cluster_info", "get_system_info"),
+        }
 
     def test_every_reason_can_end_a_sentence(self):
         reasons = [

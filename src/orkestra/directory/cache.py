@@ -25,7 +25,8 @@ _RETRY_AFTER_SECONDS: Final = 1.0
 _MAX_ABSENT_SECONDS: Final = 5.0
 """Limit on how long "there is none" is believed, because tenants sign up."""
 
-_ALL: Final = "all"
+ALL: Final = "all"
+"""Key of the only entry in `CachedTenantDirectory.places`."""
 
 
 class CachedTenantDirectory:
@@ -46,6 +47,10 @@ class CachedTenantDirectory:
         max_entries: How many tenants are remembered, and as many unknown ones. The least recently
             used ones go first.
         clock: Seconds that never go back, for tests.
+
+    Attributes:
+        records: Answers of `find()`, for those who may not wait.
+        places: The answer of `dedicated()`, likewise.
 
     Example:
         ```python
@@ -69,12 +74,12 @@ class CachedTenantDirectory:
             ttl=ttl, stale_for=stale_for, deadline=deadline, max_entries=max_entries, clock=clock
         )
         self.source = source
-        self._records = TtlCache[TenantRecord](policy, "tenant")
-        self._dedicated = TtlCache[Collection[TenantRecord]](policy, "places")
+        self.records = TtlCache[TenantRecord](policy, "tenant")
+        self.places = TtlCache[Collection[TenantRecord]](policy, "places")
 
     def __len__(self) -> int:
         """Number of remembered tenants, unknown ones included."""
-        return len(self._records)
+        return len(self.records)
 
     async def find(self, tenant: str) -> TenantRecord | None:
         """See `TenantDirectory`.
@@ -82,7 +87,7 @@ class CachedTenantDirectory:
         Raises:
             DirectoryUnavailableError: The source gave no answer, and none is remembered.
         """
-        return await self._records.get(tenant, lambda: self._find(tenant))
+        return await self.records.get(tenant, lambda: self._find(tenant))
 
     async def dedicated(self) -> Collection[TenantRecord]:
         """See `TenantDirectory`.
@@ -90,25 +95,7 @@ class CachedTenantDirectory:
         Raises:
             DirectoryUnavailableError: The source gave no answer, and none is remembered.
         """
-        return await self._dedicated.get(_ALL, self._list) or ()
-
-    def remembered(self, tenant: str) -> "CacheEntry[TenantRecord] | None":
-        """Return the answer that `find()` would give without asking; None where it would ask."""
-        return self._records.fresh(tenant)
-
-    def remembered_dedicated(self) -> Collection[TenantRecord] | None:
-        """Return the answer that `dedicated()` would give without asking, if it has one."""
-        entry = self._dedicated.fresh(_ALL)
-        return None if entry is None else entry.value
-
-    def last(self, tenant: str) -> TenantRecord | None:
-        """Return the last record of a tenant, however old."""
-        entry = self._records.last(tenant)
-        return None if entry is None else entry.value
-
-    def forget_dedicated(self) -> None:
-        """Ask for the tenants with places of their own next time."""
-        self._dedicated.forget(_ALL)
+        return await self.places.get(ALL, self._list) or ()
 
     async def _find(self, tenant: str) -> TenantRecord | None:
         record = await self.source.find(tenant)

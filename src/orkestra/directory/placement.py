@@ -12,7 +12,7 @@ from typing import Final
 
 from orkestra.caches import LruCache
 from orkestra.config import LangfuseProject
-from orkestra.directory.cache import CachedTenantDirectory
+from orkestra.directory.cache import ALL, CachedTenantDirectory
 from orkestra.directory.source import (
     OpenTenantDirectory,
     TenantDirectory,
@@ -70,7 +70,7 @@ class Placements:
             raise _unknown(tenant)
         places = self._index(await self._directory.dedicated())
         if not self._agree(record, places):  # the list is older than the record
-            self._directory.forget_dedicated()
+            self._directory.places.forget(ALL)
             places = self._index(await self._directory.dedicated())
         if not self._agree(record, places):
             msg = (
@@ -88,13 +88,13 @@ class Placements:
         """
         if self.is_open:
             return self._open(tenant)
-        entry = self._directory.remembered(tenant)
-        dedicated = self._directory.remembered_dedicated()
+        entry = self._directory.records.fresh(tenant)
+        dedicated = self._directory.places.fresh(ALL)
         if entry is None or dedicated is None:
             return None
         if entry.value is None:
             raise _unknown(tenant)
-        places = self._index(dedicated)
+        places = self._index(dedicated.value or ())
         agreed = self._agree(entry.value, places)
         return self._placement(entry.value, places) if agreed else None
 
@@ -120,8 +120,10 @@ class Placements:
         """
         if self.is_open:
             return self._open(tenant)
-        record = self._directory.last(tenant)
-        return None if record is None else self._placement(record, self._places)
+        entry = self._directory.records.last(tenant)
+        if entry is None or entry.value is None:
+            return None
+        return self._placement(entry.value, self._places)
 
     async def served(self, task_queue: str, *, namespace: str) -> "list[Place]":
         """List every place where work for a queue of the code can arrive, the shared one first.

@@ -4,7 +4,7 @@ A check looks only at what can be wrong. Where nothing below a field is restrict
 one look-up; where all fields of a message are allowed or have rules, they are not enumerated.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeAlias, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -152,8 +152,11 @@ class Checker:
         """
         fields = _fields(row)
         nested = [field for field in fields if row.checked.get(field.name) is NESTED]
-        found = [(field.name, checkers[_type_of(field)]) for field in nested]
-        self._nested = tuple((name, checker) for name, checker in found if checker)
+        self._nested = tuple(
+            (field.name, checker)
+            for field in nested
+            if (message := field.message_type) and (checker := checkers[message.full_name])
+        )
         self._rules = tuple(
             (field.name, cast("Rule", row.checked[field.name]))
             for field in fields
@@ -212,9 +215,8 @@ def _check_of(
     checker = checkers[message.full_name]
     if checker is None:
         return None
-    if message is not field.message_type:
-        return _each_value(checker)
-    return _each(checker) if field.is_repeated else checker.check
+    is_map = message is not field.message_type
+    return _each(checker, is_map=is_map) if field.is_repeated else checker.check
 
 
 def _refusing(reason: str) -> _Check:
@@ -227,29 +229,16 @@ def _refusing(reason: str) -> _Check:
 _refuse_undecided: Final = _refusing(_UNDECIDED)
 
 
-def _each(checker: Checker) -> _Check:
-    def check(values: Sequence[Message], scope: TenantScope) -> None:
-        _check_items(checker, enumerate(values), scope)
+def _each(checker: Checker, *, is_map: bool) -> _Check:
+    def check(values: Any, scope: TenantScope) -> None:
+        for key, value in values.items() if is_map else enumerate(values):
+            try:
+                checker.check(value, scope)
+            except FieldRejectedError as error:
+                error.inside(f"[{key!r}]")
+                raise
 
     return check
-
-
-def _each_value(checker: Checker) -> _Check:
-    def check(values: Mapping[str, Message], scope: TenantScope) -> None:
-        _check_items(checker, values.items(), scope)
-
-    return check
-
-
-def _check_items(
-    checker: Checker, items: Iterable[tuple[object, Message]], scope: TenantScope
-) -> None:
-    for key, value in items:
-        try:
-            checker.check(value, scope)
-        except FieldRejectedError as error:
-            error.inside(f"[{key!r}]")
-            raise
 
 
 def messages_in(row: MessageRules) -> Iterator[Descriptor]:
@@ -287,11 +276,6 @@ def _message_of(field: FieldDescriptor) -> Descriptor | None:
     if found is not None and found.GetOptions().map_entry:
         found = found.fields_by_name["value"].message_type
     return found
-
-
-def _type_of(field: FieldDescriptor) -> str:
-    found = _message_of(field)
-    return "" if found is None else found.full_name
 
 
 def _prepared() -> Mapping[str, Checker | None]:

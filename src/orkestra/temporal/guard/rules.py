@@ -210,7 +210,8 @@ def granted_priority(priority: Priority, scope: TenantScope) -> None:
     key = priority.priority_key
     if key != 0 and key < most_urgent:
         raise FieldRejectedError(f"{key!r} is more urgent than the tenant may be", "priority_key")
-    _require_fairness_key(priority, scope)
+    if priority.fairness_key != scope.tenant:
+        raise _not_the_fairness_key(priority)
     weight = priority.fairness_weight
     # The field is a float of 32 bits: the granted weight does not come back from it unchanged.
     if not isclose(weight, granted or 0.0, rel_tol=1e-6):
@@ -218,11 +219,9 @@ def granted_priority(priority: Priority, scope: TenantScope) -> None:
         raise FieldRejectedError(problem, "fairness_weight")
 
 
-def _require_fairness_key(priority: Priority, scope: TenantScope) -> None:
-    key = priority.fairness_key
-    if scope.is_fair and key != scope.tenant:
-        problem = f"{key!r} is not the tenant, which is the fairness key"
-        raise FieldRejectedError(problem, "fairness_key")
+def _not_the_fairness_key(priority: Priority) -> FieldRejectedError:
+    problem = f"{priority.fairness_key!r} is not the tenant, which is the fairness key"
+    return FieldRejectedError(problem, "fairness_key")
 
 
 def granted_queue(queue: TaskQueue, scope: TenantScope) -> None:
@@ -289,8 +288,8 @@ def changed_options(request: Any, scope: TenantScope) -> None:
 def _require_option(path: str, options: ActivityOptions, scope: TenantScope) -> None:
     if path not in _MASK_PATHS:
         raise FieldRejectedError(f"{path!r} is not an option that a tenant may change")
-    if path in _FAIRNESS_PATHS:
-        _require_fairness_key(options.priority, scope)
+    if path in _FAIRNESS_PATHS and scope.is_fair and options.priority.fairness_key != scope.tenant:
+        raise _not_the_fairness_key(options.priority)
     if path == "task_queue.name":
         granted_queue(options.task_queue, scope)
 

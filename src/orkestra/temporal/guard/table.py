@@ -350,72 +350,61 @@ _STANDALONE_ACTIVITIES: Final[Mapping[str, Allowed]] = {
     ),
 }
 
+
+def _of_either_kind(
+    request: type[Message],
+    allowed: str,
+    *,
+    forbidden: Mapping[str, str] = _ROUTING,
+    whole: tuple[Rule, ...] = (rules.own_activity,),
+) -> Allowed:
+    """Row of a request about an activity of a workflow, or about a standalone one."""
+    return Allowed(
+        request,
+        checked=_NAMESPACE,
+        allowed=allowed,
+        forbidden=forbidden,
+        whole=whole,
+        pin=ownership.pin_any_activity,
+    )
+
+
 _ACTIVITIES_OF_EITHER_KIND: Final[Mapping[str, Allowed]] = {
-    "pause_activity_execution": Allowed(
+    "pause_activity_execution": _of_either_kind(
         api.PauseActivityExecutionRequest,
-        checked=_NAMESPACE,
-        allowed="workflow_id activity_id run_id identity reason request_id",
-        forbidden=_ROUTING,
-        whole=(rules.own_activity,),
-        pin=ownership.pin_any_activity,
+        "workflow_id activity_id run_id identity reason request_id",
     ),
-    "unpause_activity_execution": Allowed(
+    "unpause_activity_execution": _of_either_kind(
         api.UnpauseActivityExecutionRequest,
-        checked=_NAMESPACE,
-        allowed="workflow_id activity_id run_id identity reason jitter request_id",
-        forbidden=_ROUTING,
-        whole=(rules.own_activity,),
-        pin=ownership.pin_any_activity,
+        "workflow_id activity_id run_id identity reason jitter request_id",
     ),
-    "reset_activity_execution": Allowed(
+    "reset_activity_execution": _of_either_kind(
         api.ResetActivityExecutionRequest,
-        checked=_NAMESPACE,
-        allowed="workflow_id activity_id run_id identity keep_paused jitter"
-        " restore_original_options request_id reset_heartbeat",
-        forbidden=_ROUTING,
-        whole=(rules.own_activity,),
-        pin=ownership.pin_any_activity,
+        "workflow_id activity_id run_id identity keep_paused jitter restore_original_options"
+        " request_id reset_heartbeat",
     ),
-    "update_activity_execution_options": Allowed(
+    "update_activity_execution_options": _of_either_kind(
         api.UpdateActivityExecutionOptionsRequest,
-        checked=_NAMESPACE,
-        allowed="workflow_id activity_id run_id identity activity_options update_mask"
-        " restore_original request_id",
-        forbidden=_ROUTING,
+        "workflow_id activity_id run_id identity activity_options update_mask restore_original"
+        " request_id",
         whole=(rules.own_activity, rules.changed_options),
-        pin=ownership.pin_any_activity,
     ),
-    "record_activity_task_heartbeat_by_id": Allowed(
+    "record_activity_task_heartbeat_by_id": _of_either_kind(
         api.RecordActivityTaskHeartbeatByIdRequest,
-        checked=_NAMESPACE,
-        allowed="workflow_id run_id activity_id details identity",
-        forbidden=_ROUTING,
-        whole=(rules.own_activity,),
-        pin=ownership.pin_any_activity,
+        "workflow_id run_id activity_id details identity",
     ),
-    "respond_activity_task_completed_by_id": Allowed(
+    "respond_activity_task_completed_by_id": _of_either_kind(
         api.RespondActivityTaskCompletedByIdRequest,
-        checked=_NAMESPACE,
-        allowed="workflow_id run_id activity_id result identity",
-        forbidden=_ROUTING,
-        whole=(rules.own_activity,),
-        pin=ownership.pin_any_activity,
+        "workflow_id run_id activity_id result identity",
     ),
-    "respond_activity_task_failed_by_id": Allowed(
+    "respond_activity_task_failed_by_id": _of_either_kind(
         api.RespondActivityTaskFailedByIdRequest,
-        checked=_NAMESPACE,
-        allowed="workflow_id run_id activity_id failure identity last_heartbeat_details cause",
-        forbidden=_ROUTING,
-        whole=(rules.own_activity,),
-        pin=ownership.pin_any_activity,
+        "workflow_id run_id activity_id failure identity last_heartbeat_details cause",
     ),
-    "respond_activity_task_canceled_by_id": Allowed(
+    "respond_activity_task_canceled_by_id": _of_either_kind(
         api.RespondActivityTaskCanceledByIdRequest,
-        checked=_NAMESPACE,
-        allowed="workflow_id run_id activity_id details identity",
+        "workflow_id run_id activity_id details identity",
         forbidden={"deployment_options": _DEPLOYMENTS, **_ROUTING},
-        whole=(rules.own_activity,),
-        pin=ownership.pin_any_activity,
     ),
 }
 
