@@ -20,9 +20,10 @@ from orkestra.errors import (
     TenantMismatchError,
     TenantRequiredError,
 )
-from orkestra.temporal.guard import GuardedServiceClient
-from orkestra.temporal.guard.check import messages_in
-from orkestra.temporal.guard.table import MESSAGES, RPCS, SERVICES, Allowed, Denied
+from orkestra.temporal.guard import GuardedServiceClient, GuardPolicy
+from orkestra.temporal.guard.check import Checker, messages_in
+from orkestra.temporal.guard.rules import FieldRejectedError
+from orkestra.temporal.guard.table import MESSAGES, RPCS, SERVICES, Allowed, Denied, MessageRules
 from orkestra.tenancy import ALL_TENANTS, AllTenants, tenant_scope
 from tests.support.requests import (
     ALLOWED,
@@ -87,6 +88,24 @@ class TestTable:
     def test_every_field_of_a_message_is_listed_once(self, name):
         shape = MESSAGES[name]
         assert sorted(shape.decided) == sorted(f.name for f in shape.message.DESCRIPTOR.fields)
+
+    @pytest.mark.parametrize(
+        "name", ["workflow_id", "memo", "links", "eager_worker_deployment_options"]
+    )
+    def test_a_field_that_no_row_lists_is_refused(self, name):
+        checker = Checker()
+        checker.prepare(MessageRules(api.StartWorkflowExecutionRequest), {})
+        request: Any = api.StartWorkflowExecutionRequest()
+        scope = GuardPolicy(settings=TenancySettings()).scope(TENANT, NAMESPACE)
+        checker.check(request, scope)
+        if name == "workflow_id":
+            request.workflow_id = "acme:order-42"
+        elif name == "links":
+            request.links.add()
+        else:
+            getattr(request, name).SetInParent()
+        with pytest.raises(FieldRejectedError, match="newer than this Orkestra"):
+            checker.check(request, scope)
 
     def test_rpcs_that_need_no_tenant_name_no_execution(self):
         free = {row.message.__name__ for row in ALLOWED.values() if not row.needs_tenant}

@@ -1,7 +1,6 @@
 """Checks of requests, prepared from the table once for each message type.
 
-A check looks only at what can be wrong. Where nothing below a field is restricted, the field costs
-one look-up; where all fields of a message are allowed or have rules, they are not enumerated.
+A check looks only at what can be wrong: fields below which nothing is restricted are not read.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -135,13 +134,13 @@ def _unknown_fields(message: Message, path: str = "") -> Iterator[str]:
 class Checker:
     """Check of messages of one type, and of the messages in them."""
 
-    __slots__ = ("_nested", "_rules", "_set_fields", "_whole")
+    __slots__ = ("_if_set", "_nested", "_rules", "_whole")
 
     def __init__(self) -> None:
         self._rules: tuple[tuple[str, Rule], ...] = ()
         self._nested: tuple[tuple[str, Checker], ...] = ()
         self._whole: tuple[Rule, ...] = ()
-        self._set_fields: dict[FieldDescriptor, _Check | None] | None = None
+        self._if_set: tuple[tuple[str, bool, _Check], ...] = ()
 
     def prepare(self, row: MessageRules, checkers: Mapping[str, "Checker | None"]) -> None:
         """Take over a message's rules; apart from the constructor, as messages hold their own type.
@@ -163,9 +162,11 @@ class Checker:
             if field.name in row.checked and field not in nested
         )
         self._whole = row.whole
-        checks = {f: _check_of(f, row, checkers) for f in fields if f not in nested}
-        if any(check is not None for check in checks.values()):
-            self._set_fields = {**dict.fromkeys(fields), **checks}
+        self._if_set = tuple(
+            (field.name, field.has_presence, check)
+            for field in fields
+            if field not in nested and (check := _check_of(field, row, checkers))
+        )
 
     def check(self, message: Message, scope: TenantScope) -> None:
         """Check a message, which is changed where a rule returns another value.
@@ -181,12 +182,10 @@ class Checker:
                     setattr(message, name, changed)
             for name, checker in self._nested:
                 checker.check(getattr(message, name), scope)
-            if self._set_fields is not None:
-                for field, value in message.ListFields():
-                    check = self._set_fields.get(field, _refuse_undecided)
-                    if check is not None:
-                        name = field.name
-                        check(value, scope)
+            # Asked one by one: ListFields() would make a Python object of every field that is set.
+            for name, has_presence, check in self._if_set:
+                if message.HasField(name) if has_presence else getattr(message, name):
+                    check(getattr(message, name), scope)
         except FieldRejectedError as error:
             error.inside(name)
             raise

@@ -224,6 +224,12 @@ def _not_the_fairness_key(priority: Priority) -> FieldRejectedError:
     return FieldRejectedError(problem, "fairness_key")
 
 
+# A sticky queue belongs to a single worker. Looked up once: the enum's names cost a Python call.
+_NORMAL_KINDS: Final = frozenset(
+    {TaskQueueKind.TASK_QUEUE_KIND_UNSPECIFIED, TaskQueueKind.TASK_QUEUE_KIND_NORMAL}
+)
+
+
 def granted_queue(queue: TaskQueue, scope: TenantScope) -> None:
     """Require a normal task queue that the tenant may name (B11)."""
     name = queue.name
@@ -236,10 +242,7 @@ def granted_queue(queue: TaskQueue, scope: TenantScope) -> None:
         is_granted = False
     if not is_granted:
         raise FieldRejectedError(f"task queue {name!r} is not one that the tenant may name", "name")
-    if queue.kind not in (
-        TaskQueueKind.TASK_QUEUE_KIND_UNSPECIFIED,
-        TaskQueueKind.TASK_QUEUE_KIND_NORMAL,
-    ):  # a sticky queue belongs to a single worker
+    if queue.kind not in _NORMAL_KINDS:
         raise FieldRejectedError("a tenant may name normal task queues only", "kind")
 
 
