@@ -2,20 +2,20 @@
 
 ```
 OrkestraError
-├── ConfigurationError            settings that are unknown, malformed or contradictory
-│   ├── DiscoveryError            workflow or activity code that cannot be found or loaded
+├── ConfigurationError            a setting is unknown, malformed or contradicts another
+│   ├── DiscoveryError            workflow or activity code cannot be found or imported
 │   └── MissingExtraError         an optional dependency is not installed
 ├── ConnectionFailedError         the Temporal service could not be reached
-├── ConnectionClosedError         the connection was used after close()
-├── ConnectionOverloadedError     too many calls wait for a service that answers none
-├── WorkersRunningError           close() while workers still run on the connection
+├── ConnectionClosedError         a connection was used after close()
+├── ConnectionOverloadedError     too many calls wait for a service that does not answer
+├── WorkersRunningError           close() while workers still use the connection
 ├── SearchAttributeError          the tenant search attribute is missing or has another type
 ├── DevServerError                the embedded server did not start
-├── DirectoryUnavailableError     the tenant directory gave no answer
+├── DirectoryUnavailableError     the tenant directory did not answer
 ├── ExecutionNotFoundError        the server does not know the workflow or the run
 ├── InvalidTraceAttributeError    a user, session, tag or metadata of a trace is malformed
-├── LangfuseUnavailableError      Langfuse did not say or take what a backfill needs it to
-└── TenantError                   refused before anything was sent
+├── LangfuseUnavailableError      Langfuse did not answer a backfill, or refused its spans
+└── TenantError                   a call was refused before anything was sent
     ├── TenantRequiredError
     ├── InvalidTenantError
     ├── InvalidIdError
@@ -26,16 +26,15 @@ OrkestraError
     └── ForbiddenOperationError
 ```
 
-Workers refuse work with `temporalio.exceptions.ApplicationError`, because only that ends a
-workflow; its `type` is one of `TENANT_REQUIRED`, `TENANT_MISMATCH`, `TENANT_UNKNOWN` and
-`TENANT_SUSPENDED`.
+Workers refuse work with `temporalio.exceptions.ApplicationError`, because no other error fails a
+workflow. Its `type` is one of the `TENANT_...` constants below.
 """
 
 from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
-_PAGE: Final = "errors.html"
+_ERRORS_PAGE: Final = "errors.html"
 
 TENANT_REQUIRED: Final = "TenantRequired"
 """`ApplicationError.type` of work that reached a worker without a tenant."""
@@ -44,23 +43,25 @@ TENANT_MISMATCH: Final = "TenantMismatch"
 """`ApplicationError.type` of work whose header, memo, attribute and ID disagree."""
 
 TENANT_UNKNOWN: Final = "TenantUnknown"
-"""`ApplicationError.type` of work of a tenant that the directory does not know."""
+"""`ApplicationError.type` of work for an unknown tenant."""
 
 TENANT_SUSPENDED: Final = "TenantSuspended"
 """`ApplicationError.type` of work that was started for a suspended tenant."""
 
 TENANT_UNDECIDED: Final = "TenantUndecided"
-"""`ApplicationError.type` of work that is tried again later or elsewhere: the directory gave no
-answer, or the worker serves other tenants."""
+"""`ApplicationError.type` of work that is retried later or on another worker, because the directory
+did not answer or the worker serves other tenants."""
 
 
 class OrkestraError(Exception):
-    """Base of every error that Orkestra raises itself; a traceback says where it is explained."""
+    """Base of every error that Orkestra raises, with a note that names its documentation."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
         public = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
-        self.add_note(f"Explained in Orkestra's documentation: {_PAGE}#{public.__name__.lower()}")
+        self.add_note(
+            f"Explained in Orkestra's documentation: {_ERRORS_PAGE}#{public.__name__.lower()}"
+        )
 
 
 class ConfigurationError(OrkestraError):
@@ -75,18 +76,13 @@ class MissingExtraError(ConfigurationError):
     """An optional dependency is not installed."""
 
     def __init__(self, needed_for: str, extra: str) -> None:
-        """Say what needs the extra and how to install it.
-
-        Args:
-            needed_for: What was attempted, as the subject of the sentence.
-            extra: Name of the extra of `orkestra-core`.
-        """
+        """Name an extra of `orkestra-core`; `needed_for` is the subject of the message."""
         super().__init__(f'{needed_for} needs an extra: pip install "orkestra-core[{extra}]"')
         self.extra = extra
 
 
 class ConnectionFailureReason(StrEnum):
-    """Why a connection to the Temporal service could not be opened."""
+    """Reason why a connection to the Temporal service could not be opened."""
 
     REFUSED = "refused"
     UNKNOWN_HOST = "unknown_host"
@@ -104,7 +100,7 @@ class ConnectionFailureReason(StrEnum):
 
     @property
     def is_transient(self) -> bool:
-        """Whether trying again can help without anyone changing anything."""
+        """Whether a retry can succeed without any other change."""
         return self in _TRANSIENT_REASONS
 
 
@@ -123,10 +119,10 @@ class ConnectionFailedError(OrkestraError):
     """The Temporal service could not be reached; the SDK's error is the cause.
 
     Attributes:
-        reason: What kind of failure it was.
-        address: The `host:port` that was tried.
-        attempts: How many times it was tried.
-        elapsed: How long all attempts took together.
+        reason: Kind of the failure.
+        address: Address of the service, `host:port`.
+        attempts: Number of attempts.
+        elapsed: Duration of all attempts together.
     """
 
     def __init__(
@@ -138,7 +134,7 @@ class ConnectionFailedError(OrkestraError):
         attempts: int,
         elapsed: timedelta,
     ) -> None:
-        """Describe a failed connection; `message` says what failed and how to mend it."""
+        """Describe a failed connection; `message` says what failed and how to fix it."""
         super().__init__(message)
         self.reason = reason
         self.address = address
@@ -151,11 +147,11 @@ class ConnectionClosedError(OrkestraError):
 
 
 class ConnectionOverloadedError(OrkestraError):
-    """Too many calls wait already for a service that answers none; this one was not sent."""
+    """Too many calls wait for a service that does not answer, so this one was not sent."""
 
 
 class WorkersRunningError(OrkestraError):
-    """The connection cannot be closed while workers still poll on it."""
+    """The connection cannot be closed while workers still use it."""
 
 
 class SearchAttributeError(OrkestraError):
@@ -167,7 +163,7 @@ class DevServerError(OrkestraError):
 
 
 class DirectoryUnavailableError(OrkestraError):
-    """The tenant directory gave no answer in time, and none that was young enough is remembered."""
+    """The tenant directory did not answer in time, and no cached answer is recent enough."""
 
 
 class InvalidTraceAttributeError(OrkestraError, ValueError):
@@ -175,15 +171,15 @@ class InvalidTraceAttributeError(OrkestraError, ValueError):
 
 
 class ExecutionNotFoundError(OrkestraError):
-    """The server does not know the workflow or the run, not any more, or not for this tenant."""
+    """The server does not know the workflow or the run, or it belongs to another tenant."""
 
 
 class LangfuseUnavailableError(OrkestraError):
-    """Langfuse did not say which observations it has, or did not take those that were sent."""
+    """Langfuse did not list its observations, or did not accept those that were sent."""
 
 
 class TenantError(OrkestraError):
-    """Base of the refusals that happen before anything is sent."""
+    """Base of the refusals before anything is sent."""
 
 
 class TenantRequiredError(TenantError):
@@ -199,11 +195,11 @@ class InvalidIdError(TenantError, ValueError):
 
 
 class InvalidQueryError(TenantError, ValueError):
-    """A list or count query cannot be parsed, so it cannot be held inside a tenant."""
+    """A list or count query cannot be parsed, so it cannot be limited to a tenant."""
 
 
 class TenantMismatchError(TenantError):
-    """Two sources name two tenants for one call."""
+    """Two sources name different tenants for one call."""
 
 
 class UnknownTenantError(TenantError):
@@ -211,7 +207,7 @@ class UnknownTenantError(TenantError):
 
 
 class TenantSuspendedError(TenantError):
-    """The directory says that the tenant may not start work now."""
+    """The tenant is suspended and cannot start work."""
 
 
 class ForbiddenOperationError(TenantError):

@@ -45,6 +45,6 @@ def test_where_one_file_exists_none_is_written(tmp_path: Path):
     (tmp_path / "orkestra.toml").write_text("# mine\n")
     done = Command(tmp_path).run("init")
     assert done.returncode == 2
-    assert "orkestra.toml would be overwritten" in done.stderr
+    assert "orkestra.toml already exists" in done.stderr
     assert files(tmp_path) == {"orkestra.toml"}
     assert (tmp_path / "orkestra.toml").read_text() == "# mine\n"

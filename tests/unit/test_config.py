@@ -95,7 +95,10 @@ def test_tracing_switched_on_without_keys_is_refused():
         ("[langfuse]\nsample_rate = 2", "langfuse.sample_rate = 2"),
         ('[worker]\ngraceful_shutdown_timeout = "soon"', "graceful_shutdown_timeout = 'soon'"),
         ("[worker]\nmax_concurrent_activities = 0", "max_concurrent_activities = 0"),
-        ('[temporal.tls]\nclient_cert = { path = "c" }', "client_cert and client_key go together"),
+        (
+            '[temporal.tls]\nclient_cert = { path = "c" }',
+            "client_cert and client_key need each other",
+        ),
         ("not toml at all", "orkestra.toml"),
     ],
 )

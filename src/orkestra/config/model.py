@@ -1,14 +1,8 @@
-"""What all sections of the configuration are made of.
+"""Sections of the configuration, and `OrkestraConfig`, which holds and loads them.
 
-The settings themselves: frozen values, each default written once.
-
-How and where traces are sent.
-
-How the Temporal service is reached.
-
-The settings of workers: what they run at once, how they poll, and how they stop.
-
-`OrkestraConfig`, and how it is loaded.
+Every section is frozen, refuses unknown keys and writes each default once. A ValidationError names
+neither the source of a wrong value nor which values are secret, so `OrkestraConfig.load()` turns it
+into one line that does. Modules of the sources are imported only there.
 """
 
 import re
@@ -33,25 +27,43 @@ from pydantic_core import ErrorDetails
 from orkestra.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from orkestra.config.sources import Source
+    from orkestra.config.sources import SettingsSource
 
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_HOST_AND_PORT: Final = re.compile(r"([^\s/:]+|\[[^\s/]+\]):(?P<port>\d{1,5})", re.ASCII)
+_LARGEST_PORT: Final = 65_535
 
 
 def _parse_duration(value: object) -> object:
     if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-        return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+        return timedelta(seconds=float(match[1]) * _UNIT_SECONDS[match[2]])
     return value
 
 
 Duration = Annotated[timedelta, BeforeValidator(_parse_duration), Field(ge=timedelta())]
-"""A duration of zero or more: a timedelta, seconds, or text such as `30s`, `250ms`, `5m`, `1h`."""
+"""Duration of zero or more: a timedelta, seconds, or text such as `30s`, `250ms`, `5m`, `1h`."""
+
+
+def _check_host_and_port(value: str, *, lowest_port: int, example: str) -> str:
+    match = _HOST_AND_PORT.fullmatch(value)
+    if match is None or not lowest_port <= int(match["port"]) <= _LARGEST_PORT:
+        msg = f"must be host:port, for instance {example!r}"
+        raise ValueError(msg)
+    return value
+
+
+def _check_address(value: str) -> str:
+    return _check_host_and_port(value, lowest_port=1, example="localhost:7233")
+
+
+HostAndPort = Annotated[str, AfterValidator(_check_address)]
+"""Address `host:port`, with an IPv6 host in brackets."""
 
 
 class Section(BaseModel):
-    """Settings that are frozen, and know all their keys."""
+    """Settings that are frozen and refuse unknown keys."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
@@ -65,13 +77,13 @@ _ENVIRONMENT = r"^(?!langfuse)[a-z0-9_-]{1,40}$"
 
 
 class LangfuseProject(Section):
-    """A tenant's own Langfuse project, `[tenants.<id>.langfuse]` in `orkestra.toml`.
+    """Langfuse project of one tenant, `[tenants.<id>.langfuse]` in `orkestra.toml`.
 
     Attributes:
         public_key: Public key of the project.
         secret_key: Secret key of the project.
-        base_url: Where its Langfuse is; None means `langfuse.base_url`.
-        environment: Its Langfuse environment; None means `langfuse.environment`.
+        base_url: URL of its Langfuse server; None means `langfuse.base_url`.
+        environment: Langfuse environment; None means `langfuse.environment`.
     """
 
     public_key: str = Field(min_length=1)
@@ -81,29 +93,32 @@ class LangfuseProject(Section):
 
 
 class LangfuseSettings(Section):
-    """Tracing to Langfuse; off where there are no keys.
+    """Tracing to Langfuse, which is off without keys.
 
     Attributes:
-        enabled: None means on where both keys are given, or a tenant has a project of its own.
+        enabled: Turns tracing on or off; None means on if both keys are given, or a tenant has its
+            own project.
         public_key: Public key of the Langfuse project.
         secret_key: Secret key of the Langfuse project.
-        base_url: Where Langfuse is.
+        base_url: URL of the Langfuse server.
         environment: Langfuse environment, at most 40 of `a-z0-9_-`, not starting with `langfuse`.
-        release: Release of the application, for grouping in Langfuse.
-        version: Version of what is traced, for comparing in Langfuse.
-        sample_rate: Share of traces that are sent, 0 to 1; a trace is sent whole or not at all.
-        capture_input: Send arguments of workflows and activities.
-        capture_output: Send their results.
+        release: Release of the application, to group traces by in Langfuse.
+        version: Version of the traced code, to compare traces by in Langfuse.
+        sample_rate: Share of traces to send, 0 to 1; a trace is sent completely or not at all.
+        capture_input: Send the arguments of workflows and activities.
+        capture_output: Send the results of workflows and activities.
         capture_except: Spans whose arguments and results are never sent, by their kind
             (`activity`, `signal`) or their name (`activity:charge_card`, `workflow:Payment*`).
-        queries: Make spans of queries, too.
-        timer_threshold: Make spans of timers that took as long; zero means of none.
-        max_value_bytes: Inputs and outputs are cut at this many bytes.
-        mask: Called as `mask(data=value)` with everything that would be sent; returns what is.
-        flush_timeout: How long a shutdown waits for spans to be sent.
-        queue_size: How many spans may wait to be sent to a project; more are dropped and counted.
-        max_open_projects: How many tenants' projects are kept open; the longest unused is sent what
-            it still has, and opened again when it is needed.
+        queries: Record a span for each query.
+        timer_threshold: Record a span for each timer of at least this duration; zero means none.
+        max_value_bytes: Longest input or output in bytes; longer values are truncated.
+        mask: Called as `mask(data=value)` with each value before it is sent; returns the value to
+            send.
+        flush_timeout: Time limit for sending the remaining spans at a shutdown.
+        queue_size: Largest number of spans that wait to be sent to one project; more are dropped
+            and counted.
+        max_open_projects: Largest number of tenants' projects that are open at once. The least
+            recently used one is flushed and closed, and opened again when it is needed.
     """
 
     enabled: bool | None = None
@@ -128,13 +143,13 @@ class LangfuseSettings(Section):
     @model_validator(mode="after")
     def _keys_where_enabled(self) -> Self:
         if self.enabled and not (self.public_key and self.secret_key):
-            msg = "enabled needs public_key and secret_key"
+            msg = "enabled = true needs public_key and secret_key"
             raise ValueError(msg)
         return self
 
     @property
     def is_on(self) -> bool:
-        """Whether spans are sent."""
+        """Whether spans are sent to this project."""
         return self.enabled is not False and bool(self.public_key and self.secret_key)
 
     def for_project(self, project: LangfuseProject) -> Self:
@@ -155,26 +170,26 @@ class LangfuseSettings(Section):
 
 
 BuiltInQuery = Literal["__stack_trace", "__enhanced_stack_trace", "__temporal_workflow_metadata"]
-"""A query that the SDK answers itself."""
+"""Query that the SDK answers itself."""
 
 
 class TenancySettings(Section):
-    """How the tenant is carried and enforced.
+    """Propagation and enforcement of the tenant.
 
     Attributes:
-        mode: `required` refuses whatever has no tenant; `optional` stamps and checks where a
-            tenant is known and lets the rest through; `off` leaves tenancy out.
+        mode: `required` refuses calls and work without a tenant. `optional` allows them, and
+            checks those that have a tenant; use it only while migrating. `off` disables tenancy.
         header: Name of the Temporal header that carries the tenant.
-        search_attribute: Keyword search attribute that shows the tenant to people and queries.
-        memo: Also write the tenant into the memo, under the header's name.
+        search_attribute: Keyword search attribute that holds the tenant for people and queries.
+        memo: Also write the tenant into the memo, under the name of the header.
         fairness: Use the tenant as the fairness key of workflow and activity tasks.
-        workflow_ids: `scoped` puts the tenant before every ID on the server, `acme:order-42`;
-            `global` leaves IDs as they are given and looks up whose they are instead, which costs
-            one or two more requests for each call that finds a workflow by its ID.
-        built_in_queries: The SDK's own queries that are answered without a tenant, to the UI for
-            instance; leave one out to have it checked as any other.
-        metrics_tenant_label: Give Orkestra's own counters the label `tenant`, for tenants that the
-            directory knows, 1,000 at most; others are `unknown`.
+        workflow_ids: `scoped` prefixes every ID on the server with the tenant, `acme:order-42`.
+            `global` keeps IDs as they are given and looks up their tenant, which costs one or two
+            more requests for each call that finds a workflow by its ID.
+        built_in_queries: The SDK's own queries that are answered without a tenant, for instance
+            to the UI; the others are checked as any query.
+        metrics_tenant_label: Give Orkestra's counters the label `tenant`, for at most 1,000
+            tenants that the directory knows; others are `unknown`.
     """
 
     mode: Literal["required", "optional", "off"] = "required"
@@ -191,14 +206,14 @@ class TenantSettings(Section):
     """One tenant of the directory, `[tenants.<id>]` in `orkestra.toml`.
 
     Attributes:
-        status: A `suspended` tenant starts nothing; what runs goes on.
-        namespace: A namespace of its own; None means `temporal.namespace`.
-        task_queues: Queues of its own, by the name that the code uses: `{orders = "acme-orders"}`
-            sends what is started on `orders` to `acme-orders`.
-        fairness_weight: Its share of a queue beside the others', 0.001 to 1000; None means 1.
-        most_urgent_priority: The smallest priority key that it may use, 1 to 5; 3 is normal.
-        encryption_key: Reference of the key that encrypts its payloads.
-        langfuse: A Langfuse project of its own; None means the shared one, `langfuse`.
+        status: A `suspended` tenant cannot start workflows; its running workflows continue.
+        namespace: Namespace of the tenant; None means `temporal.namespace`.
+        task_queues: The tenant's own queues by the name that the code uses:
+            `{orders = "acme-orders"}` sends work for `orders` to `acme-orders`.
+        fairness_weight: Weight of the tenant on a shared queue, 0.001 to 1000; None means 1.
+        most_urgent_priority: Smallest priority key that the tenant can use, 1 to 5; 3 is normal.
+        encryption_key: Reference of the key that encrypts the tenant's payloads.
+        langfuse: The tenant's own Langfuse project; None means the shared one, `langfuse`.
     """
 
     status: Literal["active", "suspended"] = "active"
@@ -210,47 +225,34 @@ class TenantSettings(Section):
     langfuse: LangfuseProject | None = None
 
 
-def _host_and_port(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
-    is_host = bool(host) and not re.search(r"[\s/]", host)
-    if not (is_port and is_host and (":" not in host or host.startswith("["))):
-        msg = "must be host:port, for instance 'localhost:7233'"
-        raise ValueError(msg)
-    return value
-
-
-HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
-"""`host:port`; an IPv6 host stands in brackets."""
-
-
 class CertificateSource(Section):
-    """A PEM certificate or key: a file, or the text itself.
+    """PEM certificate or key, as a file or as text.
 
     Attributes:
-        path: File to read when a connection is opened.
-        data: The PEM text.
+        path: File that is read when a connection is opened.
+        data: PEM text.
     """
 
     path: Path | None = None
     data: SecretStr | None = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _exactly_one(self) -> Self:
         if (self.path is None) == (self.data is None):
-            msg = "give either 'path' or 'data'"
+            msg = "give exactly one of 'path' and 'data'"
             raise ValueError(msg)
         return self
 
 
 class TlsSettings(Section):
-    """TLS as `temporal.toml` has it.
+    """TLS settings, with the keys of `temporal.toml`.
 
     Attributes:
-        disabled: True forces plain text, False forces TLS, None leaves it to the rest.
-        server_name: Name to expect in the server's certificate, instead of the address's host.
+        disabled: True forces plain text, False forces TLS; None means TLS if another TLS setting or
+            an API key is given.
+        server_name: Name in the server's certificate, if it is not the host of the address.
         server_ca_cert: Certificate authority to trust instead of the system's.
-        client_cert: Client certificate for mTLS, together with `client_key`.
+        client_cert: Client certificate for mTLS; needs `client_key`.
         client_key: Private key of the client certificate.
     """
 
@@ -263,18 +265,18 @@ class TlsSettings(Section):
     @model_validator(mode="after")
     def _certificate_with_key(self) -> Self:
         if (self.client_cert is None) != (self.client_key is None):
-            msg = "client_cert and client_key go together"
+            msg = "client_cert and client_key need each other: give both or neither"
             raise ValueError(msg)
         return self
 
 
 class ProxySettings(Section):
-    """A proxy on the way to the Temporal service, asked by HTTP CONNECT.
+    """HTTP CONNECT proxy for connections to the Temporal service.
 
     Attributes:
-        address: `host:port` of the proxy.
-        user: User name, together with `password`.
-        password: Its password.
+        address: Address of the proxy, `host:port`.
+        user: User name; needs `password`.
+        password: Password of the user.
     """
 
     address: HostAndPort
@@ -284,41 +286,42 @@ class ProxySettings(Section):
     @model_validator(mode="after")
     def _user_with_password(self) -> Self:
         if (self.user is None) != (self.password is None):
-            msg = "user and password go together"
+            msg = "user and password need each other: give both or neither"
             raise ValueError(msg)
         return self
 
 
 ApiKeyProvider = Callable[[], str | Awaitable[str]]
-"""Gives the API key of the moment; it may be async."""
+"""Function, sync or async, that returns the current API key."""
 
 
 class TemporalSettings(Section):
-    """Where the Temporal service is and how connections behave.
+    """Address of the Temporal service, and behaviour of connections.
 
     Attributes:
-        address: `host:port` of the frontend; an IPv6 host stands in brackets.
-        namespace: Namespace of clients that name none.
-        api_key: Sent as bearer token; switches TLS on. In code also a function, sync or async,
-            that gives the one of the moment and is asked every `credentials_refresh`.
+        address: Address of the frontend, `host:port`, with an IPv6 host in brackets.
+        namespace: Default namespace of clients and workers.
+        api_key: API key, sent as bearer token; turns TLS on. In code also a function, sync or
+            async, that returns the current key and is called every `credentials_refresh`.
         api_key_file: File with the API key, read again every `credentials_refresh`.
-        tls: TLS settings; None means plain text, or TLS where there is an API key.
-        grpc_meta: Metadata sent with every call.
+        tls: TLS settings; None means plain text, or TLS if there is an API key.
+        grpc_meta: Metadata to send with every call.
         identity: Name of this process on the server; None means `pid@host`.
-        connect_deadline: How long opening a connection is tried altogether.
-        connect_timeout: How long one attempt may take.
+        connect_deadline: Time limit for opening a connection, all attempts together.
+        connect_timeout: Time limit of one attempt.
         verify_namespace: Check that the namespace exists when a connection is opened.
-        call_retry_deadline: How long the SDK retries one call that fails in passing.
-        credentials_refresh: How often the API key and certificate files are looked at for changes;
+        call_retry_deadline: Time limit for the SDK's retries of one call.
+        credentials_refresh: Interval for checking the API key and certificate files for changes;
             zero means never.
-        keep_alive_interval: How often an open connection is tried by a ping; zero means never.
-        keep_alive_timeout: How long the answer may take before the connection is given up.
-        proxy: Proxy on the way there; None means a direct connection.
-        dns_refresh: Look the host up at this interval, at least 1 s, and spread calls over all of
-            its addresses; None looks it up for each new connection and uses one address.
-        pool_size: Shared connections of a manager, which its clients get in turn.
-        ui_url: Where Temporal's web interface is; traces link to workflows' pages there.
-        max_waiting_calls: Calls of one connection that may wait while the service answers none.
+        keep_alive_interval: Interval of pings on an open connection; zero means no pings.
+        keep_alive_timeout: Time limit for the answer to a ping, after which the connection closes.
+        proxy: Proxy to connect through; None means a direct connection.
+        dns_refresh: Interval for resolving the host, at least 1 s, to spread calls over all of its
+            addresses; None resolves it for each new connection and uses one address.
+        pool_size: Number of connections of a manager, which its clients share in turn.
+        ui_url: URL of the Temporal UI, for links from traces to workflows.
+        max_waiting_calls: Largest number of calls of one connection that wait while the service
+            does not answer.
     """
 
     address: HostAndPort = "localhost:7233"
@@ -344,7 +347,7 @@ class TemporalSettings(Section):
     @model_validator(mode="after")
     def _one_api_key(self) -> Self:
         if self.api_key is not None and self.api_key_file is not None:
-            msg = "give either 'api_key' or 'api_key_file'"
+            msg = "give only one of 'api_key' and 'api_key_file'"
             raise ValueError(msg)
         return self
 
@@ -357,8 +360,6 @@ class TemporalSettings(Section):
 _Count = Annotated[int, Field(ge=1)]
 _Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-_ADDRESS: Final = re.compile(r"([^\s/:]+|\[[0-9a-fA-F:]+\]):(?P<port>\d{1,5})", re.ASCII)
-_PORTS: Final = 65_536
 _FIXED_SLOTS: Final = (
     "max_concurrent_workflow_tasks",
     "max_concurrent_activities",
@@ -368,11 +369,11 @@ _FIXED_SLOTS: Final = (
 
 
 class SandboxSettings(Section):
-    """What the workflow sandbox passes through instead of importing again for each workflow.
+    """Modules that the workflow sandbox shares instead of importing them for each workflow.
 
     Attributes:
-        passthrough: Modules to pass through besides installed packages.
-        reload: Installed top-level packages to import again for each workflow all the same.
+        passthrough: Modules to share in addition to installed packages.
+        reload: Installed top-level packages to import again for each workflow.
     """
 
     passthrough: tuple[str, ...] = ()
@@ -380,13 +381,13 @@ class SandboxSettings(Section):
 
 
 class PollerSettings(Section):
-    """How many polls of one kind of task wait at the server at once.
+    """Number of concurrent polls for one kind of task.
 
     Attributes:
-        autoscaling: Let the server's hints move the number between `minimum` and `maximum`.
-        maximum: At most so many; None means 5, or 100 with autoscaling.
-        minimum: With autoscaling, at least so many; None means 1.
-        initial: With autoscaling, so many to begin with; None means 5, or `maximum` if less.
+        autoscaling: Let the server adjust the number between `minimum` and `maximum`.
+        maximum: Largest number; None means 5, or 100 with autoscaling.
+        minimum: Smallest number with autoscaling; None means 1.
+        initial: First number with autoscaling; None means 5, or `maximum` if that is smaller.
     """
 
     autoscaling: bool = False
@@ -398,7 +399,7 @@ class PollerSettings(Section):
     def _in_order(self) -> Self:
         if not self.autoscaling:
             if self.minimum is not None or self.initial is not None:
-                msg = "minimum and initial need autoscaling = true: without it, give maximum alone"
+                msg = "minimum and initial need autoscaling = true: without it, give only maximum"
                 raise ValueError(msg)
             return self
         low, first, high = self.range
@@ -409,20 +410,20 @@ class PollerSettings(Section):
 
     @property
     def range(self) -> tuple[int, int, int]:
-        """Minimum, initial and maximum of autoscaling."""
+        """Minimum, initial and maximum number with autoscaling."""
         maximum = self.maximum or 100
         minimum = self.minimum or 1
         return minimum, self.initial or min(max(5, minimum), maximum), maximum
 
 
 class TunerSettings(Section):
-    """Slots by the machine's load instead of by number.
+    """Concurrency by the load of the machine instead of fixed numbers.
 
     Attributes:
-        target_memory_usage: Share of the memory, 0 to 1, that new work may bring it to.
-        target_cpu_usage: Share of all processors, 0 to 1, that new work may bring them to.
-        maximum_activities: At most so many activities at once, and as many threads for them.
-        maximum_workflow_tasks: At most so many workflow tasks at once.
+        target_memory_usage: Share of the memory, 0 to 1, up to which the worker takes new tasks.
+        target_cpu_usage: Share of all processors, 0 to 1, up to which the worker takes new tasks.
+        maximum_activities: Largest number of concurrent activities, and of threads for them.
+        maximum_workflow_tasks: Largest number of concurrent workflow tasks.
     """
 
     target_memory_usage: float = Field(default=0.8, gt=0, le=1)
@@ -432,15 +433,15 @@ class TunerSettings(Section):
 
 
 class DeploymentSettings(Section):
-    """Which version of the code the worker runs, for worker versioning.
+    """Version of the worker's code, for worker versioning.
 
     Attributes:
-        deployment_name: Name that all versions of one application's workers share; without a dot.
-        build_id: This version: a commit or an image's tag.
-        default_versioning_behavior: Of workflows that do not say it themselves: `pinned` ones end
-            on the version they began on, `auto_upgrade` ones move on; `unspecified` refuses
-            workflows that do not say it.
-        use_worker_versioning: False only tells the server the version.
+        deployment_name: Name that all versions of the application's workers share; without a dot.
+        build_id: This version, such as a commit or the tag of an image.
+        default_versioning_behavior: Behaviour of workflows that declare none: `pinned` workflows
+            stay on the version they started on, `auto_upgrade` workflows move to the current one,
+            and `unspecified` refuses such workflows.
+        use_worker_versioning: False only reports the version to the server.
     """
 
     deployment_name: str = Field(pattern=r"^[^.\s]+$")
@@ -457,39 +458,41 @@ class DeploymentSettings(Section):
 
 
 class WorkerSettings(Section):
-    """How workers run and stop. None leaves a limit to the SDK.
+    """Concurrency, polling and shutdown of workers.
 
     Attributes:
-        graceful_shutdown_timeout: How long activities in flight may go on after a stop signal.
-        cancellation_timeout: How long cancelled activities may take before the process is ended.
-        max_concurrent_activities: Activities that run at once; None is the SDK's default, 100.
-        max_concurrent_workflow_tasks: Workflow tasks at once; None is the SDK's default, 100.
-        max_concurrent_local_activities: Local activities at once; None is the SDK's default, 100.
-        max_concurrent_nexus_tasks: Nexus operations at once; None is the SDK's default, 100.
-        tuner: Slots by the machine's load, instead of the four numbers above.
-        max_cached_workflows: Workflows kept in memory between their tasks.
-        activity_threads: Threads for activities that are not async; None means one for each
-            concurrent activity.
+        graceful_shutdown_timeout: Time for activities to finish after a stop signal.
+        cancellation_timeout: Time for cancelled activities to end before the process exits.
+        max_concurrent_activities: Number of concurrent activities; None means the SDK's 100.
+        max_concurrent_workflow_tasks: Number of concurrent workflow tasks; None means the SDK's
+            100.
+        max_concurrent_local_activities: Number of concurrent local activities; None means the
+            SDK's 100.
+        max_concurrent_nexus_tasks: Number of concurrent Nexus operations; None means the SDK's 100.
+        tuner: Concurrency by the load of the machine, instead of the four numbers above.
+        max_cached_workflows: Number of workflows to keep in memory between their tasks.
+        activity_threads: Number of threads for activities that are not async; None means one for
+            each concurrent activity.
         workflow_task_poller_behavior: Polls for workflow tasks.
         activity_task_poller_behavior: Polls for activities.
         nexus_task_poller_behavior: Polls for Nexus operations.
-        nonsticky_to_sticky_poll_ratio: Share of the workflow polls, 0 to 1, that look for
-            workflows which this worker does not have in memory.
-        sticky_queue_schedule_to_start_timeout: How long a task waits for the worker that has its
-            workflow in memory, before any worker may take it.
-        max_activities_per_second: Activities that this worker starts in a second.
-        max_task_queue_activities_per_second: Activities that all workers of the queue start in a
-            second; the server keeps the number that came last.
-        max_heartbeat_throttle_interval: Heartbeats are sent at least so often.
-        default_heartbeat_throttle_interval: How often, where an activity has no heartbeat time-out.
+        nonsticky_to_sticky_poll_ratio: Share of the workflow polls, 0 to 1, for workflows that are
+            not in this worker's memory.
+        sticky_queue_schedule_to_start_timeout: Time that a task waits for the worker that has its
+            workflow in memory, before any worker can take it.
+        max_activities_per_second: Largest rate at which this worker starts activities.
+        max_task_queue_activities_per_second: Largest rate at which all workers of the queue start
+            activities; the server uses the number that it received last.
+        max_heartbeat_throttle_interval: Longest interval between heartbeats that are sent.
+        default_heartbeat_throttle_interval: Interval for activities without a heartbeat time-out.
         deployment_config: Version of the code, for worker versioning.
-        restart: Make a worker that failed anew, after a pause that grows from a second; otherwise
-            the process ends and whoever started it has to start it again.
-        restart_longest_pause: The longest pause before a worker is made anew.
-        probes_address: `host:port` that serves `/livez`, `/readyz` and `/metrics`; None serves
-            nothing, port 0 is any free one.
-        liveness_timeout: `/livez` fails when the event loop has not run for so long.
-        sandbox: What the workflow sandbox passes through.
+        restart: Start a failed worker again, after a pause that grows from one second; otherwise
+            the process exits.
+        restart_longest_pause: Longest pause before a restart.
+        probes_address: Address `host:port` of `/livez`, `/readyz` and `/metrics`; None serves
+            nothing, and port 0 uses a free port.
+        liveness_timeout: Time without the event loop running after which `/livez` fails.
+        sandbox: Modules that the workflow sandbox shares.
     """
 
     graceful_shutdown_timeout: Duration = timedelta(seconds=30)
@@ -519,13 +522,10 @@ class WorkerSettings(Section):
 
     @field_validator("probes_address")
     @classmethod
-    def _host_and_port(cls, value: str | None) -> str | None:
-        if value is not None and not (
-            (match := _ADDRESS.fullmatch(value)) and int(match["port"]) < _PORTS
-        ):
-            msg = "must be host:port, for instance '127.0.0.1:9464'"
-            raise ValueError(msg)
-        return value
+    def _check_probes_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        return _check_host_and_port(value, lowest_port=0, example="127.0.0.1:9464")
 
     @model_validator(mode="after")
     def _without_contradictions(self) -> Self:
@@ -537,9 +537,9 @@ class WorkerSettings(Section):
     def _slots_problem(self) -> str | None:
         given = [name for name in _FIXED_SLOTS if getattr(self, name) is not None]
         if self.tuner is not None and given:
-            return f"tuner and {given[0]} exclude each other: leave one of them out"
+            return f"tuner and {given[0]} exclude each other: give only one of them"
         if self.max_cached_workflows and self.max_concurrent_workflow_tasks == 1:
-            return "max_concurrent_workflow_tasks = 1 needs max_cached_workflows = 0, or 2 of them"
+            return "max_concurrent_workflow_tasks = 1 needs max_cached_workflows = 0: use 2 or more"
         return None
 
     def _polls_problem(self) -> str | None:
@@ -557,23 +557,19 @@ class WorkerSettings(Section):
 _SECRET_KEYS: Final = frozenset({"api_key", "secret_key", "data", "grpc_meta", "password"})
 
 
-class OrkestraConfig(BaseModel):
-    """Everything that can be configured.
+class OrkestraConfig(Section):
+    """The whole configuration.
 
-    Construct it in code, which reads nothing, or `load()` it.
+    Construct it in code, or read it from files and the environment with `load()`.
 
     Attributes:
-        temporal: Where the Temporal service is and how connections behave.
-        tenancy: How the tenant is carried and enforced.
-        langfuse: Tracing; off where there are no keys.
-        worker: How workers run and stop.
-        tenants: The directory of tenants, by ID; where there is none, every well-formed tenant is
-            known, active and in the shared namespace and queues.
+        temporal: Address of the Temporal service, and behaviour of connections.
+        tenancy: Propagation and enforcement of the tenant.
+        langfuse: Tracing to Langfuse, which is off without keys.
+        worker: Concurrency, polling and shutdown of workers.
+        tenants: Directory of tenants by ID. Without it every well-formed tenant ID is accepted,
+            and its tenant is active and uses the shared namespace and queues.
     """
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True
-    )
 
     temporal: TemporalSettings = TemporalSettings()
     tenancy: TenancySettings = TenancySettings()
@@ -583,24 +579,21 @@ class OrkestraConfig(BaseModel):
 
     @classmethod
     def load(cls, file: Path | str | None = None) -> Self:
-        """Read the configuration, later over earlier.
+        """Read the configuration from its sources, where later ones override earlier ones.
 
-        The order: defaults; the profile of `temporal.toml` that `TEMPORAL_PROFILE` names, as the
-        `temporal` command line reads it; `orkestra.toml`; the environment: `TEMPORAL_*` and
-        `LANGFUSE_*` as those tools define them, and `ORKESTRA_<SECTION>__<KEY>` for the rest.
+        The sources in order: defaults; the profile of `temporal.toml` that `TEMPORAL_PROFILE`
+        names, as the `temporal` command reads it; `orkestra.toml`; the environment, `TEMPORAL_*`
+        and `LANGFUSE_*` as those tools define them and `ORKESTRA_<SECTION>__<KEY>` for the rest.
 
         Args:
-            file: The Orkestra file; None means `orkestra.toml` in the working directory, where
-                there is one.
-
-        Returns:
-            The configuration.
+            file: Path of the Orkestra file; None means `orkestra.toml` in the working directory,
+                if it exists.
 
         Raises:
             ConfigurationError: A file is missing or malformed, a key is unknown or a value is
-                wrong; the message names the key, the value and where it came from.
+                wrong. The message names the key, the value and its source.
         """
-        # Reading costs an import of a tenth of a second, which clients built in code need not pay.
+        # The import takes a tenth of a second, which configurations made in code do not need.
         from orkestra.config.sources import read_sources  # noqa: PLC0415
 
         sources = list(read_sources(OrkestraConfig, None if file is None else Path(file)))
@@ -622,7 +615,7 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
             into[key] = value
 
 
-def _explain(detail: ErrorDetails, sources: "Sequence[Source]") -> str:
+def _explain(detail: ErrorDetails, sources: "Sequence[SettingsSource]") -> str:
     location = detail["loc"]
     key = ".".join(str(part) for part in location)
     origin = next((source.name for source in reversed(sources) if source.has(location)), "defaults")

@@ -1,4 +1,4 @@
-"""Where settings come from, later over earlier: `temporal.toml`, `orkestra.toml`, environment."""
+"""Sources of the settings: `temporal.toml`, `orkestra.toml` and the environment."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +23,14 @@ _FILE_SELECTORS: Final = ("TEMPORAL_PROFILE", "TEMPORAL_CONFIG_FILE")
 
 
 @dataclass(frozen=True)
-class Source:
-    """Some settings and where they were read."""
+class SettingsSource:
+    """Settings with the name of the place that they were read from."""
 
     name: str
     values: Mapping[str, Any]
 
     def has(self, location: Sequence[int | str]) -> bool:
-        """Whether this source gives the setting at the location, or something above it."""
+        """Return whether this source gives the setting, or a value in place of its section."""
         here: Mapping[Any, Any] = self.values
         for depth, key in enumerate(location, 1):
             if key not in here:
@@ -42,7 +42,7 @@ class Source:
 
 
 class _LangfuseEnvironment(BaseSettings):
-    """The variables that the Langfuse SDK itself reads."""
+    """Variables of the Langfuse SDK."""
 
     model_config = SettingsConfigDict(env_prefix="LANGFUSE_", env_ignore_empty=True)
 
@@ -56,23 +56,25 @@ class _LangfuseEnvironment(BaseSettings):
     host: str | None = None
 
 
-def read_sources(config: type[BaseModel], file: Path | None) -> Iterator[Source]:
-    """Read every source in the order in which it applies.
+def read_sources(config: type[BaseModel], file: Path | None) -> Iterator[SettingsSource]:
+    """Read the sources in their order.
 
     Args:
-        config: The class of the configuration, which tells the readers the names.
-        file: The Orkestra file; None means `orkestra.toml` in the working directory, if it exists.
+        config: Class of the configuration, which defines the names of the settings.
+        file: Path of the Orkestra file; None means `orkestra.toml`, if it exists.
 
     Raises:
         ConfigurationError: A file is missing or cannot be parsed.
     """
     names = create_model("Settings", __base__=(config, BaseSettings))
     settings = cast("type[BaseSettings]", names)
-    yield Source("temporal.toml", {"temporal": _temporal_profile(from_file=True)})
+    yield SettingsSource("temporal.toml", {"temporal": _temporal_profile(from_file=True)})
     yield _orkestra_file(settings, file)
-    yield Source("environment (TEMPORAL_*)", {"temporal": _temporal_profile(from_file=False)})
-    yield Source("environment (LANGFUSE_*)", {"langfuse": _langfuse_environment()})
-    yield Source("environment (ORKESTRA_*)", _orkestra_environment(settings))
+    yield SettingsSource(
+        "environment (TEMPORAL_*)", {"temporal": _temporal_profile(from_file=False)}
+    )
+    yield SettingsSource("environment (LANGFUSE_*)", {"langfuse": _langfuse_environment()})
+    yield SettingsSource("environment (ORKESTRA_*)", _orkestra_environment(settings))
 
 
 def _temporal_profile(*, from_file: bool) -> dict[str, Any]:
@@ -91,15 +93,15 @@ def _temporal_profile(*, from_file: bool) -> dict[str, Any]:
     return {**profile.to_dict()}
 
 
-def _orkestra_file(settings: type[BaseSettings], file: Path | None) -> Source:
+def _orkestra_file(settings: type[BaseSettings], file: Path | None) -> SettingsSource:
     path = Path("orkestra.toml") if file is None else file
     if not path.exists():
         if file is None:
-            return Source(str(path), {})
-        msg = f"configuration file {str(path)!r} does not exist"
+            return SettingsSource(str(path), {})
+        msg = f"configuration file {str(path)!r} does not exist: check the path"
         raise ConfigurationError(msg)
     try:
-        return Source(str(path), TomlConfigSettingsSource(settings, toml_file=path)())
+        return SettingsSource(str(path), TomlConfigSettingsSource(settings, toml_file=path)())
     except (ValueError, OSError) as error:
         msg = f"cannot read configuration file {str(path)!r}: {error}"
         raise ConfigurationError(msg) from error

@@ -1,1 +1,1 @@
-"""Refunds: small ones are paid at once, larger ones wait until somebody approves."""
+"""Refunds: small ones are paid at once, larger ones wait for approval."""

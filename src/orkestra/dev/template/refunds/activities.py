@@ -1,4 +1,4 @@
-"""What touches the world outside: here a workflow may fail, be slow and be tried again."""
+"""Activities: calls to other systems, which Temporal retries when they fail."""
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -9,7 +9,7 @@ from refunds.models import Request
 
 @activity.defn
 async def pay(request: Request) -> str:
-    """Pay the money back; put your payment provider here."""
+    """Pay the money back. Call your payment provider here."""
     if request.cents <= 0:
         raise ApplicationError(f"{request.cents} cents cannot be refunded", non_retryable=True)
     activity.logger.info("paying %d cents for %s", request.cents, request.order)

@@ -1,4 +1,4 @@
-"""What goes in and comes out. None of it names a tenant: that travels beside it."""
+"""Input and result of a refund. Neither has a tenant: Orkestra sends it with each call."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The life of a refund: Temporal runs it again from its history after a crash or a deployment."""
+"""The workflow of a refund. Temporal restores it from its history after a crash or a deployment."""
 
 from datetime import timedelta
 
@@ -9,7 +9,7 @@ with workflow.unsafe.imports_passed_through():
     from refunds.models import Refund, Request
 
 SMALL = 5_000
-"""Cents that are paid without asking."""
+"""Largest amount in cents that is paid without approval."""
 
 
 @workflow.defn
@@ -35,10 +35,10 @@ class RefundRequest:
 
     @workflow.signal
     def decide(self, approved: bool) -> None:
-        """Approve or decline."""
+        """Approve or decline the refund."""
         self._approved = approved
 
     @workflow.query
     def waits(self) -> bool:
-        """Whether somebody has to decide."""
+        """Return whether the refund waits for a decision."""
         return self._approved is None

@@ -1,4 +1,4 @@
-"""Run them with `pytest`: a real Temporal server is started for them."""
+"""Tests of the refunds. `pytest` starts a real Temporal server for them."""
 
 import pytest
 from temporalio.client import WorkflowFailureError
@@ -22,9 +22,7 @@ async def test_a_small_refund_is_paid_at_once(environment: OrkestraEnvironment, 
     trace.is_one_tree().span("activity:pay").succeeded()
 
 
-async def test_a_large_refund_waits_until_somebody_decides(
-    environment: OrkestraEnvironment, tenant: str
-):
+async def test_a_large_refund_waits_for_a_decision(environment: OrkestraEnvironment, tenant: str):
     client = await environment.client(tenant)
     async with environment.worker(RefundRequest, activities=[pay]) as queue:
         refund = await start_workflow(client, RefundRequest.run, LARGE, task_queue=queue)
@@ -33,7 +31,7 @@ async def test_a_large_refund_waits_until_somebody_decides(
         assert not (await refund.result()).paid
 
 
-async def test_a_refund_that_nobody_decides_ends_after_a_week(
+async def test_a_refund_without_a_decision_ends_after_a_week(
     time_skipping: OrkestraEnvironment, tenant: str
 ):
     client = await time_skipping.client(tenant)
@@ -42,7 +40,7 @@ async def test_a_refund_that_nobody_decides_ends_after_a_week(
         assert (await refund.result()).note == "nobody approved within a week"
 
 
-async def test_nothing_of_one_tenant_reaches_another(environment: OrkestraEnvironment):
+async def test_tenants_are_isolated(environment: OrkestraEnvironment):
     async with environment.worker(RefundRequest, activities=[pay]) as queue:
         await assert_isolated(environment, RefundRequest.run, SMALL, task_queue=queue)
 
@@ -58,5 +56,5 @@ async def test_a_refund_of_nothing_fails(environment: OrkestraEnvironment, tenan
     trace.span("activity:pay").has_error("cannot be refunded")
 
 
-async def test_paying_knows_for_whom():
+async def test_the_activity_knows_its_tenant():
     assert await TenantActivityEnvironment("acme").run(pay, SMALL) == "acme paid 12.00 for 17"
