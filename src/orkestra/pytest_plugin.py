@@ -1,4 +1,4 @@
-"""The pytest plugin, which pytest finds by itself; the fixtures come with the extra `testing`."""
+"""Plugin that pytest loads by itself; its fixtures need the extra `testing`."""
 
 from importlib.util import find_spec
 from typing import Final
@@ -7,21 +7,21 @@ import pytest
 
 _NEEDED: Final = ("opentelemetry", "opentelemetry.proto", "pytest_asyncio")
 
-# The package may be installed without the extra, and pytest loads this all the same.
+# pytest loads this module even if the package is installed without the extra.
 pytest_plugins = ["orkestra.testing.environment"] if all(map(find_spec, _NEEDED)) else []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """See pytest."""
+    """Add the options of the test kit."""
     group = parser.getgroup("orkestra", "Orkestra")
     group.addoption(
         "--orkestra-histories",
         choices=("replay", "record", "update"),
         default="replay",
-        help="What `histories` does: replay files, record those that are missing, or all anew.",
+        help="Replay recorded histories, record missing ones, or record all of them again.",
     )
     group.addoption(
         "--orkestra-server",
         metavar="HOST:PORT",
-        help="Test on this Temporal server instead of starting one.",
+        help="Use this Temporal server instead of starting one.",
     )

@@ -85,19 +85,19 @@ def orkestra_server(dev_server: DevServer) -> str:
     return dev_server.address
 
 
-async def test_a_sound_workflow_is_isolated(environment: OrkestraEnvironment):
+async def test_an_isolated_workflow_passes(environment: OrkestraEnvironment):
     async with environment.worker(Whose, activities=[whose]) as queue:
         results = await assert_isolated(environment, Whose.run, task_queue=queue)
     assert all(result == tenant for tenant, result in results.items())
     assert len(results) == 2
 
 
-async def test_an_activity_that_remembers_another_tenant_is_caught(
+async def test_an_activity_that_leaks_another_tenant_fails(
     environment: OrkestraEnvironment,
 ):
     MEMORY.clear()
     async with environment.worker(Gossip, activities=[remember]) as queue:
-        with pytest.raises(AssertionError, match="names another tenant"):
+        with pytest.raises(AssertionError, match="ID of another tenant"):
             await assert_isolated(environment, Gossip.run, task_queue=queue)
 
 
@@ -113,12 +113,12 @@ async def test_days_pass_at_once_on_a_server_that_skips_time(
     assert trace.roots[0].received.duration > timedelta(days=29)
 
 
-async def test_isolation_is_not_shown_where_it_could_not_be(time_skipping: OrkestraEnvironment):
-    with pytest.raises(ValueError, match="skips time"):
+async def test_isolation_is_not_tested_while_time_is_skipped(time_skipping: OrkestraEnvironment):
+    with pytest.raises(ValueError, match="time is skipped"):
         await assert_isolated(time_skipping, Whose.run, task_queue="any")
 
 
-async def test_a_trace_that_is_not_complete_is_waited_for_no_longer_than_told(
+async def test_waiting_for_an_incomplete_trace_times_out(
     environment: OrkestraEnvironment, tenant: str
 ):
     client = await environment.client(tenant)
@@ -137,7 +137,7 @@ async def recorded(environment: OrkestraEnvironment, tenant: str, directory: Pat
     return handle
 
 
-async def test_a_history_is_recorded_once_and_catches_code_that_changed(
+async def test_a_recorded_history_catches_changed_code(
     environment: OrkestraEnvironment, tenant: str, tmp_path: Path
 ):
     handle = await recorded(environment, tenant, tmp_path)
@@ -151,7 +151,7 @@ async def test_a_history_is_recorded_once_and_catches_code_that_changed(
         await Histories(tmp_path).replays("whose", handle, Changed)
 
 
-async def test_what_was_recorded_stays_until_it_is_updated(
+async def test_a_recorded_history_stays_until_it_is_updated(
     environment: OrkestraEnvironment, tenant: str, tmp_path: Path
 ):
     await recorded(environment, tenant, tmp_path)
@@ -162,7 +162,7 @@ async def test_what_was_recorded_stays_until_it_is_updated(
     assert (tmp_path / "whose.json").read_text() != before
 
 
-async def test_a_history_that_was_never_recorded_says_how(
+async def test_a_missing_history_fails_with_the_command_that_records_it(
     environment: OrkestraEnvironment, tenant: str, tmp_path: Path
 ):
     client = await environment.client(tenant)
@@ -176,7 +176,7 @@ async def test_a_history_that_was_never_recorded_says_how(
         await assert_replays(Whose, histories=none)
 
 
-async def test_an_activity_called_directly_acts_for_its_tenant():
+async def test_an_activity_that_is_called_directly_has_a_tenant():
     environment = TenantActivityEnvironment("acme")
     assert environment.run(whose) == "acme"
     assert await environment.run(whose_async) == "acme"

@@ -36,7 +36,7 @@ CHARGE = span(2, "activity:charge", 1, level="ERROR", status_message="CardError:
 AGAIN = span(3, "activity:charge", 1)
 
 
-def test_a_trace_tells_its_spans_and_its_tenant():
+def test_a_trace_shows_its_spans_and_its_tenant():
     trace = captured(ORDER, CHARGE)
     assert trace.names == ["workflow:Order", "activity:charge"]
     assert trace.tenant == "acme"
@@ -58,27 +58,27 @@ def test_assertions_that_hold_can_be_chained():
         (lambda t: t.span("workflow:Order").has_metadata(attempt=1), "'attempt': None"),
         (lambda t: t.span("workflow:Order").is_cancelled(), "status of workflow:Order is None"),
         (lambda t: t.span("activity:charge").succeeded(), "CardError: declined"),
-        (lambda t: t.span("activity:charge").has_error("stolen"), "not by 'stolen'"),
+        (lambda t: t.span("activity:charge").has_error("stolen"), "not with 'stolen'"),
         (lambda t: t.span("activity:ship"), "0 spans are named 'activity:ship', in\nworkflow"),
     ],
 )
-def test_an_assertion_that_does_not_hold_says_what_is_there(check: Any, message: str):
+def test_a_failed_assertion_shows_what_was_found(check: Any, message: str):
     with pytest.raises(AssertionError, match=message):
         check(captured(ORDER, CHARGE))
 
 
-def test_two_spans_of_one_name_are_asked_for_in_the_plural():
+def test_two_spans_of_one_name_need_the_plural_method():
     trace = captured(ORDER, CHARGE, AGAIN)
     assert [each.received.level for each in trace.spans("activity:charge")] == ["ERROR", "DEFAULT"]
     with pytest.raises(AssertionError, match="2 spans are named 'activity:charge'"):
         trace.span("activity:charge")
 
 
-def test_a_lost_parent_makes_a_second_root():
+def test_a_missing_parent_makes_a_second_root():
     with pytest.raises(AssertionError, match="2 roots, not one"):
         captured(ORDER, span(4, "activity:lost", 9)).is_one_tree()
 
 
-def test_a_span_that_came_twice_is_no_tree():
-    with pytest.raises(AssertionError, match="1 spans came twice"):
+def test_a_span_that_was_sent_twice_is_no_tree():
+    with pytest.raises(AssertionError, match="1 spans were sent twice"):
         captured(ORDER, CHARGE, CHARGE).is_one_tree()

@@ -91,7 +91,7 @@ def test_spans_are_accepted_plain_and_compressed_and_answered_in_json(receiver):
         ("plain", "plain"),
     ],
 )
-def test_a_text_that_only_looks_like_a_number_is_read_as_a_text(sent, read):
+def test_text_that_looks_like_a_number_stays_text(sent, read):
     span = ReceivedSpan(
         trace_id="1" * 32,
         span_id="1" * 16,
@@ -117,7 +117,7 @@ def test_a_text_that_only_looks_like_a_number_is_read_as_a_text(sent, read):
         (404, {"path": "/elsewhere"}),
     ],
 )
-def test_wrong_requests_get_the_status_that_langfuse_gives(receiver, status, wrong):
+def test_wrong_requests_get_the_status_of_langfuse(receiver, status, wrong):
     options = dict(wrong)
     assert post(receiver, options.pop("content", body()), **options)[0] == status
     assert receiver.spans == []
@@ -127,7 +127,7 @@ def test_reading_is_not_allowed(receiver):
     assert post(receiver, None)[0] == 405
 
 
-def test_it_can_be_down_busy_and_back_on_the_same_port(receiver):
+def test_the_receiver_can_be_down_overloaded_and_back_on_the_same_port(receiver):
     url = receiver.url
     with receiver.behaving(Behaviour.UNAVAILABLE):
         assert post(receiver, body())[0] == 503
@@ -137,7 +137,7 @@ def test_it_can_be_down_busy_and_back_on_the_same_port(receiver):
     assert post(receiver, body())[0] == 200
 
 
-def test_waiting_for_spans_that_do_not_come_says_what_did(receiver):
+def test_waiting_for_missing_spans_names_the_received_ones(receiver):
     post(receiver, body())
     assert len(receiver.wait_for(lambda spans: len(spans) == 1)) == 1
     with pytest.raises(TimeoutError, match="hello"):
@@ -158,7 +158,7 @@ def span(name: str, parent: str | None, start: int) -> ReceivedSpan:
     )
 
 
-def test_spans_become_trees_in_the_order_in_which_they_began():
+def test_spans_become_trees_in_order_of_their_start():
     spans = [span("c", "a", 3), span("b", "a", 2), span("d", "b", 4), span("a", None, 1)]
     [root] = traces_of(spans)["t"]
     assert root.outline() == "a\n  b\n    d\n  c"
@@ -189,7 +189,7 @@ def ask(receiver: LangfuseReceiver, **query: Any) -> tuple[int, Any]:
             return error.code, json.loads(error.read())
 
 
-def test_observations_are_told_in_the_form_that_langfuses_own_client_reads(receiver):
+def test_observations_have_the_form_that_langfuses_client_reads(receiver):
     post(receiver, body())
     status, answer = ask(receiver, traceId=(b"t" * 16).hex())
     assert status == 200
@@ -212,7 +212,7 @@ async def test_all_pages_are_asked_for_until_the_last(receiver):
     assert ask(receiver, cursor="?")[0] == 400
 
 
-async def test_a_langfuse_that_does_not_answer_is_told_from_one_that_has_nothing(receiver):
+async def test_a_langfuse_that_does_not_answer_differs_from_an_empty_one(receiver):
     trace_id = "0" * 32
     assert not await present_observations(receiver.settings(), trace_id, timeout=PATIENCE)
     with pytest.raises(LangfuseUnavailableError, match=r"401 .*Invalid credentials"):

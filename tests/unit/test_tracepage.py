@@ -73,7 +73,7 @@ def test_spans_are_accepted_plain_and_compressed_and_answered_in_json(page: Trac
         (404, {"path": "/api/public/ingestion"}),
     ],
 )
-def test_wrong_requests_get_the_status_that_langfuse_gives(
+def test_wrong_requests_get_the_status_of_langfuse(
     page: TracePage, status: int, wrong: dict[str, Any]
 ) -> None:
     options = dict(wrong)

@@ -1,6 +1,6 @@
-"""The testing kit: a real server, tenants, workers and captured traces for tests of applications.
+"""Test kit: a real server, tenants, workers and captured traces for tests of applications.
 
-pytest finds its fixtures by itself: `environment`, `time_skipping`, `tenant`, `tenant_client`,
+pytest finds the fixtures by itself: `environment`, `time_skipping`, `tenant`, `tenant_client` and
 `histories`. Without pytest, begin with `OrkestraEnvironment`.
 """
 

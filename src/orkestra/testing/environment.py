@@ -1,33 +1,30 @@
-"""A Temporal server, tenants' clients, workers and captured traces for one test.
+"""Test environment: a real Temporal server, clients of tenants, workers and captured traces.
 
-Fixtures for tests of workflows for tenants. Override `orkestra_config` to change settings.
-
-Activities called directly, as a tenant's.
+The pytest fixtures at the end make environments; override `orkestra_config` to change settings.
+`TenantActivityEnvironment` runs a single activity as a tenant, without a server.
 """
 
 import asyncio
-import importlib.metadata
 import inspect
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final, Self, cast
 
 import pytest
 import pytest_asyncio
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import Client, Interceptor, WorkflowHandle
 from temporalio.testing import ActivityEnvironment, WorkflowEnvironment
 
 from orkestra.config import OrkestraConfig
 from orkestra.devserver import DevServer
+from orkestra.devserver.server import program_of_wheel
 from orkestra.errors import MissingExtraError
 from orkestra.otlp import ReceivedSpan, traces_of
 from orkestra.temporal.manager import TemporalConnectionManager
 from orkestra.temporal.plugin import plugin_of
+from orkestra.temporal.search_attributes import add_search_attribute
 from orkestra.temporal.worker import create_worker
 from orkestra.tenancy import AllTenants, check_tenant_id, tenant_scope
 from orkestra.testing.receiver import LangfuseReceiver
@@ -35,19 +32,17 @@ from orkestra.testing.replay import Histories, HistoryMode
 from orkestra.testing.traces import CapturedTrace
 
 _TEST_SERVER: Final = "temporal-test-server"
-_IDENTITY: Final = "orkestra-testing"  # no machine's name, because histories are recorded
-_PATIENCE: Final = timedelta(seconds=30)
+_IDENTITY: Final = "orkestra-testing"  # without the machine's name: histories are recorded
+_TIMEOUT: Final = timedelta(seconds=30)
 
 
 class OrkestraEnvironment:
-    """What a test of workflows for tenants needs, with everything real behind it.
-
-    Made by `local()` or `time_skipping()`.
+    """Environment of a test, made by `local()` or `time_skipping()`.
 
     Attributes:
-        config: What clients and workers are made from.
-        receiver: Takes the traces in Langfuse's place.
-        time: The SDK's environment of a server that skips time; None where it does not.
+        config: Configuration of the clients and workers.
+        receiver: Receiver of the traces, in place of Langfuse.
+        time: The SDK's environment if the server skips time, else None.
     """
 
     def __init__(
@@ -67,20 +62,20 @@ class OrkestraEnvironment:
     async def local(
         cls, address: str, *, config: OrkestraConfig | None = None
     ) -> AsyncGenerator[Self]:
-        """Work on a server that runs, for instance a `DevServer` that many tests share.
+        """Use a running server, for instance a `DevServer` that many tests share.
 
         Args:
-            address: `host:port` of the server, which has the tenant search attribute.
-            config: Settings to test with; its address and Langfuse are replaced.
+            address: `host:port` of the server. It must have the tenant search attribute.
+            config: Settings to test with; the address and Langfuse are replaced.
 
         Yields:
             The environment.
 
         Raises:
-            ConnectionFailedError: No server is there.
+            ConnectionFailedError: No server answers at the address.
         """
         with _receiver() as receiver:
-            settings = _at(address, config or OrkestraConfig(), receiver)
+            settings = _settings(address, config or OrkestraConfig(), receiver)
             async with TemporalConnectionManager(settings) as manager:
                 yield cls(settings, receiver, manager)
 
@@ -89,11 +84,11 @@ class OrkestraEnvironment:
     async def time_skipping(cls, *, config: OrkestraConfig | None = None) -> AsyncGenerator[Self]:
         """Start a server that skips time: a workflow that sleeps for days ends at once.
 
-        It is Temporal's test server, which knows neither lists and counts nor schedules, and
-        forgets the tenant of a signal that starts its workflow: test those on a `DevServer`.
+        It is Temporal's test server. It supports neither lists and counts nor schedules, and loses
+        the tenant of a signal-with-start: test those on a `DevServer`.
 
         Args:
-            config: Settings to test with; its address and Langfuse are replaced.
+            config: Settings to test with; the address and Langfuse are replaced.
 
         Yields:
             The environment; `time` is the SDK's own, with `sleep()` and `get_current_time()`.
@@ -101,33 +96,31 @@ class OrkestraEnvironment:
         Raises:
             MissingExtraError: The server is not installed.
         """
+        program = program_of_wheel(f"{_TEST_SERVER}-bin", _TEST_SERVER)
+        if program is None:
+            raise MissingExtraError("The server that skips time", "testing")
         started = await WorkflowEnvironment.start_time_skipping(
-            test_server_existing_path=str(_test_server())
+            test_server_existing_path=str(program)
         )
         async with started as time:
             base = config or OrkestraConfig()
-            await time.client.operator_service.add_search_attributes(
-                AddSearchAttributesRequest(
-                    namespace=time.client.namespace,
-                    search_attributes={
-                        base.tenancy.search_attribute: IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-                    },
-                )
+            await add_search_attribute(
+                time.client, name=base.tenancy.search_attribute, timeout=_TIMEOUT
             )
             with _receiver() as receiver:
                 address = time.client.service_client.config.target_host
-                settings = _at(address, base, receiver)
+                settings = _settings(address, base, receiver)
                 async with TemporalConnectionManager(settings) as manager:
                     yield cls(settings, receiver, manager, time)
 
     async def client(self, tenant: str | AllTenants) -> Client:
-        """A client of a tenant.
+        """Make a client.
 
         Args:
-            tenant: A tenant's ID, or `ALL_TENANTS`.
+            tenant: The ID of the tenant to bind it to, or `ALL_TENANTS`.
 
         Raises:
-            InvalidTenantError: It is malformed.
+            InvalidTenantError: The ID is malformed.
         """
         skipping: Sequence[Interceptor] = ()
         if self.time is not None:
@@ -142,20 +135,20 @@ class OrkestraEnvironment:
         task_queue: str | None = None,
         **options: Any,
     ) -> AsyncGenerator[str]:
-        """Run a worker for the code inside.
+        """Run a worker inside the block.
 
         Args:
             workflows: Workflow classes.
             activities: Activity functions or methods.
-            task_queue: None means a queue that nobody else uses.
+            task_queue: Task queue; None makes a new one.
             options: Any other option of `create_worker()`.
 
         Yields:
             The task queue.
 
         Raises:
-            ConfigurationError: As of `create_worker()`.
-            DiscoveryError: As of `create_worker()`.
+            ConfigurationError: As `create_worker()`.
+            DiscoveryError: As `create_worker()`.
         """
         queue = task_queue or f"queue-{uuid.uuid4().hex[:12]}"
         worker = await create_worker(
@@ -169,16 +162,16 @@ class OrkestraEnvironment:
             yield queue
 
     async def trace_of(
-        self, handle: WorkflowHandle[Any, Any], *, timeout: timedelta = _PATIENCE
+        self, handle: WorkflowHandle[Any, Any], *, timeout: timedelta = _TIMEOUT
     ) -> CapturedTrace:
-        """The trace of a workflow that has ended.
+        """Return the trace of a workflow that has ended.
 
         Args:
-            handle: Its handle.
-            timeout: How long to wait for the workflow's own span, which comes last.
+            handle: Handle of the workflow.
+            timeout: Time limit for the workflow's own span, which is sent last.
 
         Raises:
-            TimeoutError: It did not come: the workflow runs still, or was terminated.
+            TimeoutError: The span was not sent: the workflow is running or was terminated.
         """
         client = await self._manager.get_client()
         await plugin_of(client).flush(timeout)
@@ -203,11 +196,11 @@ def _is_of(span: ReceivedSpan, handle: WorkflowHandle[Any, Any]) -> bool:
 
 
 def _receiver() -> LangfuseReceiver:
-    """With a key of its own: what sends to one key in a process is shared."""
+    # A new key: everything in a process that sends to the same key shares one exporter.
     return LangfuseReceiver(public_key=f"pk-lf-{uuid.uuid4().hex}")
 
 
-def _at(address: str, config: OrkestraConfig, receiver: LangfuseReceiver) -> OrkestraConfig:
+def _settings(address: str, config: OrkestraConfig, receiver: LangfuseReceiver) -> OrkestraConfig:
     identity = config.temporal.identity or _IDENTITY
     temporal = config.temporal.model_copy(update={"address": address, "identity": identity})
     langfuse = config.langfuse.model_copy(
@@ -221,73 +214,8 @@ def _at(address: str, config: OrkestraConfig, receiver: LangfuseReceiver) -> Ork
     return config.model_copy(update={"temporal": temporal, "langfuse": langfuse})
 
 
-def _test_server() -> Path:
-    try:
-        files = importlib.metadata.files(f"{_TEST_SERVER}-bin") or ()
-    except importlib.metadata.PackageNotFoundError as error:
-        raise MissingExtraError("The time-skipping server", "testing") from error
-    found = next(file for file in files if file.name == _TEST_SERVER)
-    return Path(str(found.locate())).resolve()
-
-
-@pytest.fixture(scope="session")
-def orkestra_config() -> OrkestraConfig:
-    """Settings to test with; where the server and Langfuse are is set by the environment."""
-    return OrkestraConfig()
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def orkestra_server(
-    request: pytest.FixtureRequest, orkestra_config: OrkestraConfig
-) -> AsyncGenerator[str]:
-    """Address of a real Temporal server, started once a run."""
-    named = cast("str | None", request.config.getoption("--orkestra-server"))
-    if named is not None:
-        yield named
-        return
-    attribute = orkestra_config.tenancy.search_attribute
-    async with DevServer(search_attribute=attribute) as server:
-        yield server.address
-
-
-@pytest_asyncio.fixture
-async def environment(
-    orkestra_server: str, orkestra_config: OrkestraConfig
-) -> AsyncGenerator[OrkestraEnvironment]:
-    """Clients, workers and captured traces on the server that all tests share."""
-    async with OrkestraEnvironment.local(orkestra_server, config=orkestra_config) as made:
-        yield made
-
-
-@pytest_asyncio.fixture
-async def time_skipping(orkestra_config: OrkestraConfig) -> AsyncGenerator[OrkestraEnvironment]:
-    """The same on a server of this test's own that skips time."""
-    async with OrkestraEnvironment.time_skipping(config=orkestra_config) as made:
-        yield made
-
-
-@pytest.fixture
-def tenant() -> str:
-    """A tenant that no other test has."""
-    return f"tenant-{uuid.uuid4().hex[:12]}"
-
-
-@pytest_asyncio.fixture
-async def tenant_client(environment: OrkestraEnvironment, tenant: str) -> Client:
-    """A client of the tenant."""
-    return await environment.client(tenant)
-
-
-@pytest.fixture
-def histories(request: pytest.FixtureRequest, orkestra_config: OrkestraConfig) -> Histories:
-    """The recorded histories beside the test module, in `histories/<module>`."""
-    mode = cast("HistoryMode", request.config.getoption("--orkestra-histories"))
-    directory = request.path.parent / "histories" / request.path.stem
-    return Histories(directory, mode=mode, config=orkestra_config)
-
-
 class TenantActivityEnvironment(ActivityEnvironment):
-    """The SDK's environment for one activity, in which `current_tenant()` is the tenant.
+    """The SDK's environment for one activity, with a current tenant.
 
     Example:
         ```python
@@ -296,14 +224,14 @@ class TenantActivityEnvironment(ActivityEnvironment):
     """
 
     def __init__(self, tenant: str, *, client: Client | None = None) -> None:
-        """Run for the tenant.
+        """Choose the tenant.
 
         Args:
-            tenant: A well-formed tenant ID.
-            client: What `activity.client()` returns: one that is bound to the tenant.
+            tenant: ID of the tenant.
+            client: Client that `activity.client()` returns, bound to the tenant.
 
         Raises:
-            InvalidTenantError: The tenant is malformed.
+            InvalidTenantError: The ID is malformed.
         """
         super().__init__(client)
         self._tenant = check_tenant_id(tenant)
@@ -317,7 +245,7 @@ class TenantActivityEnvironment(ActivityEnvironment):
             kwargs: Its keyword arguments.
 
         Returns:
-            What it returns: for an async activity, something to await.
+            The result; an awaitable if the activity is async.
         """
         if inspect.iscoroutinefunction(fn):
 
@@ -328,3 +256,59 @@ class TenantActivityEnvironment(ActivityEnvironment):
             return super().run(entered, *args, **kwargs)
         with tenant_scope(self._tenant):
             return super().run(fn, *args, **kwargs)
+
+
+@pytest.fixture(scope="session")
+def orkestra_config() -> OrkestraConfig:
+    """Settings to test with; environments set the addresses of the server and Langfuse."""
+    return OrkestraConfig()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def orkestra_server(
+    request: pytest.FixtureRequest, orkestra_config: OrkestraConfig
+) -> AsyncGenerator[str]:
+    """Address of a real Temporal server, started once a test run."""
+    named = cast("str | None", request.config.getoption("--orkestra-server"))
+    if named is not None:
+        yield named
+        return
+    attribute = orkestra_config.tenancy.search_attribute
+    async with DevServer(search_attribute=attribute) as server:
+        yield server.address
+
+
+@pytest_asyncio.fixture
+async def environment(
+    orkestra_server: str, orkestra_config: OrkestraConfig
+) -> AsyncGenerator[OrkestraEnvironment]:
+    """Environment on the server that all tests share."""
+    async with OrkestraEnvironment.local(orkestra_server, config=orkestra_config) as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def time_skipping(orkestra_config: OrkestraConfig) -> AsyncGenerator[OrkestraEnvironment]:
+    """Environment on a new server that skips time."""
+    async with OrkestraEnvironment.time_skipping(config=orkestra_config) as made:
+        yield made
+
+
+@pytest.fixture
+def tenant() -> str:
+    """ID of a tenant that no other test uses."""
+    return f"tenant-{uuid.uuid4().hex[:12]}"
+
+
+@pytest_asyncio.fixture
+async def tenant_client(environment: OrkestraEnvironment, tenant: str) -> Client:
+    """Client bound to the tenant."""
+    return await environment.client(tenant)
+
+
+@pytest.fixture
+def histories(request: pytest.FixtureRequest, orkestra_config: OrkestraConfig) -> Histories:
+    """Recorded histories beside the test module, in `histories/<module>`."""
+    mode = cast("HistoryMode", request.config.getoption("--orkestra-histories"))
+    directory = request.path.parent / "histories" / request.path.stem
+    return Histories(directory, mode=mode, config=orkestra_config)

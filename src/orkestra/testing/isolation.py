@@ -1,4 +1,4 @@
-"""`assert_isolated()`: a workflow under two tenants at once, and nothing crosses between them."""
+"""`assert_isolated()`: run a workflow for two tenants at once and look for leaks between them."""
 
 import asyncio
 import uuid
@@ -23,26 +23,27 @@ async def assert_isolated(
     timeout: timedelta = timedelta(seconds=30),
     **options: Any,
 ) -> dict[str, Any]:
-    """Run a workflow for two tenants at once, under one ID, and check that nothing crosses.
+    """Run a workflow for two tenants at once, with one ID, and assert that they are isolated.
 
-    Checked: both end; neither reaches the other's workflow by any handle, not even by its ID on
-    the server; neither finds it in a list; no history of one and no trace of one says anything of
-    the other.
+    Both workflows must complete. Neither tenant may reach the other's workflow, not even by its ID
+    on the server, or find it in a list. No history and no trace of one may contain the ID of the
+    other.
 
     Args:
-        environment: Where a worker of the task queue runs.
+        environment: Environment in which a worker polls the task queue.
         workflow: The workflow's run method, or its name.
-        args: Its arguments, the same for both.
+        args: Arguments, the same for both.
         task_queue: The worker's queue.
-        timeout: How long the workflows may take.
+        timeout: Time limit for the workflows.
         options: Any other option of `start_workflow()`.
 
     Returns:
         The results by tenant.
 
     Raises:
-        AssertionError: Something crosses; the message says what.
-        ValueError: The server skips time: it knows no lists, and jumps while one of the two waits.
+        AssertionError: Something leaks; the message says what.
+        ValueError: The server skips time. It has no lists, and time jumps while one of the two
+            waits.
 
     Example:
         ```python
@@ -50,7 +51,7 @@ async def assert_isolated(
         ```
     """
     if environment.time is not None:
-        msg = "a server that skips time cannot show isolation: use OrkestraEnvironment.local()"
+        msg = "isolation cannot be tested while time is skipped: use OrkestraEnvironment.local()"
         raise ValueError(msg)
     tenants = [f"{name}-{uuid.uuid4().hex[:12]}" for name in ("one", "two")]
     clients = {tenant: await environment.client(tenant) for tenant in tenants}
@@ -68,17 +69,17 @@ async def assert_isolated(
 
     started = await asyncio.gather(*map(start, tenants))
     for mine, other in ((0, 1), (1, 0)):
-        await _reaches_nothing(clients[tenants[mine]], started[other])
+        await _assert_unreachable(clients[tenants[mine]], started[other])
     async with asyncio.timeout(timeout.total_seconds()):
         results = await asyncio.gather(*(handle.result() for handle in started))
     for mine, other in ((0, 1), (1, 0)):
-        await _says_nothing(environment, started[mine], tenants[other])
-        await _lists_nothing(clients[tenants[mine]], started[other])
+        await _assert_unmentioned(environment, started[mine], tenants[other])
+        await _assert_unlisted(clients[tenants[mine]], started[other])
     return dict(zip(tenants, results, strict=True))
 
 
-async def _reaches_nothing(client: Client, foreign: WorkflowHandle[Any, Any]) -> None:
-    """Try every way to a foreign workflow, by its ID on the server and its run."""
+async def _assert_unreachable(client: Client, foreign: WorkflowHandle[Any, Any]) -> None:
+    """Try every call on a foreign workflow, by its ID on the server and its run."""
     handle = client.get_workflow_handle(foreign.id, run_id=foreign.first_execution_run_id)
     request = DescribeWorkflowExecutionRequest(namespace=client.namespace)
     request.execution.workflow_id = foreign.id
@@ -106,25 +107,27 @@ async def _reaches_nothing(client: Client, foreign: WorkflowHandle[Any, Any]) ->
         raise AssertionError(f"{name} reached {foreign.id!r}, which is another tenant's")
 
 
-async def _says_nothing(
+async def _assert_unmentioned(
     environment: OrkestraEnvironment, handle: WorkflowHandle[Any, Any], other: str
 ) -> None:
     history = await handle.fetch_history()
     for event in history.events:
         if other.encode() in event.SerializeToString():
             where = f"event {event.event_id} of {handle.id!r}"
-            raise AssertionError(f"{where} names another tenant")
+            raise AssertionError(f"{where} contains the ID of another tenant")
     trace = await environment.trace_of(handle)
     for root in trace.roots:
         for span in root.walk():
             if other in repr((span.name, span.received.attributes)):
-                raise AssertionError(f"span {span.name} of {handle.id!r} names another tenant")
+                raise AssertionError(
+                    f"span {span.name} of {handle.id!r} contains the ID of another tenant"
+                )
     tenant = handle.id.partition(":")[0]
     if trace.tenant != tenant:
-        raise AssertionError(f"the trace of {handle.id!r} is of {trace.tenant!r}")
+        raise AssertionError(f"the trace of {handle.id!r} belongs to {trace.tenant!r}")
 
 
-async def _lists_nothing(client: Client, foreign: WorkflowHandle[Any, Any]) -> None:
+async def _assert_unlisted(client: Client, foreign: WorkflowHandle[Any, Any]) -> None:
     query = f"RunId = '{foreign.first_execution_run_id}'"
     if (await client.count_workflows(query)).count:
         raise AssertionError(f"{foreign.id!r} is counted for another tenant")

@@ -1,8 +1,8 @@
-"""A stand-in for Langfuse on the loopback interface.
+"""Stand-in for Langfuse on the loopback interface.
 
-It speaks the real wire protocol, OTLP over HTTP with protobuf and gzip, and answers as a real
-Langfuse does, wrong requests and questions for a trace's observations included. It can also be
-down, busy or frozen.
+It accepts the real protocol, OTLP over HTTP with protobuf and gzip, and answers as a real Langfuse
+does, also to malformed requests and to queries for a trace's observations. It can be down,
+overloaded or frozen.
 """
 
 import json
@@ -30,24 +30,24 @@ from orkestra.otlp import (
 
 _PROJECTS_PATH: Final = "/api/public/projects"
 _PROJECT: Final = "received"
-_STEP: Final = 0.01
+_SHUTDOWN_POLL_SECONDS: Final = 0.01
 
 
 class Behaviour(StrEnum):
-    """How the receiver treats requests."""
+    """Behaviour of the receiver towards requests."""
 
     ACCEPT = "accept"
-    """As a healthy Langfuse."""
+    """Answer as a healthy Langfuse."""
     REFUSE = "refuse"
-    """Connections are refused, as if nothing listened."""
+    """Refuse connections, as if nothing listened."""
     UNAVAILABLE = "unavailable"
-    """Every request is answered by 503."""
+    """Answer every request with 503."""
     HANG = "hang"
-    """Connections are accepted and never answered."""
+    """Accept connections and never answer."""
 
 
 class LangfuseReceiver:
-    """Receives spans as Langfuse would and keeps them in memory.
+    """Receives spans as Langfuse does, and keeps them in memory.
 
     Example:
         ```python
@@ -66,12 +66,12 @@ class LangfuseReceiver:
         secret_key: str = "sk-lf-test",  # noqa: S107 - it opens nothing
         port: int = 0,
     ) -> None:
-        """Choose keys; nothing listens yet.
+        """Choose keys; `start()` or `with` starts to listen.
 
         Args:
-            public_key: The key it knows.
-            secret_key: The secret of the key.
-            port: Where to listen on 127.0.0.1; 0 takes a free port.
+            public_key: Public key that is accepted.
+            secret_key: Secret key that is accepted.
+            port: Port on 127.0.0.1; 0 chooses a free one.
         """
         self.public_key = public_key
         self.secret_key = secret_key
@@ -84,12 +84,12 @@ class LangfuseReceiver:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Start to listen."""
+        """Start listening."""
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop to listen."""
+        """Stop listening."""
         self.close()
 
     @property
@@ -99,18 +99,18 @@ class LangfuseReceiver:
 
     @property
     def spans(self) -> list[ReceivedSpan]:
-        """All spans received so far, in the order in which they came."""
+        """Spans received so far, in order of arrival."""
         with self._changed:
             return list(self._spans)
 
     @property
     def bodies(self) -> list[bytes]:
-        """The bodies of all accepted requests, decompressed: whatever left is in there."""
+        """Decompressed bodies of all accepted requests, to search for what must not be sent."""
         with self._changed:
             return list(self._bodies)
 
     def settings(self, **others: Any) -> LangfuseSettings:
-        """Settings that send here.
+        """Make settings that send to this receiver.
 
         Args:
             others: More settings.
@@ -119,11 +119,11 @@ class LangfuseReceiver:
         return LangfuseSettings.model_validate({**keys, "base_url": self.url, **others})
 
     def traces(self) -> dict[str, list[TraceTree]]:
-        """What was received, as trees by trace id; a complete trace has one root."""
+        """Return the received spans as trees by trace ID; a complete trace has one root."""
         return traces_of(self.spans)
 
     def clear(self) -> None:
-        """Forget what was received."""
+        """Forget all received spans."""
         with self._changed:
             self._spans.clear()
             self._bodies.clear()
@@ -131,17 +131,17 @@ class LangfuseReceiver:
     def wait_for(
         self, predicate: Callable[[list[ReceivedSpan]], object], timeout: float = 10.0
     ) -> list[ReceivedSpan]:
-        """Wait for spans; blocks, so call it from a thread where a loop runs.
+        """Block until enough spans have arrived; call it in a thread if an event loop runs.
 
         Args:
-            predicate: Given all spans, says whether they suffice.
-            timeout: How many seconds to wait.
+            predicate: Called with all spans; true if they suffice.
+            timeout: Seconds to wait.
 
         Returns:
             All spans.
 
         Raises:
-            TimeoutError: They did not come.
+            TimeoutError: They did not arrive; the message names those that did.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: predicate(self._spans), timeout):
@@ -152,7 +152,7 @@ class LangfuseReceiver:
 
     @contextmanager
     def behaving(self, behaviour: Behaviour) -> Generator[None]:
-        """Treat requests otherwise for a while; frozen connections are cut at the end."""
+        """Behave differently inside the block; hanging connections are closed at its end."""
         previous = self._behaviour
         self._behave(behaviour)
         try:
@@ -161,16 +161,19 @@ class LangfuseReceiver:
             self._behave(previous)
 
     def start(self) -> None:
-        """Listen on the port; on the same as before where it listened before."""
+        """Start listening; again on the same port if it listened before."""
         self._server = _Server(self, self._port)
         self._port = self._server.server_port
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_STEP,), name="langfuse-receiver", daemon=True
+            target=self._server.serve_forever,
+            args=(_SHUTDOWN_POLL_SECONDS,),
+            name="langfuse-receiver",
+            daemon=True,
         )
         self._thread.start()
 
     def close(self) -> None:
-        """Stop to listen and cut what is connected; may be called again."""
+        """Stop listening and close all connections; may be called again."""
         server, thread = self._server, self._thread
         self._server = self._thread = None
         if server is not None and thread is not None:
@@ -189,52 +192,39 @@ class LangfuseReceiver:
         elif self._server is None:
             self.start()
 
-    def answer(self, headers: Message, body: bytes) -> tuple[HTTPStatus, object] | None:
-        """What a Langfuse answers to spans, or None where it never does.
-
-        Args:
-            headers: Headers of the request.
-            body: Its body.
-
-        Returns:
-            The status and what the body says as JSON.
-        """
-        if self._behaviour is Behaviour.HANG:
-            self._hang()
-            return None
-        if (refusal := self._refusal(headers)) is not None:
-            return refusal
-        try:
-            self._take(headers, body)
-        except InvalidSpansError as error:
-            return HTTPStatus.BAD_REQUEST, {"message": str(error)}
-        return HTTPStatus.OK, {}
-
-    def answer_question(
-        self, headers: Message, path: str, query: str
+    def respond(
+        self, method: str, target: str, headers: Message, body: bytes
     ) -> tuple[HTTPStatus, object] | None:
-        """What a Langfuse answers to `GET`, or None where it never does.
+        """Answer a request as Langfuse does.
 
         Args:
+            method: `GET` or `POST`.
+            target: Path and query string.
             headers: Headers of the request.
-            path: Its path.
-            query: Its query string.
+            body: Body of the request.
 
         Returns:
-            The status and what the body says as JSON.
+            The status and the content for JSON; None if the request is never answered.
         """
         if self._behaviour is Behaviour.HANG:
             self._hang()
             return None
-        if path == TRACES_PATH:
-            return HTTPStatus.METHOD_NOT_ALLOWED, {}
-        if path not in (_PROJECTS_PATH, OBSERVATIONS_PATH):
-            return HTTPStatus.NOT_FOUND, {}
+        path, _, query = target.partition("?")
+        known = (TRACES_PATH,) if method == "POST" else (_PROJECTS_PATH, OBSERVATIONS_PATH)
+        if path not in known:
+            is_trace = path == TRACES_PATH
+            return HTTPStatus.METHOD_NOT_ALLOWED if is_trace else HTTPStatus.NOT_FOUND, {}
         if (refusal := self._refusal(headers)) is not None:
             return refusal
         if path == _PROJECTS_PATH:
             return HTTPStatus.OK, {"data": [{"id": "project", "name": _PROJECT}]}
-        return observations_page(self.spans, query)
+        if path == OBSERVATIONS_PATH:
+            return observations_page(self.spans, query)
+        try:
+            self._store(headers, body)
+        except InvalidSpansError as error:
+            return HTTPStatus.BAD_REQUEST, {"message": str(error)}
+        return HTTPStatus.OK, {}
 
     def _refusal(self, headers: Message) -> tuple[HTTPStatus, object] | None:
         if self._behaviour is Behaviour.UNAVAILABLE:
@@ -245,7 +235,7 @@ class LangfuseReceiver:
             return HTTPStatus.UNAUTHORIZED, {"message": "Invalid credentials"}
         return None
 
-    def _take(self, headers: Message, body: bytes) -> None:
+    def _store(self, headers: Message, body: bytes) -> None:
         plain, spans = decode_request(
             body,
             content_type=headers.get_content_type(),
@@ -272,33 +262,28 @@ class _Server(ThreadingHTTPServer):
         self.receiver = receiver
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is what some tests are about."""
+        """Ignore clients that disconnect: some tests are about them."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        path, _, query = self.path.partition("?")
-        receiver = cast("_Server", self.server).receiver
-        answer = receiver.answer_question(self.headers, path, query)
-        if answer is not None:
-            self._answer(*answer)
+        self._respond(b"")
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.path != TRACES_PATH:
-            self._answer(HTTPStatus.NOT_FOUND, {})
-            return
-        answer = cast("_Server", self.server).receiver.answer(self.headers, body)
-        if answer is not None:
-            self._answer(*answer)
+        self._respond(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
 
     def log_message(self, format: str, *args: object) -> None:
-        """Tests read assertions, not access logs."""
+        """Write no access log."""
 
-    def _answer(self, status: HTTPStatus, content: object) -> None:
-        body = json.dumps(content).encode()
+    def _respond(self, body: bytes) -> None:
+        receiver = cast("_Server", self.server).receiver
+        answer = receiver.respond(self.command, self.path, self.headers, body)
+        if answer is None:
+            return
+        status, content = answer
+        encoded = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(encoded)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(encoded)

@@ -1,4 +1,4 @@
-"""Recorded histories: does the code of today still replay what ran yesterday?"""
+"""Recorded histories, to check that changed workflow code still replays them."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from orkestra.config import LangfuseSettings, OrkestraConfig
 from orkestra.temporal.plugin import OrkestraPlugin
 
 HistoryMode = Literal["replay", "record", "update"]
-"""`replay` reads; `record` also writes what is missing; `update` writes everything anew."""
+"""`replay` only reads; `record` also writes missing files; `update` overwrites all files."""
 
 _OPTION: Final = "--orkestra-histories"
 
@@ -25,16 +25,17 @@ async def assert_replays(
     config: OrkestraConfig | None = None,
     data_converter: DataConverter = DataConverter.default,
 ) -> None:
-    """Replay histories against the code of today.
+    """Replay histories against the current workflow code.
 
     Args:
-        workflows: The workflow classes that are in them.
+        workflows: The workflow classes in the histories.
         histories: A file, a directory of `*.json` files, or histories.
-        config: What the workers are configured with; None means the defaults.
-        data_converter: The workers' converter.
+        config: Configuration of the workers; None means the defaults.
+        data_converter: Data converter of the workers.
 
     Raises:
-        AssertionError: One does not replay, or there is none; the message names it and says why.
+        AssertionError: There is no history, or one does not replay; the message says which and
+            why.
 
     Example:
         ```python
@@ -44,10 +45,10 @@ async def assert_replays(
     found = _read(histories) if isinstance(histories, Path) else histories
     if not found:
         raise AssertionError(
-            f"no history is in {str(histories)!r}: record some by {_OPTION}=record"
+            f"no history is in {str(histories)!r}: record some with {_OPTION}=record"
         )
     untraced = (config or OrkestraConfig()).model_copy(update={"langfuse": LangfuseSettings()})
-    with ThreadPoolExecutor(1) as thread:  # the SDK leaves the one it makes to itself
+    with ThreadPoolExecutor(1) as thread:  # the SDK never shuts down the one it makes
         replayer = Replayer(
             workflows=workflows,
             plugins=[OrkestraPlugin(untraced)],
@@ -62,12 +63,12 @@ async def assert_replays(
 
 
 class Histories:
-    """The recorded histories of a test module; the fixture `histories` is one.
+    """Recorded histories of a test module; the fixture `histories` is one.
 
     Args:
-        directory: Where the files are, one for each history.
-        mode: Whether to read them or to write them.
-        config: What the workers are configured with.
+        directory: Directory of the files, one for each history.
+        mode: Read the files, or also write them.
+        config: Configuration of the workers.
     """
 
     def __init__(
@@ -82,34 +83,29 @@ class Histories:
 
         Args:
             name: Name of the file, without `.json`.
-            handle: A workflow that has run just now, to record.
-            workflows: The workflow classes that are in it.
+            handle: A workflow that has just run, to record.
+            workflows: The workflow classes in it.
 
         Raises:
-            AssertionError: It does not replay, or nothing was recorded yet.
+            AssertionError: The history does not replay, or was never recorded.
         """
         file = self._directory / f"{name}.json"
         if self._mode == "update" or (self._mode == "record" and not file.exists()):
             history = await handle.fetch_history()
             self._directory.mkdir(parents=True, exist_ok=True)
-            file.write_text(_written(history), encoding="utf-8")
+            # The SDK leaves the workflow ID out, but the owner of a scoped ID is read from it.
+            content = {"workflowId": history.workflow_id, **json.loads(history.to_json())}
+            text = json.dumps(content, indent=1, sort_keys=True)
+            file.write_text(f"{text}\n", encoding="utf-8")
         if not file.exists():
-            raise AssertionError(f"{str(file)!r} is missing: record it by {_OPTION}=record")
+            raise AssertionError(f"{str(file)!r} is missing: record it with {_OPTION}=record")
         await assert_replays(*workflows, histories=file, config=self._config)
 
 
 def _read(path: Path) -> list[WorkflowHistory]:
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    return [_history(file) for file in files]
-
-
-def _history(file: Path) -> WorkflowHistory:
-    content = json.loads(file.read_text(encoding="utf-8"))
-    workflow_id = content.pop("workflowId", file.stem)
-    return WorkflowHistory.from_json(workflow_id, content)
-
-
-def _written(history: WorkflowHistory) -> str:
-    """With the workflow's ID, which the SDK leaves out and a scoped ID's owner is read from."""
-    content = {"workflowId": history.workflow_id, **json.loads(history.to_json())}
-    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+    found: list[WorkflowHistory] = []
+    for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        workflow_id = content.pop("workflowId", file.stem)
+        found.append(WorkflowHistory.from_json(workflow_id, content))
+    return found
