@@ -30,7 +30,7 @@ async def test_a_namespace_that_is_deleted_under_a_running_worker_is_noticed(dev
         await client.operator_service.delete_namespace(DeleteNamespaceRequest(namespace=name))
         told = await worker.becomes("/readyz", 503, "does not exist any more")
         assert name in told["reason"]
-        assert f"Worker of task queue {fresh.task_queue()!r} takes no work" in worker.log
+        assert f"Worker for task queue {fresh.task_queue()!r} takes no work" in worker.log
         worker.process.terminate()
         assert await worker.end() == 0
 

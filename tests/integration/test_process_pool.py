@@ -8,7 +8,7 @@ import pytest
 from temporalio.client import Client
 from temporalio.worker import SharedStateManager, Worker
 
-from orkestra import OrkestraPlugin, tenant_scope
+from orkestra import OrkestraPlugin, current_tenant, tenant_scope
 from tests.workflows.slow import Slow, whose
 
 ROUNDS = 30
@@ -48,3 +48,30 @@ async def test_interleaved_activities_see_their_own_tenant(raw_client, fresh, me
             answers = await asyncio.gather(*asked)
     assert len(answers) == ROUNDS * 2
     assert [seen for tenant, seen in answers if seen != tenant] == []
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+async def test_a_process_of_the_pool_keeps_no_tenant_after_an_activity(raw_client, fresh):
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Manager() as state,
+        ThreadPoolExecutor(1) as poller,
+        ProcessPoolExecutor(1, mp_context=context) as pool,
+    ):
+        async with Worker(
+            Client(raw_client.service_client, plugins=[OrkestraPlugin()]),
+            task_queue=fresh.task_queue(),
+            workflows=[Slow],
+            activities=[whose],
+            activity_executor=pool,
+            max_concurrent_activities=1,
+            shared_state_manager=SharedStateManager.create_from_multiprocessing(state, poller),
+        ):
+            tenant = fresh.tenant()
+            client = Client(raw_client.service_client, plugins=[OrkestraPlugin(tenant=tenant)])
+            seen = await client.execute_workflow(
+                Slow.run, args=["whose", 0.0], id="one", task_queue=fresh.task_queue()
+            )
+        left = await asyncio.wrap_future(pool.submit(current_tenant))
+    assert seen == tenant
+    assert left is None

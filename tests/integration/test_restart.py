@@ -1,8 +1,9 @@
-"""Workers that fail: made anew where that is wanted, said once in any case."""
+"""Workers that fail are restarted if the settings say so, and logged once in any case."""
 
 import asyncio
 import logging
 import os
+import re
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,6 +22,7 @@ from orkestra import (
     start_workflow,
 )
 from orkestra.devserver import DevServer
+from orkestra.temporal.run_worker import supervisor
 from tests.support.worker_process import until
 from tests.workflows.slow import Slow, obeys
 
@@ -62,7 +64,7 @@ def configured(address: str, **worker: Any) -> OrkestraConfig:
 
 
 @pytest.mark.parametrize("restart", [True, False])
-async def test_a_worker_that_fails_is_said_once_and_made_anew_only_where_that_is_wanted(
+async def test_a_worker_that_fails_is_logged_once_and_restarted_only_if_configured(
     dev_server, fresh, caplog, restart
 ):
     caplog.set_level(logging.INFO)
@@ -95,7 +97,30 @@ async def test_a_worker_that_fails_is_said_once_and_made_anew_only_where_that_is
         assert queue in record.message
         assert record.exc_info
         assert str(record.exc_info[1]) == "the licence is lost"
-        assert ("made anew in 0.2 s" in record.message) is restart
+        assert ("restarting in 0.2 s" in record.message) is restart
+
+
+async def test_the_pause_before_a_restart_grows_until_a_run_was_steady(
+    dev_server, fresh, caplog, monkeypatch
+):
+    monkeypatch.setattr(supervisor, "_FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "_STEADY_RUN_SECONDS", 3.0)
+    licence = Licence(losses=4)
+    async with TemporalConnectionManager(configured(dev_server.address, restart=True)) as manager:
+        created = await create_worker(
+            task_queue=fresh.task_queue(), activities=[obeys], manager=manager, plugins=[licence]
+        )
+        running = asyncio.create_task(run_worker(created))
+        for run in (1, 2, 3, 4):
+            await until(lambda run=run: licence.runs == run)
+            if run == 4:
+                await asyncio.sleep(3.1)
+            licence.lost.set()
+        await until(lambda: licence.runs == 5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(running, 30)
+    pauses = re.findall(r"restarting in (\S+) s", caplog.text)
+    assert pauses == ["0.05", "0.1", "0.2", "0.05"]
 
 
 async def test_a_worker_that_cannot_begin_while_the_server_is_away_begins_when_it_is_back(

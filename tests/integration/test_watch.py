@@ -14,13 +14,13 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from orkestra.devserver import DevServer
-from orkestra.temporal.run_worker.monitor import PollerLook, Readings, Watch
-from orkestra.temporal.run_worker.supervisor import Stage, Status, Supervisor
+from orkestra.temporal.run_worker.monitor import HealthMonitor, PollerCheck, PollMetrics
+from orkestra.temporal.run_worker.supervisor import ProcessStatus, Stage, Supervisor
 from tests.support.worker_process import until
 
 SOON = timedelta(seconds=0.1)
-FREE = Readings(free_slots={"ActivityWorker": 5.0, "WorkflowWorker": 5.0})
-BUSY = Readings(free_slots={"ActivityWorker": 0.0, "WorkflowWorker": 0.0})
+FREE = PollMetrics(free_slots={"ActivityWorker": 5.0, "WorkflowWorker": 5.0})
+BUSY = PollMetrics(free_slots={"ActivityWorker": 0.0, "WorkflowWorker": 0.0})
 
 
 @activity.defn
@@ -47,7 +47,7 @@ def worker_of(client: Client, queue: str, identity: str = "us") -> Worker:
     return Worker(client, task_queue=queue, activities=[nothing], identity=identity)
 
 
-async def asked(look: PollerLook, clock: Clock, own: Readings | None = FREE) -> str | None:
+async def asked(look: PollerCheck, clock: Clock, own: PollMetrics | None = FREE) -> str | None:
     clock.now += 30
     return await look.problem(own)
 
@@ -57,7 +57,7 @@ async def test_a_worker_that_the_server_does_not_see_is_told_from_one_that_it_se
 ):
     queue = fresh.task_queue()
     worker = worker_of(raw_client, queue)
-    look = PollerLook(worker, clock=clock)
+    look = PollerCheck(worker, clock=clock)
     another = await Client.connect(dev_server.address)
     async with worker_of(another, queue, identity="others"):
         assert await asked(look, clock) is None
@@ -75,7 +75,7 @@ async def test_a_worker_that_the_server_does_not_see_is_told_from_one_that_it_se
 
 async def test_a_worker_whose_last_poll_is_long_ago_takes_nothing(raw_client, fresh, clock):
     worker = worker_of(raw_client, fresh.task_queue())
-    look = PollerLook(worker, clock=clock)
+    look = PollerCheck(worker, clock=clock)
     async with worker:
         while not await look._seen():
             await asyncio.sleep(0.1)
@@ -89,7 +89,7 @@ async def test_who_cannot_be_asked_has_not_said_no(fresh, clock):
     server = DevServer(ui=False)
     async with server:
         client = await Client.connect(server.address)
-        look = PollerLook(worker_of(client, fresh.task_queue()), clock=clock)
+        look = PollerCheck(worker_of(client, fresh.task_queue()), clock=clock)
         assert await asked(look, clock) is None
         assert await asked(look, clock) is not None
     for _ in range(9):
@@ -105,7 +105,7 @@ async def test_a_server_that_refuses_to_say_who_polls_is_not_asked_again(
         asks.append(request)
         raise RPCError("not for you", RPCStatusCode.PERMISSION_DENIED, b"")
 
-    look = PollerLook(worker_of(raw_client, fresh.task_queue()), clock=clock)
+    look = PollerCheck(worker_of(raw_client, fresh.task_queue()), clock=clock)
     monkeypatch.setattr(raw_client.workflow_service, "describe_task_queue", refuse)
     for _ in range(5):
         assert await asked(look, clock) is None
@@ -113,13 +113,13 @@ async def test_a_server_that_refuses_to_say_who_polls_is_not_asked_again(
 
 
 @asynccontextmanager
-async def watched(*workers: Worker, **options: Any) -> AsyncIterator[Status]:
+async def watched(*workers: Worker, **options: Any) -> AsyncIterator[ProcessStatus]:
     supervisors = [
         Supervisor(each, restart=False, longest_pause=timedelta(seconds=1)) for each in workers
     ]
-    status = Status(workers=tuple(each.status for each in supervisors))
+    status = ProcessStatus(workers=tuple(each.status for each in supervisors))
     status.enter(Stage.RUNNING)
-    task = asyncio.create_task(Watch(status, supervisors, period=SOON, **options).run())
+    task = asyncio.create_task(HealthMonitor(status, supervisors, period=SOON, **options).run())
     try:
         yield status
     finally:

@@ -1,6 +1,6 @@
 """Judging by the core's figures whether a worker polls."""
 
-from orkestra.temporal.run_worker.monitor import PollJudge, read
+from orkestra.temporal.run_worker.monitor import PollHealth, parse_core_metrics
 
 QUEUE = 'queue "of" \\ mine'
 FREE = "temporal_worker_task_slots_available"
@@ -14,7 +14,7 @@ class Worker:
         self.now = 0.0
         self.begun = self.answered = 0
         self.pollers, self.free = 5, 100
-        self._judge = PollJudge(clock=lambda: self.now)
+        self._judge = PollHealth(clock=lambda: self.now)
 
     def look(self) -> str | None:
         self.now += 2
@@ -29,7 +29,7 @@ class Worker:
                 "garbage{",
             ]
         )
-        return self._judge.problem(read(text)["default", QUEUE])
+        return self._judge.problem(parse_core_metrics(text)["default", QUEUE])
 
 
 def test_an_idle_worker_polls():

@@ -10,17 +10,17 @@ import psutil
 import pytest
 
 from orkestra.errors import ConfigurationError
-from orkestra.temporal.run_worker.probes import Answer, ProbeServer
+from orkestra.temporal.run_worker.probes import ProbeResponse, ProbeServer
 from tests.support.worker_process import get
 
 
-def broken() -> Answer:
+def broken() -> ProbeResponse:
     raise ValueError("secret detail")
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    fine = Answer.of_json({"fine": True}, HTTPStatus.OK)
+    fine = ProbeResponse.of_json({"fine": True}, HTTPStatus.OK)
     server = ProbeServer("127.0.0.1:0", {"/fine": lambda: fine, "/broken": broken})
     yield server.url.removeprefix("http://")
     server.stop()
@@ -36,12 +36,15 @@ def test_what_is_asked_for_is_answered(address):
     assert get(address, "/fine") == (200, {"fine": True})
     assert get(address, "/fine?why=not") == (200, {"fine": True})
     assert get(address, "/fine", "HEAD") == (200, "")
-    assert get(address, "/") == (404, {"error": "there is /fine, /broken"})
+    assert get(address, "/") == (404, {"error": "not found: use /fine, /broken"})
     assert get(address, "/fine", "POST")[0] == 405
 
 
 def test_an_answer_that_fails_is_500_and_says_nothing_of_the_cause(address, caplog):
-    assert get(address, "/broken") == (500, {"error": "see the log"})
+    assert get(address, "/broken") == (
+        500,
+        {"error": "the probe failed: see the log"},
+    )
     assert "secret detail" in caplog.text
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orkestra.temporal.run_worker.run import Systemd
-from orkestra.temporal.run_worker.supervisor import Stage, Status, WorkerStatus
+from orkestra.temporal.run_worker.supervisor import ProcessStatus, Stage, WorkerStatus
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def manager(tmp_path: Path):
 def test_readiness_stopping_and_the_watchdog_are_told_as_they_come(manager, tmp_path):
     environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
     systemd = Systemd(environment)
-    assert systemd.watchdog_seconds == 1.5
+    assert systemd.heartbeat_seconds == 1.5
     worker = WorkerStatus("orders", "default", "localhost:7233")
-    status = Status(workers=(worker,))
+    status = ProcessStatus(workers=(worker,))
 
     def told() -> str:
-        systemd.tell(status)
+        systemd.notify(status)
         return manager.recv(4096).decode()
 
     assert told() == "STATUS=starting: connecting\nWATCHDOG=1"
@@ -41,8 +41,8 @@ def test_readiness_stopping_and_the_watchdog_are_told_as_they_come(manager, tmp_
 
 
 def test_without_systemd_nothing_is_told_and_a_deaf_manager_harms_nobody(tmp_path):
-    Systemd({}).tell(Status())
-    assert Systemd({"WATCHDOG_USEC": "1000"}).watchdog_seconds is None
-    Systemd({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).tell(Status())
+    Systemd({}).notify(ProcessStatus())
+    assert Systemd({"WATCHDOG_USEC": "1000"}).heartbeat_seconds is None
+    Systemd({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).notify(ProcessStatus())
     another = {"NOTIFY_SOCKET": "x", "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
-    assert Systemd(another).watchdog_seconds is None
+    assert Systemd(another).heartbeat_seconds is None

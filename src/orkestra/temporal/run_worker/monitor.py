@@ -1,18 +1,14 @@
-"""Noticing within seconds that workers take no work, whatever they think of themselves.
+"""Finding workers that take no work, within seconds, although they seem to run.
 
-Whether the server serves a namespace.
+Three checks, because each sees what the others do not:
 
-Whether the server sees a worker poll, whatever the worker sees itself.
-
-The server notes who polls, and when a poll began; a poll lasts a minute at most. That a worker is
-not among them says something only where the server answers, and where the worker has free slots.
-
-Whether a worker polls, read from the metrics of the core.
-
-The number of pollers alone says little: it stays as it was while the server is away, and is 0
-while every slot is busy; nor does the core count each poll that fails. So two things are trouble:
-polls that are begun again and again while none is answered, for seconds and not just once; and a
-kind of task with free slots and no poller.
+- `NamespaceCheck` asks the server for the namespace.
+- `PollHealth` reads the core's metrics. The number of pollers alone says little: it does not change
+  while the server is away, and it is 0 while every slot is busy; nor does the core count each
+  failed poll. So two things count as trouble: polls that start again and again without any answer
+  for seconds, and a kind of task with free slots and no poller.
+- `PollerCheck` asks the server who polls. It notes when a poll began, and a poll lasts a minute at
+  most. A missing poller counts only where the server answers and the worker has free slots.
 """
 
 import asyncio
@@ -36,20 +32,20 @@ from orkestra.errors import ConnectionClosedError
 from orkestra.temporal.guard import unguarded_service
 from orkestra.temporal.health import check_temporal_health
 from orkestra.temporal.manager import MeteredRuntime, runtime_of
-from orkestra.temporal.run_worker.supervisor import Stage, Status, Supervisor, WorkerStatus
+from orkestra.temporal.run_worker.supervisor import ProcessStatus, Stage, Supervisor, WorkerStatus
 
-_ANSWER_WITHIN: Final = timedelta(seconds=3)
-_ONE_IS_CHANCE: Final = 2
+_RPC_TIMEOUT: Final = timedelta(seconds=3)
+_MISSES_TO_REPORT: Final = 2
 
 
-class NamespaceLook:
-    """Looks at one namespace over one connection.
+class NamespaceCheck:
+    """Check of one namespace over one connection.
 
     Args:
         client: A client of the namespace.
-        search_attribute: The attribute that must be there; None asks for none.
-        every: How often to look for the attribute, which seldom goes away.
-        clock: Seconds that only grow.
+        search_attribute: Search attribute that must exist; None means none.
+        every: How often to check the attribute, which seldom changes.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(
@@ -65,22 +61,22 @@ class NamespaceLook:
         self._every = every.total_seconds()
         self._clock = clock
         self._last: str | None = None
-        self._silences = 0
-        self._asked_at = clock()
+        self._failed_calls = 0
+        self._checked_at = clock()
         self._missing: str | None = None
 
     async def problem(self) -> str | None:
-        """Why the server does not serve the namespace; None where it does."""
+        """Find out why the server does not serve the namespace; None where it does."""
         self._last = await self._described()
         return self._last
 
     async def incomplete(self) -> str | None:
-        """What the namespace lacks; None where that is nothing, or cannot be told."""
-        if self._attribute is None or self._clock() - self._asked_at < self._every:
+        """Find out what the namespace lacks; None where that is nothing, or unknown."""
+        if self._attribute is None or self._clock() - self._checked_at < self._every:
             return self._missing
-        self._asked_at = self._clock()
+        self._checked_at = self._clock()
         report = await check_temporal_health(
-            self._client, timeout=_ANSWER_WITHIN, search_attribute=self._attribute
+            self._client, timeout=_RPC_TIMEOUT, search_attribute=self._attribute
         )
         found = (each for each in report.problems if each.name == "search_attribute")
         self._missing = next((each.detail for each in found), None)
@@ -90,13 +86,13 @@ class NamespaceLook:
         name = self._client.namespace
         try:
             answer = await unguarded_service(self._client).workflow_service.describe_namespace(
-                DescribeNamespaceRequest(namespace=name), retry=False, timeout=_ANSWER_WITHIN
+                DescribeNamespaceRequest(namespace=name), retry=False, timeout=_RPC_TIMEOUT
             )
         except RPCError as error:
             return self._failure(name, error)
         except ConnectionClosedError as error:
             return str(error)
-        self._silences = 0
+        self._failed_calls = 0
         state = answer.namespace_info.state
         if state == NamespaceState.NAMESPACE_STATE_REGISTERED:
             return None
@@ -107,9 +103,9 @@ class NamespaceLook:
         if error.status is RPCStatusCode.NOT_FOUND:
             return f"namespace {name!r} does not exist any more"
         if error.status is RPCStatusCode.PERMISSION_DENIED:
-            return None  # to poll and to describe are rights apart
-        self._silences += 1
-        if self._silences < _ONE_IS_CHANCE:
+            return None  # it may still be allowed to poll
+        self._failed_calls += 1
+        if self._failed_calls < _MISSES_TO_REPORT:
             return self._last
         return f"the server does not answer: {error.status.name}"
 
@@ -118,19 +114,19 @@ _LINE: Final = re.compile(r"(temporal_\w+)\{(.*)\} (\S+)")
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _ESCAPE: Final = re.compile(r"\\(.)")
 
-_BEGUN: Final = "temporal_long_request"
+_STARTED: Final = "temporal_long_request"
 _FAILED: Final = "temporal_long_request_failure"
 _POLLERS: Final = "temporal_num_pollers"
 _FREE_SLOTS: Final = "temporal_worker_task_slots_available"
-_WORKFLOW_POLLS: Final = "PollWorkflowTaskQueue"
-_ACTIVITY_POLLS: Final = "PollActivityTaskQueue"
+_WORKFLOW_POLL: Final = "PollWorkflowTaskQueue"
+_ACTIVITY_POLL: Final = "PollActivityTaskQueue"
 _ANSWERED: Final = {
-    "temporal_workflow_task_queue_poll_succeed": _WORKFLOW_POLLS,
-    "temporal_workflow_task_queue_poll_empty": _WORKFLOW_POLLS,
-    "temporal_activity_task_received": _ACTIVITY_POLLS,
-    "temporal_activity_poll_no_task": _ACTIVITY_POLLS,
+    "temporal_workflow_task_queue_poll_succeed": _WORKFLOW_POLL,
+    "temporal_workflow_task_queue_poll_empty": _WORKFLOW_POLL,
+    "temporal_activity_task_received": _ACTIVITY_POLL,
+    "temporal_activity_poll_no_task": _ACTIVITY_POLL,
 }
-_NAMES: Final = (_BEGUN, _POLLERS, _FREE_SLOTS, *_ANSWERED)
+_NAMES: Final = (_STARTED, _POLLERS, _FREE_SLOTS, *_ANSWERED)
 
 _CORE_POLLER_TYPES: Final = {
     "workflow_task": "WorkflowWorker",
@@ -139,103 +135,103 @@ _CORE_POLLER_TYPES: Final = {
     "nexus_task": "NexusWorker",
 }
 
-_PERSISTS: Final = 5.0
-_FORGOTTEN: Final = 20.0
+_PERSISTENT_SECONDS: Final = 5.0
+_STREAK_GAP_SECONDS: Final = 20.0
 
 
 @dataclass
-class Readings:
-    """The figures of one worker at one time.
+class PollMetrics:
+    """Metrics of one worker's polls at one time.
 
     Attributes:
-        begun: By operation, how many polls were begun.
-        answered: By operation, how many were answered, with a task or without.
-        codes: By operation, what a poll failed with last, where the core tells it.
-        pollers: By kind of task, how many polls wait at the server.
-        free_slots: By kind of task, how many more could run.
+        started: Number of polls that were started, by operation.
+        answered: Number of polls that were answered, with a task or without, by operation.
+        codes: Status code of the last failed poll, by operation.
+        pollers: Number of polls that wait at the server, by kind of task.
+        free_slots: Number of free task slots, by kind of task.
     """
 
-    begun: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    started: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     answered: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     codes: dict[str, str] = field(default_factory=dict[str, str])
     pollers: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     free_slots: dict[str, float] = field(default_factory=dict[str, float])
 
 
-def read(text: str) -> dict[tuple[str, str], Readings]:
-    """Find the figures of each worker in the core's metrics.
+def parse_core_metrics(text: str) -> dict[tuple[str, str], PollMetrics]:
+    """Read the poll metrics of each worker from the core's metrics.
 
     Args:
-        text: The metrics in the form of Prometheus.
+        text: The metrics in Prometheus's text format.
 
     Returns:
-        Readings by namespace and task queue.
+        Poll metrics by namespace and task queue.
     """
-    found: dict[tuple[str, str], Readings] = defaultdict(Readings)
+    found: dict[tuple[str, str], PollMetrics] = defaultdict(PollMetrics)
     for name, labels, value in _samples(text):
-        readings = found[labels.get("namespace", ""), labels.get("task_queue", "")]
+        metrics = found[labels.get("namespace", ""), labels.get("task_queue", "")]
         operation = labels.get("operation", "")
-        if name == _BEGUN:
-            readings.begun[operation] += value
+        if name == _STARTED:
+            metrics.started[operation] += value
         elif name == _FAILED:
-            readings.codes[operation] = labels.get("status_code", "")
+            metrics.codes[operation] = labels.get("status_code", "")
         elif name in _ANSWERED:
-            readings.answered[_ANSWERED[name]] += value
+            metrics.answered[_ANSWERED[name]] += value
         elif name == _POLLERS and labels.get("poller_type") in _CORE_POLLER_TYPES:
-            readings.pollers[_CORE_POLLER_TYPES[labels["poller_type"]]] += value
+            metrics.pollers[_CORE_POLLER_TYPES[labels["poller_type"]]] += value
         elif name == _FREE_SLOTS:
-            readings.free_slots[labels.get("worker_type", "")] = value
+            metrics.free_slots[labels.get("worker_type", "")] = value
     return found
 
 
-class PollJudge:
-    """Says over time whether one worker polls.
+class PollHealth:
+    """Judgement over time whether one worker polls.
 
     Args:
-        clock: Seconds that only grow.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._last: Readings | None = None
-        self._streaks: dict[str, _Streak] = {}
+        self._last: PollMetrics | None = None
+        self._streaks: dict[str, _FailureStreak] = {}
         self._without_pollers: dict[str, float] = {}
 
-    def problem(self, now: Readings) -> str | None:
-        """Why the worker takes no work, as far as its figures tell; None where it does."""
+    def problem(self, now: PollMetrics) -> str | None:
+        """Find out from its metrics why the worker takes no work; None where it does."""
         last, self._last = self._last or now, now
         return self._failing(last, now) or self._not_polling(now)
 
-    def _failing(self, last: Readings, now: Readings) -> str | None:
-        for operation in (_WORKFLOW_POLLS, _ACTIVITY_POLLS):
+    def _failing(self, last: PollMetrics, now: PollMetrics) -> str | None:
+        for operation in (_WORKFLOW_POLL, _ACTIVITY_POLL):
             moment = self._clock()
             streak = self._streaks.get(operation)
             is_answered = now.answered[operation] > last.answered[operation]
-            if is_answered or (streak is not None and moment - streak.last > _FORGOTTEN):
+            if is_answered or (streak is not None and moment - streak.last > _STREAK_GAP_SECONDS):
                 self._streaks.pop(operation, None)
                 continue
-            if now.begun[operation] > last.begun[operation]:
-                streak = self._streaks.setdefault(operation, _Streak(moment, moment))
+            if now.started[operation] > last.started[operation]:
+                streak = self._streaks.setdefault(operation, _FailureStreak(moment, moment))
                 streak.last = moment
-            if streak is not None and streak.last - streak.first >= _PERSISTS:
+            if streak is not None and streak.last - streak.first >= _PERSISTENT_SECONDS:
                 code = now.codes.get(operation)
                 return f"{operation} keeps failing" + (f": {code}" if code else "")
         return None
 
-    def _not_polling(self, now: Readings) -> str | None:
+    def _not_polling(self, now: PollMetrics) -> str | None:
         for kind, pollers in now.pollers.items():
             if pollers or not now.free_slots.get(kind):
                 self._without_pollers.pop(kind, None)
                 continue
             since = self._without_pollers.setdefault(kind, self._clock())
-            if self._clock() - since >= _PERSISTS:
+            if self._clock() - since >= _PERSISTENT_SECONDS:
                 return f"{kind} does not poll, although it has free slots"
         return None
 
 
 @dataclass
-class _Streak:
-    """Polls begun without any that was answered: when first, and when last."""
+class _FailureStreak:
+    """Polls without an answer: when the first and the last was started."""
 
     first: float
     last: float
@@ -254,8 +250,8 @@ def _unescaped(escape: re.Match[str]) -> str:
 
 _logger: Final = logging.getLogger("orkestra.temporal.run_worker")
 
-EVERY: Final = timedelta(seconds=30)
-_NO_POLL_FOR: Final = timedelta(seconds=150)
+SLOW_CHECK_INTERVAL: Final = timedelta(seconds=30)
+_LONGEST_POLL_GAP: Final = timedelta(seconds=150)
 
 _NOT_OFFERED: Final = frozenset(
     {
@@ -274,22 +270,22 @@ _TASK_QUEUE_TYPES: Final[Mapping[str, tuple[str, TaskQueueType.ValueType]]] = {
 }
 
 
-class PollerLook:
-    """Asks the server from time to time whether it sees one worker poll.
+class PollerCheck:
+    """Check of one worker's polls as the server sees them.
 
     Args:
         worker: The worker.
         every: How often to ask.
-        patience: For how long no new poll may be seen.
-        clock: Seconds that only grow.
+        longest_gap: For how long no new poll may be seen.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(
         self,
         worker: Worker,
         *,
-        every: timedelta = EVERY,
-        patience: timedelta = _NO_POLL_FOR,
+        every: timedelta = SLOW_CHECK_INTERVAL,
+        longest_gap: timedelta = _LONGEST_POLL_GAP,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         config = worker.config()
@@ -300,34 +296,34 @@ class PollerLook:
         self._identity = identity or self._service.config.identity
         self._kinds = _kinds_of(worker)
         self._every = every.total_seconds()
-        self._patience = patience.total_seconds()
+        self._longest_gap = longest_gap.total_seconds()
         self._clock = clock
-        self._asked_at = clock()
+        self._checked_at = clock()
         self._newest: dict[str, int] = {}
         self._since: dict[str, float] = {}
         self._absences: dict[str, int] = {}
         self._problem: str | None = None
 
-    async def problem(self, own: Readings | None) -> str | None:
-        """Why the server gives the worker nothing; None where it does, or cannot be asked.
+    async def problem(self, own: PollMetrics | None) -> str | None:
+        """Find out why the server gives the worker no tasks; None where it does, or is unknown.
 
         Args:
-            own: The worker's own figures, where there are some.
+            own: The worker's own metrics, where there are some.
         """
-        if not self._kinds or self._clock() - self._asked_at < self._every:
+        if not self._kinds or self._clock() - self._checked_at < self._every:
             return self._problem
-        self._asked_at = self._clock()
+        self._checked_at = self._clock()
         seen = await self._seen()
         if seen is None:
-            self._forget()
+            self._reset()
         else:
-            found = [self._judged(kind, seen.get(kind), own) for kind in self._kinds]
+            found = [self._problem_of(kind, seen.get(kind), own) for kind in self._kinds]
             self._problem = next((each for each in found if each), None)
         return self._problem
 
     async def _seen(self) -> Mapping[str, int] | None:
-        """When the worker's last poll of each kind began, by the server's clock; None: unknown."""
-        # The enhanced mode, because the other sees only one of the queue's partitions.
+        """Find when the worker's last poll of each kind began, by the server's clock."""
+        # The enhanced mode sees all partitions of the queue; the other one only one.
         request = DescribeTaskQueueRequest(
             namespace=self._namespace,
             task_queue=TaskQueue(name=self._task_queue),
@@ -338,11 +334,11 @@ class PollerLook:
         )
         try:
             answer = await self._service.workflow_service.describe_task_queue(
-                request, retry=False, timeout=_ANSWER_WITHIN
+                request, retry=False, timeout=_RPC_TIMEOUT
             )
         except RPCError as error:
             if error.status in _NOT_OFFERED:
-                _logger.debug("The server does not say who polls: %s", error.message)
+                _logger.debug("The server does not list pollers: %s", error.message)
                 self._kinds = ()
             return None
         except ConnectionClosedError:
@@ -360,7 +356,7 @@ class PollerLook:
             )
         }
 
-    def _judged(self, kind: str, newest: int | None, own: Readings | None) -> str | None:
+    def _problem_of(self, kind: str, newest: int | None, own: PollMetrics | None) -> str | None:
         now = self._clock()
         is_free = kind == _WORKFLOWS if own is None else bool(own.free_slots.get(kind))
         if not is_free or newest != self._newest.get(kind):
@@ -369,28 +365,28 @@ class PollerLook:
         if newest is not None:
             self._newest[kind] = newest
         what = _TASK_QUEUE_TYPES[kind][0]
-        if self._absences[kind] >= _ONE_IS_CHANCE:
+        if self._absences[kind] >= _MISSES_TO_REPORT:
             return f"the server has not seen {self._identity!r} poll for {what}"
         silence = now - self._since.setdefault(kind, now)
-        if silence > self._patience:
+        if silence > self._longest_gap:
             ago = f"in {silence:.0f} s"
             return f"the server has seen no poll of {self._identity!r} for {what} {ago}"
         return None
 
-    def _forget(self) -> None:
-        """Begin anew: who cannot be asked has not said no."""
+    def _reset(self) -> None:
+        """Start over: a server that does not answer has not denied anything."""
         self._since.clear()
         self._absences.clear()
         self._problem = None
 
 
 def _kinds_of(worker: Worker) -> tuple[str, ...]:
-    """What the worker always polls for; nothing where that depends on versions."""
+    """List the kinds that the worker always polls for; none where that depends on versions."""
     config = worker.config()
     deployment = config["deployment_config"] if "deployment_config" in config else None
     if deployment is not None and deployment.use_worker_versioning:
         return ()
-    # A limit to their rate holds the polls for activities back.
+    # A rate limit delays the polls for activities.
     limit = config["max_activities_per_second"] if "max_activities_per_second" in config else None
     has_activities = "activities" in config and bool(config["activities"])  # pyright: ignore[reportUnknownArgumentType] - the SDK leaves them untyped
     is_polled = {
@@ -400,94 +396,94 @@ def _kinds_of(worker: Worker) -> tuple[str, ...]:
     return tuple(kind for kind, is_one in is_polled.items() if is_one)
 
 
-_PERIOD: Final = timedelta(seconds=2)
+_CHECK_INTERVAL: Final = timedelta(seconds=2)
 
 
-class Watch:
-    """Looks every two seconds whether each namespace is served and each worker polls.
+class HealthMonitor:
+    """Check, every two seconds, that each namespace is served and each worker polls.
 
     Args:
-        status: Where to say what is wrong.
+        status: Receives the problems.
         supervisors: The workers.
-        search_attribute: What each namespace must have; None asks for nothing.
-        period: Pause between two looks.
-        every: Pause between two looks at what seldom changes.
+        search_attribute: Search attribute that each namespace must have; None means none.
+        period: Pause between two checks.
+        every: Pause between two checks of what seldom changes.
     """
 
     def __init__(
         self,
-        status: Status,
+        status: ProcessStatus,
         supervisors: Sequence[Supervisor],
         *,
         search_attribute: str | None = None,
-        period: timedelta = _PERIOD,
-        every: timedelta = EVERY,
+        period: timedelta = _CHECK_INTERVAL,
+        every: timedelta = SLOW_CHECK_INTERVAL,
     ) -> None:
         self._status = status
         self._supervisors = supervisors
         self._period = period.total_seconds()
-        self._judges = {each: PollJudge() for each in supervisors}
-        self._pollers = {each: PollerLook(each.worker, every=every) for each in supervisors}
+        self._poll_health = {each: PollHealth() for each in supervisors}
+        self._pollers = {each: PollerCheck(each.worker, every=every) for each in supervisors}
         self._namespaces = {
-            _place(each.client): NamespaceLook(
+            _place(each.client): NamespaceCheck(
                 each.client, search_attribute=search_attribute, every=every
             )
             for each in supervisors
         }
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         while True:
             try:
-                await self._look()
+                await self._check()
             except Exception:
-                _logger.exception("The state of the workers cannot be seen")
+                _logger.exception("The health of the workers cannot be checked")
             await asyncio.sleep(self._period)
 
-    async def _look(self) -> None:
-        looks = self._namespaces.values()
-        problems = await asyncio.gather(*(each.problem() for each in looks))
+    async def _check(self) -> None:
+        checks = self._namespaces.values()
+        problems = await asyncio.gather(*(each.problem() for each in checks))
         found = dict(zip(self._namespaces, problems, strict=True))
-        readings = await _readings(each.client for each in self._supervisors)
+        metrics = await _poll_metrics(each.client for each in self._supervisors)
         for each in self._supervisors:
             each.status.unreachable = found[_place(each.client)]
-            own = readings.get((each.status.namespace, each.status.task_queue))
+            own = metrics.get((each.status.namespace, each.status.task_queue))
             self._note(each.status, each.status.unreachable or await self._trouble(each, own))
 
-    async def _trouble(self, each: Supervisor, own: Readings | None) -> str | None:
-        """Why a worker takes no work although its namespace is served."""
-        judged = None if own is None else self._judges[each].problem(own)
+    async def _trouble(self, each: Supervisor, own: PollMetrics | None) -> str | None:
+        """Find out why a worker takes no work although its namespace is served."""
+        judged = None if own is None else self._poll_health[each].problem(own)
         lacking = await self._namespaces[_place(each.client)].incomplete()
         if judged or lacking or each.status.fault is not None:
             return judged or lacking
         return await self._pollers[each].problem(own)
 
     def _note(self, worker: WorkerStatus, trouble: str | None) -> None:
-        """Say what has changed."""
+        """Log what has changed."""
         if self._status.stage is Stage.RUNNING and worker.fault is None:
             if trouble is not None and trouble != worker.trouble:
                 _logger.error(
-                    "Worker of task queue %r takes no work: %s", worker.task_queue, trouble
+                    "Worker for task queue %r takes no work: %s", worker.task_queue, trouble
                 )
             elif worker.trouble is not None and trouble is None:
-                _logger.warning("Worker of task queue %r takes work again", worker.task_queue)
+                _logger.warning("Worker for task queue %r takes work again", worker.task_queue)
         worker.trouble = trouble
 
 
 def _place(client: Client) -> tuple[int, str]:
-    """One namespace's name may stand for two of them, on two servers."""
+    """Identify a namespace; two servers may each have one of the same name."""
     return id(unguarded_service(client)), client.namespace
 
 
-async def _readings(clients: Iterable[Client]) -> dict[tuple[str, str], Readings]:
+async def _poll_metrics(clients: Iterable[Client]) -> dict[tuple[str, str], PollMetrics]:
     runtimes = {id(found): found for client in clients if (found := runtime_of(client))}
-    merged: dict[tuple[str, str], Readings] = {}
+    merged: dict[tuple[str, str], PollMetrics] = {}
     for runtime in runtimes.values():
-        merged |= read(await asyncio.to_thread(_text, runtime))
+        merged |= parse_core_metrics(await asyncio.to_thread(_metrics_text, runtime))
     return merged
 
 
-def _text(runtime: MeteredRuntime) -> str:
+def _metrics_text(runtime: MeteredRuntime) -> str:
     try:
         return runtime.metrics_text()
     except OSError as error:

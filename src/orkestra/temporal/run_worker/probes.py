@@ -1,12 +1,8 @@
-"""`/livez`, `/readyz` and `/metrics`.
+"""`/livez`, `/readyz` and `/metrics`, served by a very small HTTP server on a thread of its own.
 
-A very small HTTP server for probes, in a thread of its own.
-
-It answers while the event loop of the workers is stuck, which is what it is there to tell. It
-serves few connections at a time and drops the oldest for a new one, so that neither slow clients
-nor thousands of them take files and memory away from the workers, or keep a probe from its answer.
-
-What Orkestra counts besides the core, in the text form of Prometheus.
+The server must answer while the event loop of the workers is stuck, because it is there to report
+that. It serves a bounded number of connections and drops the oldest for a new one, so that neither
+slow clients nor thousands of them take files and memory from the workers or delay a probe.
 """
 
 import asyncio
@@ -29,20 +25,20 @@ from orkestra.temporal.connection import Connection, ConnectionState, ManagedSer
 from orkestra.temporal.guard import unguarded_service
 from orkestra.temporal.manager import runtime_of
 from orkestra.temporal.plugin import OrkestraPlugin, span_counts
-from orkestra.temporal.run_worker.supervisor import Status
+from orkestra.temporal.run_worker.supervisor import ProcessStatus
 from orkestra.tracing import SpanCounts
 
 _logger: Final = logging.getLogger("orkestra.temporal.run_worker")
 
-_MOST_CONNECTIONS: Final = 64
-_LONGEST_REQUEST: Final = 8192
-_PATIENCE: Final = 5.0
-_STOPPING: Final = 2.0
+_MAX_CONNECTIONS: Final = 64
+_MAX_REQUEST_BYTES: Final = 8192
+_REQUEST_TIMEOUT_SECONDS: Final = 5.0
+_STOP_TIMEOUT_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a request gets."""
+class ProbeResponse:
+    """Response to a request."""
 
     body: str
     status: HTTPStatus = HTTPStatus.OK
@@ -50,22 +46,22 @@ class Answer:
 
     @classmethod
     def of_json(cls, value: Mapping[str, Any], status: HTTPStatus) -> Self:
-        """An answer in JSON."""
+        """Make a response in JSON."""
         return cls(json.dumps(value) + "\n", status, "application/json")
 
 
-Handler = Callable[[], Answer]
+Handler = Callable[[], ProbeResponse]
 
 
 class ProbeServer:
-    """Serves `GET` and `HEAD` of some paths until `stop()`.
+    """HTTP server for `GET` and `HEAD` of some paths, until `stop()`.
 
     Args:
         address: `host:port`; port 0 is any free one.
-        handlers: By path; they are called in threads, and may take their time.
+        handlers: Functions by path; they are called in threads, and may be slow.
 
     Raises:
-        ConfigurationError: The address cannot be had.
+        ConfigurationError: The address is not free.
     """
 
     def __init__(self, address: str, handlers: Mapping[str, Handler]) -> None:
@@ -78,7 +74,7 @@ class ProbeServer:
 
     @property
     def url(self) -> str:
-        """Where it is, without a path."""
+        """URL without a path."""
         host, port = self._socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -86,13 +82,13 @@ class ProbeServer:
         """Stop answering."""
         with suppress(RuntimeError):  # stopped before
             self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_STOPPING)
+        self._thread.join(_STOP_TIMEOUT_SECONDS)
         self._socket.close()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         serving = self._loop.create_task(
-            asyncio.start_server(self._serve, sock=self._socket, limit=_LONGEST_REQUEST)
+            asyncio.start_server(self._serve, sock=self._socket, limit=_MAX_REQUEST_BYTES)
         )
         try:
             self._loop.run_forever()
@@ -105,19 +101,19 @@ class ProbeServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections[writer] = None
-        if len(self._connections) > _MOST_CONNECTIONS:
+        if len(self._connections) > _MAX_CONNECTIONS:
             oldest = next(iter(self._connections))
             del self._connections[oldest]
             oldest.transport.abort()
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_REQUEST_TIMEOUT_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
                 writer.write(await self._respond(head))
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
         except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
-            pass  # a client that says nothing, too much or goes away needs no answer
+            pass  # no response to a client that sends nothing, sends too much or disconnects
         finally:
             self._connections.pop(writer, None)
             writer.transport.abort()
@@ -125,31 +121,36 @@ class ProbeServer:
     async def _respond(self, head: bytes) -> bytes:
         method, _, rest = head.decode("latin-1").partition("\r\n")[0].partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
-        answer = await self._answer(method, path)
-        body = answer.body.encode()
+        response = await self._answer(method, path)
+        body = response.body.encode()
         lines = [
-            f"HTTP/1.1 {answer.status.value} {answer.status.phrase}",
-            f"Content-Type: {answer.content_type}",
+            f"HTTP/1.1 {response.status.value} {response.status.phrase}",
+            f"Content-Type: {response.content_type}",
             f"Content-Length: {len(body)}",
             "Cache-Control: no-store",
             "Connection: close",
         ]
-        if answer.status is HTTPStatus.METHOD_NOT_ALLOWED:
+        if response.status is HTTPStatus.METHOD_NOT_ALLOWED:
             lines.append("Allow: GET, HEAD")
         return "\r\n".join([*lines, "", ""]).encode() + (b"" if method == "HEAD" else body)
 
-    async def _answer(self, method: str, path: str) -> Answer:
+    async def _answer(self, method: str, path: str) -> ProbeResponse:
         handler = self._handlers.get(path)
         if handler is None:
-            known = {"error": f"there is {', '.join(self._handlers)}"}
-            return Answer.of_json(known, HTTPStatus.NOT_FOUND)
+            error = {"error": f"not found: use {', '.join(self._handlers)}"}
+            return ProbeResponse.of_json(error, HTTPStatus.NOT_FOUND)
         if method not in ("GET", "HEAD"):
-            return Answer.of_json({"error": "only GET"}, HTTPStatus.METHOD_NOT_ALLOWED)
+            return ProbeResponse.of_json(
+                {"error": "method not allowed: use GET"}, HTTPStatus.METHOD_NOT_ALLOWED
+            )
         try:
             return await asyncio.to_thread(handler)
         except Exception:
-            _logger.exception("No answer to %s", path)
-            return Answer.of_json({"error": "see the log"}, HTTPStatus.INTERNAL_SERVER_ERROR)
+            _logger.exception("The probe %s failed", path)
+            return ProbeResponse.of_json(
+                {"error": "the probe failed: see the log"},
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+            )
 
 
 def _listen(address: str) -> socket.socket:
@@ -159,34 +160,34 @@ def _listen(address: str) -> socket.socket:
         family, _, _, _, where = found[0]
         return socket.create_server(where[:2], family=family, backlog=128)
     except (OSError, OverflowError) as error:
-        msg = f"worker.probes_address {address!r} cannot be listened on: {error}: give another"
+        msg = f"cannot listen on worker.probes_address {address!r}: {error}: set another address"
         raise ConfigurationError(msg) from error
 
 
 class Probes:
-    """Answers from what is known of the workers.
+    """Responses of the probes.
 
     Attributes:
-        workers: The workers, as soon as there are some.
+        workers: The workers, as soon as they exist.
 
     Args:
-        status: The state of the process.
+        status: Status of the process.
     """
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: ProcessStatus) -> None:
         self.workers: Sequence[Worker] = ()
         self._status = status
 
-    def alive(self) -> Answer:
-        """Whether the event loop runs; what answers no should be killed."""
-        return _verdict(self._status.liveness(), is_good=self._status.is_alive)
+    def alive(self) -> ProbeResponse:
+        """Report whether the event loop runs; if not, the process should be killed."""
+        return _health_response(self._status.liveness(), is_good=self._status.is_alive)
 
-    def ready(self) -> Answer:
-        """Whether every worker takes work."""
-        return _verdict(self._status.readiness(), is_good=self._status.is_ready)
+    def ready(self) -> ProbeResponse:
+        """Report whether every worker takes work."""
+        return _health_response(self._status.readiness(), is_good=self._status.is_ready)
 
-    def metrics(self) -> Answer:
-        """The core's metrics, if it was told to keep them, and ours."""
+    def metrics(self) -> ProbeResponse:
+        """Report the core's metrics, where its runtime has them, and Orkestra's."""
         clients = [worker.client for worker in self.workers]
         runtimes = {id(found): found for client in clients if (found := runtime_of(client))}
         texts = [runtime.metrics_text() for runtime in runtimes.values()]
@@ -199,15 +200,15 @@ class Probes:
             *metrics_of_connections(connections),
             *metrics_of_spans(spans),
         ]
-        return Answer("".join([*texts, text_of(ours)]))
+        return ProbeResponse("".join([*texts, metrics_text(ours)]))
 
 
 @contextmanager
 def serving(probes: Probes, config: OrkestraConfig) -> Generator[None]:
-    """Serve the probes in the block, where there is an address for them.
+    """Serve the probes in the block, if there is an address for them.
 
     Raises:
-        ConfigurationError: The address cannot be listened on.
+        ConfigurationError: The address is not free.
     """
     if config.worker.probes_address is None:
         yield
@@ -223,15 +224,15 @@ def serving(probes: Probes, config: OrkestraConfig) -> Generator[None]:
         server.stop()
 
 
-def _verdict(body: dict[str, object], *, is_good: bool) -> Answer:
-    return Answer.of_json(body, HTTPStatus.OK if is_good else HTTPStatus.SERVICE_UNAVAILABLE)
+def _health_response(body: dict[str, object], *, is_good: bool) -> ProbeResponse:
+    return ProbeResponse.of_json(body, HTTPStatus.OK if is_good else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 _STATES: Final = (ConnectionState.OPEN, ConnectionState.SILENT, ConnectionState.CLOSED)
 _SUMS: Final = (
     ("attempts", "connection_attempts", "Attempts to open a connection, rotations included."),
     ("failed_attempts", "connection_attempts_failed", "Attempts that failed."),
-    ("rotations", "rotations", "Changed credentials that were taken up."),
+    ("rotations", "rotations", "Changed credentials that are in use."),
     ("failed_rotations", "rotations_failed", "Changed credentials that could not be used."),
     ("calls", "calls", "Calls that were sent, without long polls."),
     ("failed_calls", "calls_failed", "Calls without an answer, after the SDK's retries."),
@@ -242,14 +243,7 @@ _SUMS: Final = (
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric and its samples.
-
-    Attributes:
-        name: Its name; a counter's ends in `_total`.
-        kind: Whether it only grows.
-        help: What it says.
-        samples: Labels and value of each sample.
-    """
+    """One metric and its samples, each with its labels; a counter's name ends in `_total`."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -257,7 +251,7 @@ class Metric:
     samples: Sequence[tuple[Mapping[str, str], float]]
 
     def lines(self) -> Iterator[str]:
-        """The metric as text."""
+        """Format the metric in Prometheus's text format."""
         yield f"# HELP {self.name} {self.help}"
         yield f"# TYPE {self.name} {self.kind}"
         for labels, value in self.samples:
@@ -265,13 +259,13 @@ class Metric:
             yield f"{self.name}{{{shown}}} {value:g}" if shown else f"{self.name} {value:g}"
 
 
-def text_of(metrics: Iterable[Metric]) -> str:
-    """All metrics as one text."""
+def metrics_text(metrics: Iterable[Metric]) -> str:
+    """Format all metrics as one text."""
     return "".join(f"{line}\n" for metric in metrics for line in metric.lines())
 
 
-def metrics_of(status: Status) -> list[Metric]:
-    """What the status says, as metrics; the labels are the queues and namespaces of the workers."""
+def metrics_of(status: ProcessStatus) -> list[Metric]:
+    """Make the metrics of the workers, labelled by namespace and task queue."""
     places = [({"namespace": w.namespace, "task_queue": w.task_queue}, w) for w in status.workers]
     served: dict[tuple[str, str], bool] = {}
     for worker in status.workers:
@@ -287,7 +281,7 @@ def metrics_of(status: Status) -> list[Metric]:
         Metric(
             "orkestra_worker_restarts_total",
             "counter",
-            "How often a worker that failed was made anew.",
+            "How often a worker that failed was restarted.",
             [(place, worker.restarts) for place, worker in places],
         ),
         Metric(
@@ -302,14 +296,14 @@ def metrics_of(status: Status) -> list[Metric]:
         Metric(
             "orkestra_event_loop_silence_seconds",
             "gauge",
-            "How long ago the event loop of the workers ran last.",
+            "Seconds since the event loop of the workers ran last.",
             [({}, round(status.silence, 3))],
         ),
     ]
 
 
 def metrics_of_connections(connections: Collection[Connection]) -> list[Metric]:
-    """What the workers' connections do, and what all those of their managers have done."""
+    """Make the metrics of the workers' connections, with the sums of their managers."""
     states = Counter(str(each.state) for each in connections)
     counters = list({id(each.counters): each.counters for each in connections}.values())
     return [
@@ -338,13 +332,13 @@ def metrics_of_connections(connections: Collection[Connection]) -> list[Metric]:
 
 
 def metrics_of_spans(counts: SpanCounts) -> list[Metric]:
-    """What became of the spans."""
+    """Make the metrics of the spans."""
     return [
         Metric("orkestra_spans_sent_total", "counter", "Spans in Langfuse.", [({}, counts.sent)]),
         Metric(
             "orkestra_spans_held",
             "gauge",
-            "Spans that wait for the server to take the workflow task that made them.",
+            "Spans that wait until the server accepts the workflow task that made them.",
             [({}, counts.held)],
         ),
         Metric(
@@ -353,7 +347,7 @@ def metrics_of_spans(counts: SpanCounts) -> list[Metric]:
         Metric(
             "orkestra_spans_lost_total",
             "counter",
-            "Spans that did not get to Langfuse.",
+            "Spans that did not reach Langfuse.",
             [({"reason": reason}, spans) for reason, spans in sorted(counts.lost.items())],
         ),
     ]

@@ -1,10 +1,9 @@
-"""`run_worker()`: workers until a signal; then drain, cancel, flush and close.
+"""`run_worker()`: run workers until a signal, then drain, cancel, send spans and close.
 
-SIGTERM and SIGINT as events: the first asks to stop in order, the second to stop at once.
-
-How a process of workers ends.
-
-What systemd is told by a service of `Type=notify`; nothing where it did not start us.
+The order of a stop is the hard part. Polling stops at the first signal; activities get their grace
+period and are cancelled after it; spans are sent last, because the last activities make some. Where
+work is left that nothing ends, the process ends itself: the threads of such activities would keep
+it alive for ever.
 """
 
 import asyncio
@@ -35,87 +34,38 @@ from temporalio.worker import Worker
 from orkestra.config import OrkestraConfig
 from orkestra.errors import OrkestraError
 from orkestra.temporal.admin import warn_of_unowned
-from orkestra.temporal.connection import ManagedServiceClient
+from orkestra.temporal.connection import Connection, ManagedServiceClient
 from orkestra.temporal.guard import unguarded_service
 from orkestra.temporal.health import HealthReport, check_temporal_health
 from orkestra.temporal.plugin import OrkestraPlugin
-from orkestra.temporal.run_worker.monitor import Watch
+from orkestra.temporal.run_worker.monitor import HealthMonitor
 from orkestra.temporal.run_worker.probes import Probes, serving
-from orkestra.temporal.run_worker.supervisor import Stage, Status, Supervisor
+from orkestra.temporal.run_worker.supervisor import ProcessStatus, Stage, Supervisor
 
 _logger: Final = logging.getLogger("orkestra.temporal.run_worker")
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-
-
-class StopSignals:
-    """The signals that have come in, for the loop to wait on."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        self.last_signal = 0
-        self._loop = asyncio.get_running_loop()
-
-    @property
-    def name(self) -> str:
-        """The last signal's name."""
-        return signal.Signals(self.last_signal).name
-
-    def notice(self, number: int, _frame: FrameType | None = None) -> None:
-        """Called by the interpreter, between two instructions of the main thread."""
-        self.last_signal = number
-        event = self.second if self.first.is_set() else self.first
-        self._loop.call_soon_threadsafe(event.set)
-
-
-@contextmanager
-def stop_signals() -> Generator[StopSignals]:
-    """Handlers of the interpreter, not of the loop, which can be starved by the SDK's core.
-
-    A process with the number 1, as in a container, ignores signals that it has no handler for.
-    """
-    stop = StopSignals()
-    if threading.current_thread() is not threading.main_thread():
-        _logger.warning("run_worker() outside the main thread: SIGTERM and SIGINT are not handled")
-        yield stop
-        return
-    previous = {number: signal.signal(number, stop.notice) for number in _SIGNALS}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+_HEARTBEAT_SECONDS: Final = 1.0
+_HEALTH_RETRY_SECONDS: Final = 1.0
+_HEARTBEATS_PER_WATCHDOG: Final = 2
 
 
 class WorkerExit(IntEnum):
-    """What `run_worker()` returns, ready to be the exit code of the process.
+    """Result of `run_worker()`, ready to be the exit code of the process.
 
     A second signal ends the process with 128 plus its number, as shells report it.
     """
 
     DRAINED = 0
-    """Stopped by a signal or by `Worker.shutdown()`, everything in flight came to an end."""
+    """Stopped by a signal or by `Worker.shutdown()`; everything in flight finished."""
 
     FAILED = 1
     """A worker failed; the cause is in the log."""
 
     NOT_STARTED = 2
-    """The namespace is missing, or its search attribute; nothing was polled."""
+    """The namespace or its search attribute is missing; nothing was polled."""
 
     TIMED_OUT = 124
-    """Activities were still running after the grace period and the time to cancel them."""
-
-
-def end_process(code: int, why: str) -> None:
-    """End the process now, threads that never end included."""
-    _logger.error("Ending the process with exit code %d: %s", code, why)
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code)
-
-
-_BEAT: Final = 1.0
+    """Activities still ran after the grace period and the time to cancel them."""
 
 
 async def run_worker(
@@ -126,28 +76,28 @@ async def run_worker(
     """Run one or several workers until SIGTERM or SIGINT, and stop them in order.
 
     On a signal polling stops and activities in flight get `worker.graceful_shutdown_timeout` to
-    finish, then they are cancelled and get `worker.cancellation_timeout`; then traces are sent,
+    finish, then they are cancelled and get `worker.cancellation_timeout`; then spans are sent,
     within `langfuse.flush_timeout`, and the connection that `create_worker` opened is closed. A
     second signal, or an activity that outlives all of this, ends the process at once with
     `os._exit()`, because the threads of such activities would keep it alive for ever.
 
-    A worker that fails is made anew where `worker.restart` says so; otherwise all stop. Where
+    A worker that fails is restarted if `worker.restart` is set; otherwise all stop. If
     `worker.probes_address` is set, `/livez`, `/readyz` and `/metrics` are served there.
 
     Signals are handled only in the main thread; elsewhere use `Worker.shutdown()`.
 
     Args:
-        worker: A worker that does not run yet. Give `create_worker(...)` or `create_workers(...)`
-            without awaiting it, and signals and probes are answered while it connects, too.
+        worker: A worker that does not run yet. Pass `create_worker(...)` or `create_workers(...)`
+            without awaiting it to answer signals and probes while it connects, too.
         more: Others to run beside it.
-        config: The configuration; None takes the one that the first worker was made with.
+        config: The configuration; None means the one that the first worker was made with.
 
     Returns:
         A `WorkerExit`, ready for `SystemExit`.
 
     Raises:
-        OrkestraError: The worker to be awaited could not be made.
-        ConfigurationError: `worker.probes_address` cannot be listened on.
+        OrkestraError: The worker to await could not be made.
+        ConfigurationError: `worker.probes_address` is not free.
 
     Example:
         ```python
@@ -157,18 +107,19 @@ async def run_worker(
     if config is None and isinstance(worker, Worker):
         config = _config_of(worker)
     with stop_signals() as stop:
-        return await _Life(stop).run(worker, more, config)
+        return await _WorkerProcess(stop).run(worker, more, config)
 
 
-class _Life:
+class _WorkerProcess:
     """From the first signal handler to the exit code."""
 
-    def __init__(self, stop: StopSignals) -> None:
+    def __init__(self, stop: "StopSignals") -> None:
         self._stop = stop
-        self._status = Status()
+        self._status = ProcessStatus()
         self._probes = Probes(self._status)
         self._config = OrkestraConfig()
         self._supervisors: list[Supervisor] = []
+        self._connections: list[Connection] = []
 
     async def run(
         self,
@@ -179,33 +130,35 @@ class _Life:
         async with AsyncExitStack() as stack:
             if config is not None:
                 try:
-                    await self._open(stack, config)
+                    await self._start_probes(stack, config)
                 except OrkestraError:
                     if asyncio.iscoroutine(worker):
                         worker.close()
                     raise
-            made = [worker] if isinstance(worker, Worker) else await self._made(worker)
-            if made is None:
+            created = [worker] if isinstance(worker, Worker) else await self._create(worker)
+            if created is None:
                 return WorkerExit.DRAINED
-            workers = (*made, *more)
+            workers = (*created, *more)
             if config is None:
-                await self._open(stack, _config_of(workers[0]))
+                await self._start_probes(stack, _config_of(workers[0]))
             code = await self._run(workers)
-            await self._wind_up(workers, code)
+            await self._clean_up(workers, code)
             return code
 
-    async def _open(self, stack: AsyncExitStack, config: OrkestraConfig) -> None:
+    async def _start_probes(self, stack: AsyncExitStack, config: OrkestraConfig) -> None:
         self._config = config
         self._status.liveness_timeout = config.worker.liveness_timeout
         stack.enter_context(serving(self._probes, config))
-        await stack.enter_async_context(_in_background(self._beat()))
+        await stack.enter_async_context(_in_background(self._send_heartbeats()))
 
-    async def _made(self, making: Awaitable[Worker | Sequence[Worker]]) -> Sequence[Worker] | None:
-        made = await self._unless_stopped(making)
-        return [made] if isinstance(made, Worker) else made
+    async def _create(
+        self, creating: Awaitable[Worker | Sequence[Worker]]
+    ) -> Sequence[Worker] | None:
+        created = await self._unless_stopped(creating)
+        return [created] if isinstance(created, Worker) else created
 
     async def _unless_stopped(self, work: Awaitable[Any]) -> Any:
-        """What the work results in, or None where a signal came first, which cancels it."""
+        """Return the result of the work; None where a signal came first, which cancels it."""
         working = asyncio.ensure_future(work)
         stopping = asyncio.create_task(self._stop.first.wait())
         try:
@@ -226,6 +179,8 @@ class _Life:
         self._status.workers = tuple(each.status for each in self._supervisors)
         self._status.reason = "checking the namespace"
         self._probes.workers = workers
+        services = [unguarded_service(each.client) for each in workers]
+        self._connections = [s.connection for s in services if isinstance(s, ManagedServiceClient)]
         problem = await self._unless_stopped(self._problem(workers))
         if problem is not None:
             _logger.error("%s", problem)
@@ -234,8 +189,10 @@ class _Life:
             return WorkerExit.DRAINED
         self._status.enter(Stage.RUNNING)
         runs = {asyncio.create_task(each.run()): each for each in self._supervisors}
-        watch = Watch(self._status, self._supervisors, search_attribute=self._search_attribute)
-        async with _in_background(watch.run(), *map(_warn_of_unowned, workers)):
+        monitor = HealthMonitor(
+            self._status, self._supervisors, search_attribute=self._search_attribute
+        )
+        async with _in_background(monitor.run(), *map(_warn_of_unowned, workers)):
             try:
                 await self._until_stopped(runs)
             finally:
@@ -246,13 +203,13 @@ class _Life:
         return WorkerExit.DRAINED if drained else WorkerExit.TIMED_OUT
 
     async def _problem(self, workers: Sequence[Worker]) -> str | None:
-        """What is wrong with a namespace that would make every task of its worker fail."""
+        """Find a problem of a namespace that would make every task of its worker fail."""
         attribute = self._search_attribute
         for each in workers:
-            report = await self._healthy_or_late(each.client, attribute)
+            report = await self._reachable_report(each.client, attribute)
             for check in report.problems:
                 name, detail = check.name, check.detail
-                return f"Worker of task queue {each.task_queue!r} not started: {name}: {detail}"
+                return f"Worker for task queue {each.task_queue!r} not started: {name}: {detail}"
         return None
 
     @property
@@ -260,15 +217,15 @@ class _Life:
         tenancy = self._config.tenancy
         return tenancy.search_attribute if tenancy.mode != "off" else None
 
-    async def _healthy_or_late(self, client: Client, attribute: str | None) -> HealthReport:
-        """Look until the server answers, as when connecting."""
+    async def _reachable_report(self, client: Client, attribute: str | None) -> HealthReport:
+        """Check health until the server answers, for as long as connecting may take."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.temporal.connect_deadline.total_seconds()
         while True:
             report = await check_temporal_health(client, search_attribute=attribute)
             if report.reachable or loop.time() > deadline:
                 return report
-            await asyncio.sleep(_BEAT)
+            await asyncio.sleep(_HEALTH_RETRY_SECONDS)
 
     async def _until_stopped(self, runs: Collection[asyncio.Task[None]]) -> None:
         stopping = asyncio.create_task(self._stop.first.wait())
@@ -286,21 +243,21 @@ class _Life:
         _logger.info("%s", reason)
 
     async def _drain(self, runs: dict[asyncio.Task[None], Supervisor]) -> bool:
-        """Shut all workers down and wait for them, the second signal or the end of patience."""
+        """Shut all workers down and wait for them, for the second signal or the time-out."""
         shutdowns = [asyncio.create_task(each.shutdown()) for each in runs.values()]
         second = asyncio.create_task(self._stop.second.wait())
         everything = asyncio.create_task(_all_done(runs))
         await asyncio.wait(
             {everything, second},
-            timeout=self._patience().total_seconds(),
+            timeout=self._drain_timeout().total_seconds(),
             return_when=asyncio.FIRST_COMPLETED,
         )
         for task in (second, everything, *shutdowns):
             task.cancel()
         return all(run.done() for run in runs)
 
-    async def _wind_up(self, workers: Sequence[Worker], code: WorkerExit) -> None:
-        """Close connections, or end the process where work is left that nothing else ends."""
+    async def _clean_up(self, workers: Sequence[Worker], code: WorkerExit) -> None:
+        """Close connections, or end the process where work is left that nothing ends."""
         if self._stop.second.is_set() or code is WorkerExit.TIMED_OUT:
             for plugin in {id(p): p for each in workers if (p := _plugin_of(each))}.values():
                 if not await plugin.flush():
@@ -309,32 +266,31 @@ class _Life:
             if self._stop.second.is_set():
                 end_process(128 + self._stop.last_signal, "second signal")
             end_process(code, "activities outlived the grace period and their cancellation")
-        for each in workers:
-            service = unguarded_service(each.client)
-            if isinstance(service, ManagedServiceClient) and service.connection.is_private:
-                await service.connection.close()
+        for connection in self._connections:
+            if connection.is_private:
+                await connection.close()
 
-    def _patience(self) -> timedelta:
+    def _drain_timeout(self) -> timedelta:
         grace = max(each.grace for each in self._supervisors)
         config = self._config
         return grace + config.worker.cancellation_timeout + config.langfuse.flush_timeout
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         systemd = Systemd()
-        pause = min(_BEAT, systemd.watchdog_seconds or _BEAT)
+        pause = min(_HEARTBEAT_SECONDS, systemd.heartbeat_seconds or _HEARTBEAT_SECONDS)
         try:
             while True:
-                self._status.beat()
-                systemd.tell(self._status)
+                self._status.note_heartbeat()
+                systemd.notify(self._status)
                 await asyncio.sleep(pause)
         finally:
-            # A drain may have begun and ended between two beats.
-            systemd.tell(self._status)
+            # A drain may have started and ended between two heartbeats.
+            systemd.notify(self._status)
 
 
 @asynccontextmanager
 async def _in_background(*work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
-    """Run beside the block, and no longer."""
+    """Run the coroutines beside the block, and cancel them at its end."""
     tasks = [asyncio.create_task(each) for each in work]
     try:
         yield
@@ -364,33 +320,85 @@ def _config_of(worker: Worker) -> OrkestraConfig:
     return plugin.config if plugin else OrkestraConfig()
 
 
-_SHARE_OF_WATCHDOG: Final = 2
+class StopSignals:
+    """Signals to stop, as events: the first asks for a drain, the second for an immediate end."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        self.last_signal = 0
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def name(self) -> str:
+        """Name of the last signal."""
+        return signal.Signals(self.last_signal).name
+
+    def receive(self, number: int, _frame: FrameType | None = None) -> None:
+        """Note a signal; the interpreter calls this between two instructions."""
+        self.last_signal = number
+        event = self.second if self.first.is_set() else self.first
+        self._loop.call_soon_threadsafe(event.set)
+
+
+@contextmanager
+def stop_signals() -> Generator[StopSignals]:
+    """Handle SIGTERM and SIGINT in the block.
+
+    The handlers are the interpreter's, not the event loop's, which the SDK's core can starve.
+    Process 1, as in a container, ignores signals without a handler.
+    """
+    stop = StopSignals()
+    if threading.current_thread() is not threading.main_thread():
+        _logger.warning("run_worker() outside the main thread: SIGTERM and SIGINT are not handled")
+        yield stop
+        return
+    previous = {number: signal.signal(number, stop.receive) for number in _SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def end_process(code: int, why: str) -> None:
+    """End the process now, with threads that would never end."""
+    _logger.error("Ending the process with exit code %d: %s", code, why)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 class Systemd:
-    """The socket that `NOTIFY_SOCKET` names.
+    """Notifications to systemd, for a service of `Type=notify`; no-ops elsewhere.
+
+    Attributes:
+        heartbeat_seconds: How often systemd's watchdog must be notified; None where it is off.
 
     Args:
-        environment: The process's environment.
+        environment: Environment of the process, with `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         path = environment.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path
-        self._told = ""
+        self._last_state = ""
         watchdog = environment.get("WATCHDOG_USEC", "")
-        is_ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self.watchdog_seconds: float | None = None
-        if watchdog.isdigit() and int(watchdog) and is_ours and path:
-            self.watchdog_seconds = int(watchdog) / 1e6 / _SHARE_OF_WATCHDOG
+        is_for_us = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self.heartbeat_seconds: float | None = None
+        if watchdog.isdigit() and int(watchdog) and is_for_us and path:
+            self.heartbeat_seconds = int(watchdog) / 1e6 / _HEARTBEATS_PER_WATCHDOG
 
-    def tell(self, status: Status) -> None:
-        """Say what has changed, and that the event loop runs."""
-        words = _WORDS[status.stage] if status.stage is not Stage.RUNNING or status.is_ready else ""
+    def notify(self, status: ProcessStatus) -> None:
+        """Send what has changed, and that the event loop runs."""
+        is_reached = status.stage is not Stage.RUNNING or status.is_ready
         reason = str(status.readiness().get("reason", "")).replace("\n", " ")
-        told = f"{words}STATUS={status.stage}{': ' if reason else ''}{reason}\n"
-        self._send(("" if told == self._told else told) + "WATCHDOG=1")
-        self._told = told
+        state = f"STATUS={status.stage}{': ' if reason else ''}{reason}\n"
+        if is_reached:
+            state = _SYSTEMD_STATES[status.stage] + state
+        self._send(("" if state == self._last_state else state) + "WATCHDOG=1")
+        self._last_state = state
 
     def _send(self, message: str) -> None:
         if not self._address:
@@ -400,10 +408,10 @@ class Systemd:
             try:
                 out.sendto(message.encode(), self._address)
             except OSError:
-                return  # a manager that does not listen is no reason to stop working
+                return  # workers run on where systemd does not listen
 
 
-_WORDS: Final = {
+_SYSTEMD_STATES: Final = {
     Stage.STARTING: "",
     Stage.RUNNING: "READY=1\n",
     Stage.DRAINING: "STOPPING=1\n",

@@ -1,6 +1,6 @@
-"""One worker that is made anew where it fails.
+"""One worker that is restarted when it fails, and the status of all workers for the probes.
 
-What is known of the workers right now: written by their event loop, read by any thread.
+The event loop of the workers writes the status; the threads of the probes read it.
 """
 
 import asyncio
@@ -20,25 +20,25 @@ from orkestra.temporal.plugin import ActivityThreadPool
 
 _logger: Final = logging.getLogger("orkestra.temporal.run_worker")
 
-_FIRST_PAUSE: Final = 1.0
-_STEADY_AFTER: Final = 60.0
-_CANCELLING: Final = timedelta(seconds=10)
-_TICK: Final = 0.02
+_FIRST_PAUSE_SECONDS: Final = 1.0
+_STEADY_RUN_SECONDS: Final = 60.0
+_CANCELLATION_TIMEOUT: Final = timedelta(seconds=10)
+_STARTED_CHECK_SECONDS: Final = 0.02
 
 
 class Supervisor:
-    """Runs a worker, and the ones that take its place.
+    """Runner of one worker and of its replacements.
 
     Attributes:
-        worker: The first of them, for what it was made with.
-        client: The client of all of them.
-        grace: How long activities may go on after the worker was told to stop.
-        status: What is known of it.
+        worker: The first of them; the others have its options.
+        client: Client of all of them.
+        grace: How long activities may go on after a shutdown began.
+        status: Status of the current one.
 
     Args:
         worker: A worker that does not run yet.
-        restart: Whether to make it anew where it fails.
-        longest_pause: The longest pause before that.
+        restart: Restart it when it fails.
+        longest_pause: The longest pause before a restart.
     """
 
     def __init__(self, worker: Worker, *, restart: bool, longest_pause: timedelta) -> None:
@@ -60,39 +60,39 @@ class Supervisor:
         """Run until `shutdown()`, or until the worker was shut down otherwise.
 
         Raises:
-            Exception: The worker failed, and is not to be made anew.
+            Exception: The worker failed, and is not restarted.
         """
-        first_pause = pause = min(_FIRST_PAUSE, self._longest_pause)
+        first_pause = pause = min(_FIRST_PAUSE_SECONDS, self._longest_pause)
         loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
+            started = loop.time()
             try:
-                return await self._run_once(self._worker or self._made_anew())
+                return await self._run_once(self._worker or self._new_worker())
             except Exception as error:
                 self.status.fault = f"failed: {_first_line(error)}"
                 is_closed = isinstance(error, ConnectionClosedError)
                 is_last = is_closed or not self._restart or self._stopping.is_set()
-                if loop.time() - began > _STEADY_AFTER:
+                if loop.time() - started > _STEADY_RUN_SECONDS:
                     pause = first_pause
-                what_now = "" if is_last else f"; made anew in {pause:g} s"
+                next_step = "" if is_last else f"; restarting in {pause:g} s"
                 queue = self.status.task_queue
-                _logger.exception("Worker of task queue %r failed%s", queue, what_now)
+                _logger.exception("Worker for task queue %r failed%s", queue, next_step)
                 if is_last:
                     raise
-                await self._let_go()
+                await self._discard()
             if await self._is_stopped_within(pause):
                 return None
             pause = min(2 * pause, self._longest_pause)
 
     async def shutdown(self) -> None:
-        """Stop polling, let activities end, and do not make another worker."""
+        """Stop polling, let activities finish, and do not restart."""
         self._stopping.set()
         if self._worker is not None and self._worker.is_running:
             await self._worker.shutdown()
 
     async def _run_once(self, worker: Worker) -> None:
-        polling = asyncio.create_task(self._note_polling(worker))
-        stopping = asyncio.create_task(self._stop_when_told(worker))
+        polling = asyncio.create_task(self._note_start(worker))
+        stopping = asyncio.create_task(self._shut_down_when_stopping(worker))
         try:
             with without_sdk_failure_log():
                 await worker.run()
@@ -101,13 +101,13 @@ class Supervisor:
             stopping.cancel()
             await asyncio.wait({polling, stopping})
 
-    async def _note_polling(self, worker: Worker) -> None:
+    async def _note_start(self, worker: Worker) -> None:
         while not worker.is_running:  # noqa: ASYNC110 - the SDK has no event for it
-            await asyncio.sleep(_TICK)
+            await asyncio.sleep(_STARTED_CHECK_SECONDS)
         self.status.fault = None
 
-    async def _stop_when_told(self, worker: Worker) -> None:
-        """Also where the worker is told before it runs."""
+    async def _shut_down_when_stopping(self, worker: Worker) -> None:
+        """Shut the worker down, also where the stop came before its start."""
         await self._stopping.wait()
         await worker.shutdown()
 
@@ -116,19 +116,19 @@ class Supervisor:
             await asyncio.wait_for(self._stopping.wait(), seconds)
         return self._stopping.is_set()
 
-    async def _let_go(self) -> None:
-        """End what is left of the failed worker."""
+    async def _discard(self) -> None:
+        """Free the failed worker's place in the core."""
         worker, self._worker = self._worker, None
         if worker is None:
             return
         if worker.is_running:  # a plugin failed around it
             with suppress(TimeoutError):
                 await asyncio.wait_for(
-                    worker.shutdown(), (self.grace + _CANCELLING).total_seconds()
+                    worker.shutdown(), (self.grace + _CANCELLATION_TIMEOUT).total_seconds()
                 )
         discard_core_worker(worker)
 
-    def _made_anew(self) -> Worker:
+    def _new_worker(self) -> Worker:
         config = self._config.copy()
         threads = config["activity_executor"] if "activity_executor" in config else None
         if isinstance(threads, ActivityThreadPool):
@@ -139,7 +139,7 @@ class Supervisor:
 
 
 def _first_line(error: Exception) -> str:
-    """The core's messages go on with a stack of its own."""
+    """Leave out the stack with which the core's messages end."""
     return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
@@ -150,7 +150,7 @@ def _grace(worker: Worker) -> timedelta:
 
 
 class Stage(StrEnum):
-    """How far the process has come."""
+    """Stage of the process."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -160,16 +160,13 @@ class Stage(StrEnum):
 
 @dataclass
 class WorkerStatus:
-    """One worker.
+    """Status of one worker.
 
     Attributes:
-        task_queue: The queue that it polls.
-        namespace: Its namespace.
-        address: The server.
-        fault: Why it does not run; None where it does.
-        unreachable: Why the server does not serve its namespace; None where it does.
-        trouble: Why it takes no work although it runs; None where it does.
-        restarts: How often it was made anew.
+        fault: Reason why it does not run; None where it does.
+        unreachable: Reason why the server does not serve its namespace; None where it does.
+        trouble: Reason why it takes no work although it runs; None where it does.
+        restarts: Number of restarts.
     """
 
     task_queue: str
@@ -182,64 +179,64 @@ class WorkerStatus:
 
     @property
     def problem(self) -> str | None:
-        """Why it takes no work; None where it does."""
+        """Reason why it takes no work; None where it does."""
         return self.fault or self.trouble
 
 
 @dataclass
-class Status:
-    """The process.
+class ProcessStatus:
+    """Status of the process.
 
     Attributes:
-        liveness_timeout: After what silence of the event loop it counts as stuck.
-        stage: How far it has come.
-        reason: What there is to say of the stage.
-        workers: The workers, as soon as they are made.
+        liveness_timeout: Time without a heartbeat after which the event loop counts as stuck.
+        stage: Stage of the process.
+        reason: Explanation of the stage.
+        workers: Status of the workers, as soon as they exist.
     """
 
     liveness_timeout: timedelta = timedelta(seconds=30)
     stage: Stage = Stage.STARTING
     reason: str = "connecting"
     workers: tuple[WorkerStatus, ...] = ()
-    _last_beat: float = field(default_factory=time.monotonic)
+    _last_heartbeat: float = field(default_factory=time.monotonic)
 
-    def beat(self) -> None:
-        """The event loop runs."""
-        self._last_beat = time.monotonic()
+    def note_heartbeat(self) -> None:
+        """Note that the event loop runs."""
+        self._last_heartbeat = time.monotonic()
 
     @property
     def silence(self) -> float:
-        """Seconds since the event loop ran last."""
-        return time.monotonic() - self._last_beat
+        """Seconds since the last heartbeat."""
+        return time.monotonic() - self._last_heartbeat
 
     @property
     def is_alive(self) -> bool:
-        """Whether the event loop runs."""
+        """True where the event loop runs."""
         return self.silence < self.liveness_timeout.total_seconds()
 
     @property
     def is_ready(self) -> bool:
-        """Whether every worker takes work."""
+        """True where every worker takes work."""
         return self.stage is Stage.RUNNING and not any(each.problem for each in self.workers)
 
     def enter(self, stage: Stage, reason: str = "") -> None:
-        """Come to another stage."""
+        """Change the stage."""
         self.stage, self.reason = stage, reason
 
     def liveness(self) -> dict[str, Any]:
-        """The body of `/livez`."""
-        told: dict[str, Any] = {"alive": self.is_alive, "stage": self.stage}
+        """Make the body of `/livez`."""
+        body: dict[str, Any] = {"alive": self.is_alive, "stage": self.stage}
         if not self.is_alive:
-            told["reason"] = f"the event loop has not run for {self.silence:.1f} s"
-        return told
+            body["reason"] = f"the event loop has not run for {self.silence:.1f} s"
+        return body
 
     def readiness(self) -> dict[str, Any]:
-        """The body of `/readyz`."""
-        told: dict[str, Any] = {"ready": self.is_ready, "stage": self.stage}
+        """Make the body of `/readyz`."""
+        body: dict[str, Any] = {"ready": self.is_ready, "stage": self.stage}
         if not self.is_ready:
             problems = (f"{w.task_queue!r}: {w.problem}" for w in self.workers if w.problem)
-            told["reason"] = self.reason or "; ".join(problems)
-        told["workers"] = [
+            body["reason"] = self.reason or "; ".join(problems)
+        body["workers"] = [
             {
                 "task_queue": worker.task_queue,
                 "namespace": worker.namespace,
@@ -249,4 +246,4 @@ class Status:
             }
             for worker in self.workers
         ]
-        return told
+        return body
