@@ -164,11 +164,7 @@ def check_tenant_id(value: object) -> str:
 
 
 def owner_of(scoped_id: str) -> str | None:
-    """The tenant that an ID's prefix names, or None where it names none.
-
-    Args:
-        scoped_id: A workflow, schedule or activity ID as the server has it.
-    """
+    """The tenant that the prefix of an ID on the server names, or None where it names none."""
     prefix, separator, _ = scoped_id.partition(_SEPARATOR)
     return prefix if separator and is_tenant_id(prefix) else None
 
@@ -177,10 +173,6 @@ def scope_id(tenant: str, user_id: str) -> str:
     """The ID on the server of what the tenant calls `user_id`: `acme:order-42`.
 
     An ID that already starts with the tenant's own prefix is returned as it is.
-
-    Args:
-        tenant: A well-formed tenant ID.
-        user_id: A workflow, schedule or activity ID.
     """
     prefix = tenant + _SEPARATOR
     return user_id if user_id.startswith(prefix) else prefix + user_id

@@ -64,6 +64,7 @@ class TenantActivityInbound(ActivityInboundInterceptor):
         if tenant is not None and self._bind is not None and context.client is not None:
             # `activity.client()` stays the tenant's, also where code leaves its context (B8).
             context.client = self._bind(context.client, tenant)
+        # Coroutines and threads inherit the context (T27).
         if tenant is not None and not isinstance(input.executor, ThreadPoolExecutor | None):
             input.fn = _InAnotherProcess(input.fn, tenant)
         return await super().execute_activity(input)
@@ -149,6 +150,7 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
         nexusrpc.handler.StartOperationResultSync[Any] | nexusrpc.handler.StartOperationResultAsync
     ):
         await self._admit(input.ctx)
+        # Before the handler's code, which can change the context that the SDK reads.
         enter_nexus_task(input.ctx)
         try:
             return await super().execute_nexus_operation_start(input)

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -38,7 +38,6 @@ from orkestra.temporal._sdk import (
     InitializeWorkflow,
     WorkflowActivation,
     WorkflowActivationCompletion,
-    WorkflowActivationJob,
 )
 from orkestra.temporal.tenant.stamp import TenantCodec
 
@@ -94,6 +93,7 @@ class Refusal:
             return
         commands = completion.successful.commands
         del commands[:]
+        # Of all markers, the SDK tells only those of patches before a replay runs any code.
         if self.marker:
             commands.add().set_patch_marker.patch_id = f"{self.marker}{self.kind}"
         self._fill(commands.add().fail_workflow_execution.failure)
@@ -209,6 +209,7 @@ class LoopBridge:
         try:
             return self.wait_for(self._placements.of, tenant)
         except _SameThreadError:
+            # The look-up goes on, so the next try finds its answer; until then an old one serves.
             last = self._placements.last(tenant)
             if last is None:
                 raise
@@ -307,40 +308,38 @@ def _first_task(activation: WorkflowActivation) -> InitializeWorkflow | None:
     return next(jobs, None)
 
 
-@dataclass(eq=False)
-class MigrationMetrics:
-    """Counts the start and the messages of a run that have no tenant, in mode `optional`.
+_MESSAGES: Final = {
+    "signal_workflow": ("signal", "signal_name"),
+    "query_workflow": ("query", "query_type"),
+    "do_update": ("update", "name"),
+}
+
+
+def count_untenanted_jobs(
+    activation: WorkflowActivation,
+    details: WorkflowInstanceDetails,
+    *,
+    header: str,
+    tenant: str | None,
+) -> None:
+    """Count the start and the messages of a run that have no tenant, in mode `optional`.
 
     A system that adopts Orkestra stays in that mode until these counts no longer grow.
     """
-
-    header: str
-    details: WorkflowInstanceDetails
-    tenant: str | None
-
-    def count(self, activation: WorkflowActivation) -> None:
-        """Count what is new in an activation."""
-        for kind, name in self._untenanted(activation):
-            workflow_id = self.details.info.workflow_id
-            _logger.info("%s %r without a tenant (ID %r)", kind, name, workflow_id)
-            count_untenanted(meter_of(self.details), kind)
-
-    def _untenanted(self, activation: WorkflowActivation) -> Iterator[tuple[str, str]]:
-        for job in activation.jobs:
-            if job.HasField("query_workflow"):  # never replayed, whatever the activation says
-                if self.header not in job.query_workflow.headers:
-                    yield "query", job.query_workflow.query_type
-            elif not activation.is_replaying and (found := self._new(job)) is not None:
-                yield found
-
-    def _new(self, job: WorkflowActivationJob) -> tuple[str, str] | None:
-        if job.HasField("initialize_workflow") and self.tenant is None:
-            return "workflow", job.initialize_workflow.workflow_type
-        if job.HasField("signal_workflow") and self.header not in job.signal_workflow.headers:
-            return "signal", job.signal_workflow.signal_name
-        if job.HasField("do_update") and self.header not in job.do_update.headers:
-            return "update", job.do_update.name
-        return None
+    for job in activation.jobs:
+        variant = job.WhichOneof("variant") or ""
+        # Queries are never replayed, even if their activation says so.
+        if activation.is_replaying and variant != "query_workflow":
+            continue
+        found: tuple[str, str] | None = None
+        if variant == "initialize_workflow" and tenant is None:
+            found = "workflow", job.initialize_workflow.workflow_type
+        elif variant in _MESSAGES and header not in (message := getattr(job, variant)).headers:
+            kind, name = _MESSAGES[variant]
+            found = kind, getattr(message, name)
+        if found is not None:
+            _logger.info("%s %r without a tenant (ID %r)", *found, details.info.workflow_id)
+            count_untenanted(meter_of(details), found[0])
 
 
 def count_untenanted(meter: MetricMeter, kind: str) -> None:

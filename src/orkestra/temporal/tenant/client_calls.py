@@ -69,6 +69,7 @@ class TenantClientOutbound(client.OutboundInterceptor):
             tenant = self._acting_tenant(call, input)
             if tenant is None:
                 return
+            # Resolved for each start; a suspension takes effect when the cached answer expires (B17).
             placement = await self._placements.of(tenant)
             if not isinstance(self._tenant, AllTenants):
                 placement.require_active()
@@ -83,7 +84,7 @@ class TenantClientOutbound(client.OutboundInterceptor):
         tenant = acting_tenant(call, self._tenant, is_required=self._codec.is_required)
         if tenant is not None or not isinstance(self._tenant, AllTenants):
             return tenant
-        # An operator acts for the tenant that the ID names.
+        # An operator acts for the tenant that the ID's prefix names; global IDs have none.
         server_id = None if self._codec.has_global_ids else workflow_id_of(input)
         return None if server_id is None else owner_of(server_id)
 

@@ -40,9 +40,9 @@ from orkestra.temporal.tenant.admission import (
     REFUSED_COMMAND,
     Admission,
     LoopBridge,
-    MigrationMetrics,
     PlacementCheck,
     Refusal,
+    count_untenanted_jobs,
     recorded_refusal,
 )
 from orkestra.temporal.tenant.stamp import Headers, TenantCodec
@@ -63,6 +63,8 @@ class TenantRunHook:
         check: PlacementCheck | None = None,
         ownership: OwnershipLookup | None = None,
     ) -> None:
+        self._codec = codec
+        self._details = details
         try:
             self._tenant = codec.read_run(details.info)
             fails_anyway = self._tenant is None and codec.is_required
@@ -70,13 +72,9 @@ class TenantRunHook:
             self._tenant = None
             fails_anyway = True  # by the interceptors, on whichever worker it is
         self._bridge = None if check is None else LoopBridge(check.placements)
-        self._metrics: MigrationMetrics | None = None
         self._admission: Admission | None = None
-        if check is not None and self._bridge is not None:
-            if codec.settings.mode == "optional":
-                self._metrics = MigrationMetrics(codec.header, details, self._tenant)
-            if not fails_anyway:
-                self._admission = Admission(codec, details, self._tenant, check, self._bridge)
+        if check is not None and self._bridge is not None and not fails_anyway:
+            self._admission = Admission(codec, details, self._tenant, check, self._bridge)
         self._verifier: CommandVerifier | None = None
         if self._tenant is not None:
             self._verifier = CommandVerifier(
@@ -92,6 +90,7 @@ class TenantRunHook:
         self._is_replaying = activation.is_replaying
         if any(job.HasField("remove_from_cache") for job in activation.jobs):
             return None
+        # A refused run has no code, and queries are all that still comes.
         if self._never_began is not None:
             return self._never_began.query_answers(activation)
         recorded = recorded_refusal(activation)
@@ -100,8 +99,10 @@ class TenantRunHook:
             self._recorded, recorded = recorded, None
         if self._bridge is not None:
             self._bridge.begin_activation()
-        if self._metrics is not None:
-            self._metrics.count(activation)
+            if self._codec.settings.mode == "optional":
+                count_untenanted_jobs(
+                    activation, self._details, header=self._codec.header, tenant=self._tenant
+                )
         refusal = None if self._admission is None else self._admission.refusal(activation)
         refusal = refusal or recorded
         if refusal is None:
@@ -115,6 +116,7 @@ class TenantRunHook:
         if self._verifier is None or not completion.HasField("successful"):
             return
         issued = completion.successful.commands
+        # The directory refused this task's command when it ran, whatever it answers now.
         if self._recorded is not None and any(
             command.WhichOneof("variant") in PLACED for command in issued
         ):
@@ -175,7 +177,7 @@ class CommandVerifier:
             self._reroute(command, placement)
 
     def local_activity(self, command: commands.ScheduleLocalActivity) -> None:
-        """Verify the header."""
+        """Verify the header; a local activity has neither priority nor queue (T10)."""
         self._require_header(command.headers)
 
     def child(self, command: commands.StartChildWorkflowExecution) -> None:

@@ -103,6 +103,7 @@ class TenantCodec:
         header = self.read_header(info.headers)
         memo = self.read_memo(info.raw_memo)
         tenant = header or memo
+        # An attribute or a prefix alone proves nothing: anyone can have written them (B4).
         if tenant is None:
             return None
         attribute = info.typed_search_attributes.get(self.attribute)
@@ -143,7 +144,7 @@ class TenantCodec:
     def stamp_memo(self, memo: Mapping[str, Any] | None, tenant: str) -> Mapping[str, Any] | None:
         """Add the tenant to a memo where the settings ask for it."""
         present = None if memo is None else memo.get(self.header)
-        if isinstance(present, Payload):
+        if isinstance(present, Payload):  # of a described schedule; other memos have plain values
             present = _read(present, f"memo {self.header!r}")
         if present is not None and present != tenant:
             raise _contradiction(f"memo {self.header!r}", present, tenant)

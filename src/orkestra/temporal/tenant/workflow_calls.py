@@ -40,19 +40,43 @@ class TenantWorkflowInbound(WorkflowInboundInterceptor):
     codec: ClassVar[TenantCodec]
 
     def init(self, outbound: WorkflowOutboundInterceptor) -> None:
-        self._run = _RunTenant(self.codec)
-        super().init(TenantWorkflowOutbound(outbound, self._run))
+        self._tenant: str | None = None
+        self._refusal: ApplicationError | None = None
+        self._is_read = False  # not yet: `workflow.info()` does not work here (T52)
+        super().init(TenantWorkflowOutbound(outbound, self))
+
+    @property
+    def tenant(self) -> str | None:
+        """The run's tenant, or None where it has none and need not; raises if it is refused."""
+        if not self._is_read:
+            self._is_read = True
+            try:
+                self._tenant = self.codec.read_run(workflow.info())
+            except TenantMismatchError as error:
+                self._refuse(TENANT_MISMATCH, str(error))
+            else:
+                if self._tenant is None and self.codec.is_required:
+                    header = self.codec.header
+                    self._refuse(TENANT_REQUIRED, f"it was started without header {header!r}")
+        if self._refusal is not None:
+            raise self._refusal
+        return self._tenant
+
+    def _refuse(self, kind: str, problem: str) -> None:
+        self._refusal = _refusal(kind, f"workflow refused: {problem}")
+        _count_refused("workflows", kind, self.codec.labels.of(None))
 
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
-        act_for(self._run.tenant)
+        act_for(self.tenant)
         return await super().execute_workflow(input)
 
     async def handle_signal(self, input: HandleSignalInput) -> None:
         try:
-            tenant = self._run.tenant
+            tenant = self.tenant
             problem = self.codec.message_problem(input.headers, tenant)
         except ApplicationError:
             tenant, problem = None, "the workflow itself is refused"
+        # Dropped, not failed: an error here would end the workflow or stall its task (T14).
         if problem is not None:
             workflow.logger.warning("Dropped signal %r: %s", input.signal, problem)
             counter = workflow.metric_meter().create_counter(
@@ -78,7 +102,7 @@ class TenantWorkflowInbound(WorkflowInboundInterceptor):
         return await super().handle_update_handler(input)
 
     def _admit(self, kind: str, name: str, headers: Headers) -> None:
-        tenant = self._run.tenant
+        tenant = self.tenant
         problem = self.codec.message_problem(headers, tenant)
         if problem is not None:
             _count_refused("messages", kind, self.codec.labels.of(tenant))
@@ -89,10 +113,10 @@ class TenantWorkflowInbound(WorkflowInboundInterceptor):
 class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
     """Carries the tenant into everything a workflow starts or signals."""
 
-    def __init__(self, next: WorkflowOutboundInterceptor, run: "_RunTenant") -> None:
+    def __init__(self, next: WorkflowOutboundInterceptor, inbound: TenantWorkflowInbound) -> None:
         super().__init__(next)
-        self._run = run
-        self._codec = run.codec
+        self._inbound = inbound
+        self._codec = inbound.codec
 
     def continue_as_new(self, input: ContinueAsNewInput) -> NoReturn:
         self._stamp(input)
@@ -126,7 +150,7 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
     async def start_nexus_operation(
         self, input: StartNexusOperationInput[Any, Any]
     ) -> workflow.NexusOperationHandle[Any]:
-        tenant = self._run.tenant
+        tenant = self._inbound.tenant
         if tenant is not None:
             input.headers = self._codec.stamp_nexus_headers(input.headers, tenant)
         return await super().start_nexus_operation(input)
@@ -153,7 +177,7 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
         | StartChildWorkflowInput,
     ) -> None:
         """Write the tenant into every place that a command has."""
-        tenant, codec = self._run.tenant, self._codec
+        tenant, codec = self._inbound.tenant, self._codec
         if tenant is None:
             return
         try:
@@ -175,48 +199,14 @@ class TenantWorkflowOutbound(WorkflowOutboundInterceptor):
 
     def _scope(self, workflow_id: str) -> str:
         """Scope as this run's own ID is, so that an unscoped run replays without the plugin."""
-        tenant, own_id = self._run.tenant, workflow.info().workflow_id
+        tenant, own_id = self._inbound.tenant, workflow.info().workflow_id
         if tenant is None or not self._codec.is_scoped(tenant, own_id):
             return workflow_id
         return scope_id(tenant, workflow_id)
 
     def _refuse_to_tenants(self, what: str) -> None:
-        if self._run.tenant is not None:
+        if self._inbound.tenant is not None:
             raise _refusal(TENANT_MISMATCH, f"{what} is not available to a tenant")
-
-
-class _RunTenant:
-    """The tenant of one run, read once and before any of its own code.
-
-    Not when the interceptor is made: `workflow.info()` does not work there yet (T52).
-    """
-
-    def __init__(self, codec: TenantCodec) -> None:
-        self.codec = codec
-        self._tenant: str | None = None
-        self._refusal: ApplicationError | None = None
-        self._is_read = False
-
-    @property
-    def tenant(self) -> str | None:
-        """The run's tenant, or None where it has none and need not; raises if it is refused."""
-        if not self._is_read:
-            self._is_read = True
-            try:
-                self._tenant = self.codec.read_run(workflow.info())
-            except TenantMismatchError as error:
-                self._refuse(TENANT_MISMATCH, str(error))
-            else:
-                if self._tenant is None and self.codec.is_required:
-                    header = self.codec.header
-                    self._refuse(TENANT_REQUIRED, f"it was started without header {header!r}")
-        if self._refusal is not None:
-            raise self._refusal
-        return self._tenant
-
-    def _refuse(self, kind: str, problem: str) -> None:
-        self._refusal = _refusal(kind, f"workflow refused: {problem}")
-        _count_refused("workflows", kind, self.codec.labels.of(None))
 
 
 def _refusal(kind: str, message: str) -> ApplicationError:
