@@ -69,7 +69,7 @@ class TenantClientOutbound(client.OutboundInterceptor):
             tenant = self._acting_tenant(call, input)
             if tenant is None:
                 return
-            # Resolved for each start; a suspension takes effect when the cached answer expires (B17).
+            # For each start: a suspension takes effect when the cached answer expires (B17).
             placement = await self._placements.of(tenant)
             if not isinstance(self._tenant, AllTenants):
                 placement.require_active()
