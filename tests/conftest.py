@@ -16,8 +16,7 @@ from temporalio.client import Client
 from orkestra.devserver import DevServer
 from tests.support.names import Fresh
 from tests.support.sandboxes import Desk
-
-SETTLING = 5.0
+from tests.support.waiting import PATIENCE
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("orkestra", deadline=None)
@@ -64,7 +63,7 @@ def no_thread_is_left() -> Iterator[None]:
     """Fail a test that leaves a thread behind which would keep the interpreter from ending."""
     before = set(threading.enumerate())
     yield
-    deadline = time.monotonic() + SETTLING
+    deadline = time.monotonic() + PATIENCE
     while (left := _threads_since(before)) and time.monotonic() < deadline:
         gc.collect()  # the pool of a replayer goes with it, and a traceback may hold that
         time.sleep(0.05)
@@ -79,7 +78,7 @@ async def no_task_is_left() -> AsyncIterator[None]:
     left: set[asyncio.Task[object]] = set()
     if ending := _tasks_since(before):
         # Not counted anew: a worker of the module starts short tasks of its own all the time.
-        _, left = await asyncio.wait(ending, timeout=SETTLING)
+        _, left = await asyncio.wait(ending, timeout=PATIENCE)
     for task in left:
         task.cancel()
     assert not left

@@ -10,8 +10,9 @@ from orkestra import ALL_TENANTS, InvalidTenantError, OrkestraPlugin, tenant_sco
 from orkestra.errors import InvalidIdError
 from orkestra.temporal.admin import warn_of_unowned
 from tests.support.guard_attack import refused
-from tests.support.guarded_clients import eventually, whose
+from tests.support.guarded_clients import whose
 from tests.support.tenants import Town
+from tests.support.waiting import becomes
 from tests.workflows.everything import Mailbox
 
 RESERVED = ("temporal-sys-scheduler", "temporal", "temporal.sys", "temporalio")
@@ -62,7 +63,7 @@ async def test_b04_a_starting_worker_warns_of_unowned_ids_under_a_tenants_prefix
         return old.id in caplog.text
 
     with caplog.at_level(logging.WARNING, "orkestra.temporal.admin"):
-        await eventually(is_told, expected=True)
+        await becomes(is_told, expected=True)
     await old.terminate()
     assert "ALL_TENANTS" not in caplog.text
 
@@ -135,6 +136,6 @@ async def test_b14_only_the_operator_sees_ids_of_both_cases(attack):
     async def listed() -> bool:
         return (await operator.count_workflows(f"WorkflowId = '{other.id}'")).count == 1
 
-    await eventually(listed, expected=True)
+    await becomes(listed, expected=True)
     assert [row.id async for row in attack.acme.list_workflows()] == []
     await other.terminate()

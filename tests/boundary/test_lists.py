@@ -12,7 +12,7 @@ from temporalio.client import (
 from temporalio.service import RPCError
 
 from orkestra.errors import InvalidQueryError
-from tests.support.guarded_clients import eventually
+from tests.support.waiting import becomes
 
 QUERIES = (
     "WorkflowType='t' /* ' */ ) OR (tenantId='{beta}' /* ' */",
@@ -47,7 +47,7 @@ async def test_b01_queries_cannot_list_or_count_another_tenants_rows(attack):
     async def visible() -> int:
         return (await attack.beta.count_workflows()).count
 
-    await eventually(visible, 1)
+    await becomes(visible, 1)
     for client in (attack.acme, attack.bare):
         for query in (
             "",
@@ -67,7 +67,7 @@ async def test_a_page_token_of_another_tenants_list_shows_no_rows(attack):
     async def visible() -> int:
         return (await attack.beta.count_workflows()).count
 
-    await eventually(visible, 2)
+    await becomes(visible, 2)
     page = await attack.beta.workflow_service.list_workflow_executions(
         api.ListWorkflowExecutionsRequest(namespace="default", page_size=1)
     )

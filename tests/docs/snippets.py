@@ -24,6 +24,8 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from tests.support.waiting import PATIENCE
+
 SHELLS = frozenset({"bash", "sh", "shell"})
 RUN = SHELLS | {"console", "python"}
 SECONDS = 120
@@ -113,7 +115,7 @@ class Workspace:
             code = process.poll()
             if code is None:
                 os.killpg(process.pid, signal.SIGTERM)
-            output = _output(process, seconds=10)
+            output = _output(process, seconds=PATIENCE)
             if code:
                 failed.append(f"exit {code}: {process.args}\n{output}")
         assert not failed, "\n".join(failed)

@@ -7,6 +7,7 @@ import pytest
 
 from orkestra.devserver import DevServer
 from tests.docs.snippets import Snippet, Workspace, snippets_of
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -128,7 +129,7 @@ def test_a_page_ends_what_runs_in_the_background_with_its_last_snippet(
     background = "<!-- in the background -->\n```bash\nexit 3\n```\n"
     made, [first, last] = page(workspace, f"{background}\n```bash\ntrue\n```\n")
     made.run(first)
-    workspace.background[0].wait(30)
+    workspace.background[0].wait(PATIENCE)
     with pytest.raises(AssertionError, match="exit 3"):
         made.run(last)
 
@@ -162,13 +163,13 @@ def test_a_snippet_in_the_background_lives_until_the_document_ends(workspace: Wo
 
 def test_another_command_can_stand_in_for_one_in_the_background(workspace: Workspace) -> None:
     run(workspace, "<!-- in the background: echo this > ran -->\n```bash\necho that > ran\n```\n")
-    workspace.background[0].wait(10)
+    workspace.background[0].wait(PATIENCE)
     assert (workspace.directory / "ran").read_text() == "this\n"
 
 
 def test_a_snippet_in_the_background_that_failed_is_reported(workspace: Workspace) -> None:
     run(workspace, "<!-- in the background -->\n```bash\nexit 3\n```\n")
-    workspace.background[0].wait(10)
+    workspace.background[0].wait(PATIENCE)
     with pytest.raises(AssertionError, match="exit 3"):
         workspace.close()
 

@@ -23,8 +23,8 @@ from orkestra import (
 )
 from orkestra.temporal.connection import open_connection
 from tests.faults.keyed import KeyGate
-from tests.faults.waiting import until
 from tests.support.names import Fresh
+from tests.support.waiting import until
 from tests.workflows.gated import Gated, Steps
 
 SOON = timedelta(seconds=0.2)
@@ -145,10 +145,11 @@ async def test_a_source_that_fails_leaves_the_old_key(gate, tmp_path: Path, fres
 
 
 async def look(client: Any, condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await client.service_client.check_health()
-            await asyncio.sleep(0.05)
+    async def holds() -> bool:
+        await client.service_client.check_health()
+        return condition()
+
+    await until(holds)
 
 
 def no_key() -> str:

@@ -14,6 +14,7 @@ from orkestra.devserver.server import free_port
 from orkestra.errors import ConnectionClosedError, ConnectionFailedError
 from orkestra.temporal.connection import open_connection
 from tests.support.sockets import Sockets
+from tests.support.waiting import PATIENCE, PATIENTLY, until
 
 LOGGER = "orkestra.temporal.connection"
 LINE = re.compile(
@@ -27,16 +28,15 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[re.Match[str] | None]:
     return [LINE.fullmatch(message) for message in messages]
 
 
-async def test_a_server_that_starts_three_seconds_later_is_reached(caplog):
+async def test_a_server_that_starts_later_is_reached(caplog):
     server = DevServer(port=free_port())
-    started = time.monotonic()
-    opening = asyncio.create_task(open_connection(TemporalSettings(address=server.address)))
-    await asyncio.sleep(3)
+    settings = TemporalSettings(address=server.address, connect_deadline=PATIENTLY)
+    opening = asyncio.create_task(open_connection(settings))
+    await until(lambda: len(lines(caplog)) > 3)
     assert not opening.done()
     async with server:
         connection = await opening
         assert await connection.service_client.check_health()
-        assert time.monotonic() - started < 15
         await connection.close()
     attempts = [line for line in lines(caplog) if line is not None]
     assert len(attempts) == len(lines(caplog))
@@ -49,7 +49,7 @@ async def test_a_server_that_starts_three_seconds_later_is_reached(caplog):
 
 async def test_waits_are_random_from_nothing_up_to_a_growing_limit(caplog):
     settings = TemporalSettings(
-        address=f"127.0.0.1:{free_port()}", connect_deadline=timedelta(seconds=2)
+        address=f"127.0.0.1:{free_port()}", connect_deadline=timedelta(seconds=4)
     )
     errors = await asyncio.gather(
         *(open_connection(settings) for _ in range(20)), return_exceptions=True
@@ -74,9 +74,7 @@ async def test_the_deadline_holds_and_each_attempt_is_one_line(caplog):
     started = time.monotonic()
     with pytest.raises(ConnectionFailedError) as caught:
         await open_connection(settings)
-    elapsed = time.monotonic() - started
-    assert elapsed < 2.3
-    assert caught.value.elapsed.total_seconds() == pytest.approx(elapsed, abs=0.1)
+    assert caught.value.elapsed <= timedelta(seconds=time.monotonic() - started) < PATIENTLY
     *retried, last = lines(caplog)
     assert all(retried)
     assert last is None
@@ -99,7 +97,7 @@ async def test_closing_works_while_the_server_is_dead(fresh):
     finally:
         await server.kill()
     await asyncio.sleep(0.2)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await connection.close()
     with pytest.raises(ConnectionClosedError):
         await waiting

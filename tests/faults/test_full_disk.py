@@ -14,6 +14,7 @@ from temporalio.service import RPCError
 from orkestra import OrkestraPlugin
 from orkestra.devserver import DevServer
 from tests.support.processes import child_that
+from tests.support.waiting import PATIENCE
 from tests.support.worker_process import serving
 from tests.workflows.slow import Slow
 
@@ -66,12 +67,12 @@ async def test_a_worker_waits_out_a_full_disk_of_the_server_and_its_work_goes_on
         # The server answers all the same, and nothing would be won by killing the worker.
         assert (await worker.probe("/livez"))[0] == 200
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (unlimited, unlimited))
-        assert await asyncio.wait_for(handle.result(), 45) == "finished"
+        assert await asyncio.wait_for(handle.result(), PATIENCE) == "finished"
         await worker.becomes("/readyz", 200)
         later = await acme.start_workflow(
             Slow.run, args=["obeys", 0.0], id="after", task_queue=queue
         )
-        assert await asyncio.wait_for(later.result(), 45) == "finished"
+        assert await asyncio.wait_for(later.result(), PATIENCE) == "finished"
         assert pid == server_of(server.address).pid
         worker.process.terminate()
         assert await worker.end() == 0

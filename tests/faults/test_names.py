@@ -19,6 +19,7 @@ from orkestra.config import ProxySettings
 from orkestra.devserver.server import free_port
 from orkestra.temporal.connection import open_connection
 from tests.faults.proxy import ConnectProxy, Proxy
+from tests.support.waiting import PATIENCE
 
 Reason = ConnectionFailureReason
 
@@ -56,7 +57,7 @@ async def test_a_name_is_looked_up_again_for_a_new_connection_or_when_it_is_time
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
     )
-    said, _ = await asyncio.wait_for(process.communicate(), 50)
+    said, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert said.decode().splitlines() == ["before 1 0", "after 0 1"]
 
 

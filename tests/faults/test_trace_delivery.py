@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -19,7 +20,8 @@ import pytest
 from orkestra.config import LangfuseSettings
 from orkestra.langfuse import LangfuseSink, Loss
 from orkestra.otlp import decode_request
-from tests.support.traced_worker import SECONDS, record_of
+from tests.support.traced_worker import record_of
+from tests.support.waiting import PATIENCE, PATIENTLY
 
 Reply = tuple[int, dict[str, str]]
 ACCEPTED: Reply = (200, {})
@@ -91,8 +93,8 @@ async def test_a_batch_that_is_too_large_is_halved_until_it_fits(caplog):
         sink = sink_of(script)
         for number, name in enumerate(names, 1):
             sink.emit(record_of(name=name, number=number))
-        assert not await sink.flush(SECONDS)
-        assert await sink.close(SECONDS)
+        assert not await sink.flush(PATIENTLY)
+        assert await sink.close(PATIENTLY)
     assert sorted(script.names) == sorted(name for name in names if len(name) == 1000)
     assert sink.lost == {Loss.TOO_LARGE: 1}
     assert [r.levelno for r in caplog.records if "Spans are lost" in r.message] == [logging.WARNING]
@@ -104,8 +106,8 @@ async def test_langfuse_is_not_asked_again_before_it_wants_to_be(status):
     with answering(lambda number, _: busy if number == 1 else ACCEPTED) as script:
         sink = sink_of(script)
         sink.emit(record_of())
-        assert await sink.flush(SECONDS)
-        await sink.close(SECONDS)
+        assert await sink.flush(PATIENTLY)
+        await sink.close(PATIENTLY)
     first, second = script.times
     assert second - first >= 2
     assert script.names == ["workflow:X"]
@@ -117,10 +119,10 @@ async def test_a_flush_of_a_busy_langfuse_ends_in_time_and_nothing_is_lost_by_it
         sink = sink_of(script)
         sink.emit(record_of())
         began = time.monotonic()
-        assert not await sink.flush(SECONDS / 20)
-        assert time.monotonic() - began < 30
+        assert not await sink.flush(timedelta(seconds=1.5))
+        assert time.monotonic() - began < 50
         assert not sink.lost
-        assert not await sink.close(SECONDS / 20)
+        assert not await sink.close(timedelta(seconds=1.5))
     assert sink.lost == {Loss.UNSENT: 1}
 
 
@@ -129,8 +131,8 @@ async def test_what_cannot_get_better_is_not_tried_again(status):
     with answering(lambda *_: (status, {})) as script:
         sink = sink_of(script)
         sink.emit(record_of())
-        assert not await sink.flush(SECONDS)
-        await sink.close(SECONDS)
+        assert not await sink.flush(PATIENTLY)
+        await sink.close(PATIENTLY)
     assert len(script.times) == 1
     assert sink.lost == {Loss.REJECTED: 1}
 
@@ -143,16 +145,16 @@ async def test_while_langfuse_is_slow_nobody_waits_and_memory_stays_bounded():
     with answering(slowly) as script:
         sink = sink_of(script, queue_size=500)
         tracemalloc.start()
-        slowest = 0.0
+        waits = 0
         for number in range(1, 15_001):
             began = time.perf_counter()
             sink.emit(record_of(number=number))
-            slowest = max(slowest, time.perf_counter() - began)
+            waits += time.perf_counter() - began > 0.2
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        await sink.flush(SECONDS)
-        await sink.close(SECONDS)
-    assert slowest < 1
+        await sink.flush(PATIENTLY)
+        await sink.close(PATIENTLY)
+    assert waits < 10  # each batch takes as long to send; a busy machine makes this wait, too
     assert peak < 20_000_000
     assert set(sink.lost) == {Loss.QUEUE_FULL}
     assert len(script.names) + sink.lost[Loss.QUEUE_FULL] == 15_000
@@ -165,8 +167,8 @@ async def test_many_spans_take_few_requests_and_none_is_left_behind():
             sink.emit(record_of(name=f"n{number}", number=number))
             if number % 100 == 0:
                 await asyncio.sleep(0)
-        assert await sink.flush(SECONDS)
-        await sink.close(SECONDS)
+        assert await sink.flush(PATIENTLY)
+        await sink.close(PATIENTLY)
     assert sorted(script.names) == sorted(f"n{number}" for number in range(1, 2001))
     assert len(script.times) < 20
 
@@ -175,9 +177,9 @@ async def test_spans_that_come_after_the_close_are_counted():
     with answering(lambda *_: ACCEPTED) as script:
         sink = sink_of(script)
         sink.emit(record_of())
-        assert await sink.close(SECONDS)
+        assert await sink.close(PATIENTLY)
         sink.emit(record_of(number=2))
-        assert await sink.close(SECONDS)
+        assert await sink.close(PATIENTLY)
     assert script.names == ["workflow:X"]
     assert sink.lost == {Loss.UNSENT: 1}
 
@@ -185,15 +187,13 @@ async def test_spans_that_come_after_the_close_are_counted():
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 async def test_a_forked_child_sends_nothing_of_its_parents_and_ends_at_once():
     with answering(lambda *_: ACCEPTED) as script:
-        sink = sink_of(script, flush_timeout=40)
+        sink = sink_of(script, flush_timeout=2 * PATIENTLY)
         sink.emit(record_of())
-        began = time.monotonic()
         child = multiprocessing.get_context("fork").Process(
             target=lambda: (sink.emit(record_of(number=2)), sink._flush_at_exit())
         )
         child.start()
-        await asyncio.to_thread(child.join, 30)
+        await asyncio.to_thread(child.join, PATIENCE)
         assert child.exitcode == 0
-        assert time.monotonic() - began < 30
-        await sink.close(SECONDS)
+        await sink.close(PATIENTLY)
     assert script.names == ["workflow:X"]

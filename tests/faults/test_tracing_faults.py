@@ -17,7 +17,8 @@ from orkestra.langfuse import Loss
 from orkestra.testing import Behaviour, LangfuseReceiver
 from orkestra.tracing import trace_attributes
 from tests.support.names import Fresh
-from tests.support.traced_worker import SECONDS, Traced
+from tests.support.traced_worker import Traced
+from tests.support.waiting import PATIENCE, PATIENTLY, until
 from tests.support.worker_process import serving
 from tests.workflows.observed import Observe
 from tests.workflows.slow import Slow
@@ -44,22 +45,16 @@ async def traced(
     await made.sink.close(DEADLINE)
 
 
-async def flush_took(traced: Traced) -> tuple[bool, float]:
-    began = time.monotonic()
-    sent = await traced.plugin.flush(DEADLINE)
-    return sent, time.monotonic() - began
-
-
 @pytest.mark.parametrize("behaviour", [b for b in Behaviour if b is not Behaviour.ACCEPT])
 async def test_an_outage_is_not_noticed_and_its_spans_come_later(traced, behaviour):
     with traced.receiver.behaving(behaviour):
         async with traced.worker():
             assert await traced.result(Flaky.run, 1) == 1
-            sent, took = await flush_took(traced)
-        assert not sent
-        assert took < 1.5
+            assert not await asyncio.wait_for(traced.plugin.flush(DEADLINE), PATIENCE)
         assert traced.receiver.spans == []
-    spans = await asyncio.to_thread(traced.receiver.wait_for, lambda spans: len(spans) == 2, 15.0)
+    spans = await asyncio.to_thread(
+        traced.receiver.wait_for, lambda spans: len(spans) == 2, PATIENCE
+    )
     assert {span.name for span in spans} == {"workflow:Flaky", "activity:look_up"}
     assert not traced.sink.lost
 
@@ -68,12 +63,8 @@ async def test_closing_during_an_outage_ends_in_time_and_counts_what_was_lost(tr
     with traced.receiver.behaving(Behaviour.HANG):
         async with traced.worker():
             assert await traced.result(Flaky.run, 2) == 2
-        began = time.monotonic()
-        assert not await traced.sink.close(DEADLINE)
-        assert time.monotonic() - began < 15
-        deadline = time.monotonic() + 30
-        while not traced.sink.lost and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+        assert not await asyncio.wait_for(traced.sink.close(DEADLINE), PATIENCE)
+        await until(lambda: traced.sink.lost)
     assert traced.sink.lost == {Loss.UNSENT: 3}
     assert len([r for r in caplog.records if "Spans are lost" in r.message]) == 1
 
@@ -83,8 +74,8 @@ async def test_a_wrong_key_is_counted_and_logged_once(raw_client, fresh, receive
     async with traced.worker():
         for number in range(3):
             assert await traced.result(Flaky.run, 1, id=f"{number}-{fresh.suffix}") == 1
-            await traced.plugin.flush(SECONDS)
-    assert await traced.sink.close(SECONDS)
+            await traced.plugin.flush(PATIENTLY)
+    assert await traced.sink.close(PATIENTLY)
 
     assert traced.sink.lost == {Loss.REJECTED: 6}
     logged = [r for r in caplog.records if r.levelno >= logging.WARNING]
@@ -100,7 +91,7 @@ async def test_what_comes_faster_than_langfuse_takes_it_is_counted(raw_client, f
             for number in range(4):
                 assert await traced.result(Flaky.run, 1, id=f"{number}-{fresh.suffix}") == 1
                 await traced.plugin.flush()
-    await traced.plugin.flush(SECONDS)
+    await traced.plugin.flush(PATIENTLY)
     assert traced.sink.lost == {Loss.QUEUE_FULL: 4}
     assert len(receiver.spans) == 4
     await traced.close()
@@ -134,7 +125,7 @@ async def test_a_secret_is_nowhere_in_what_leaves(raw_client, fresh, receiver):
             handle = await traced.start(Observe.run, ["failing_inside"], SECRET, id=inside)
             while not any(span.name == "try ***" for span in receiver.spans):
                 await asyncio.sleep(0.05)
-                await traced.plugin.flush(SECONDS)
+                await traced.plugin.flush(PATIENTLY)
             await handle.terminate()
     spans = await traced.spans()
     await traced.close()
@@ -202,7 +193,7 @@ settings = LangfuseSettings(
 sink = LangfuseSink(settings)
 """
 
-PATIENCE = {Behaviour.ACCEPT: "25s", Behaviour.HANG: "1s"}
+FLUSH_TIMEOUTS = {Behaviour.ACCEPT: "2m", Behaviour.HANG: "1s"}
 ENDS = {
     "at once": "sink.emit(record_of())",
     "while the SDK is imported": "sink.start(); sink.emit(record_of())",
@@ -214,17 +205,15 @@ ENDS = {
 @pytest.mark.parametrize("end", ENDS)
 async def test_an_interpreter_that_ends_sends_what_it_can_and_does_not_wait_longer(behaviour, end):
     with LangfuseReceiver() as receiver, receiver.behaving(behaviour):
-        began = time.monotonic()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", ENDS_WITHOUT_FLUSH + ENDS[end]),
-            *(receiver.url, PATIENCE[behaviour]),
+            *(receiver.url, FLUSH_TIMEOUTS[behaviour]),
             cwd=ROOT,
         )
-        assert await asyncio.wait_for(process.wait(), 40) == (3 if "3" in ENDS[end] else 0)
-        took = time.monotonic() - began
+        code = await asyncio.wait_for(process.wait(), PATIENCE)
+        assert code == (3 if "3" in ENDS[end] else 0)
         names = [span.name for span in receiver.spans]
     assert names == (["workflow:X"] if behaviour is Behaviour.ACCEPT else [])
-    assert took < 30
 
 
 @pytest.mark.parametrize("behaviour", [Behaviour.ACCEPT, Behaviour.HANG])
@@ -237,7 +226,7 @@ async def test_a_worker_that_is_told_to_stop_sends_what_it_has_within_its_deadli
             "public_key": settings.public_key,
             "secret_key": receiver.secret_key,
             "base_url": receiver.url,
-            "flush_timeout": PATIENCE[behaviour],
+            "flush_timeout": FLUSH_TIMEOUTS[behaviour],
         }
         acme = Client(raw_client.service_client, plugins=[OrkestraPlugin(tenant=fresh.tenant())])
         with receiver.behaving(behaviour):

@@ -22,8 +22,7 @@ from orkestra.devserver.server import free_port
 from tests.support.command import Command, one_line
 from tests.support.names import Fresh
 from tests.support.processes import child_that
-
-pytestmark = pytest.mark.timeout(120)
+from tests.support.waiting import PATIENCE, until
 
 GREETINGS = """
 from datetime import timedelta
@@ -82,7 +81,7 @@ def read_line(process: subprocess.Popen[str]) -> str:
 def end(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str, str]:
     """Signal a process; its exit code and what else it printed."""
     process.send_signal(number)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=PATIENCE)
     return process.returncode, output, errors
 
 
@@ -109,7 +108,7 @@ def test_the_server_prints_a_line_for_itself_and_one_for_its_ui(command: Command
     with started(command, "server", *ports, TEMPORAL_NAMESPACE="staging") as process:
         server, ui = read_line(process), read_line(process)
         url = f"http://127.0.0.1:{ui_port}"
-        with urllib.request.urlopen(url, timeout=10) as page:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as page:
             status = page.status
         health = command.run(
             "health", "--namespace", "staging", TEMPORAL_ADDRESS=server.split()[-1]
@@ -137,7 +136,7 @@ def test_a_server_that_dies_by_itself_is_a_failure(command: Command) -> None:
     with started(command, "server", "--port", "0", "--headless") as process:
         read_line(process)
         child_that(lambda child: child.name() == "temporal", of=process.pid).kill()
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=PATIENCE)
 
     assert process.returncode == 1
     assert output == ""
@@ -215,7 +214,7 @@ def test_health_without_a_server_is_a_report_within_the_time_out(command: Comman
     started_at = time.monotonic()
     result = command.run("health", "--json", "--timeout", "1s", TEMPORAL_ADDRESS=address)
 
-    assert time.monotonic() - started_at < 15  # interpreter and imports included
+    assert time.monotonic() - started_at < 25  # where it is not told, it tries for longer
     assert result.returncode == 1
     assert result.stderr == ""
     report = json.loads(result.stdout)
@@ -327,7 +326,7 @@ async def test_the_worker_runs_the_workflows_of_modules_and_drains_on_sigterm(
         slow = await acme.start_workflow(
             "Greeting", "slow", id=fresh.workflow_id("slow"), task_queue=queue
         )
-        await until_exists(command.directory / "replying")
+        await until((command.directory / "replying").exists)
         code, output, errors = await asyncio.to_thread(end, process, signal.SIGTERM)
     events = [event async for event in slow.fetch_history_events()]
     await slow.terminate()
@@ -340,12 +339,6 @@ async def test_the_worker_runs_the_workflows_of_modules_and_drains_on_sigterm(
     assert f"Starting on task queue '{queue}' in namespace 'default'" in errors
     assert "Traceback" not in errors
     assert any(event.HasField("activity_task_completed_event_attributes") for event in events)
-
-
-async def until_exists(path: Path) -> None:
-    async with asyncio.timeout(30):
-        while not path.exists():  # noqa: ASYNC240 - another process makes it
-            await asyncio.sleep(0.02)
 
 
 async def test_the_worker_refuses_work_without_a_tenant(

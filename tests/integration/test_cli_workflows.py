@@ -15,6 +15,7 @@ from orkestra import OrkestraConfig, TemporalConnectionManager, TemporalSettings
 from orkestra.devserver import DevServer
 from tests.support.command import Command
 from tests.support.names import Fresh
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(240)  # each command is a process of its own
 
@@ -106,8 +107,11 @@ async def test_waiting_prints_the_result_or_why_there_is_none(shell: Shell):
     assert code == 1
     assert "failed: Stolen: this is stolen" in printed
     waiting = asyncio.ensure_future(shell(*start, '"pen"', "--id", "b"))
-    while (await shell("signal", "b", "pay"))[0]:
-        await asyncio.sleep(0.1)
+
+    async def pays() -> bool:
+        return (await shell("signal", "b", "pay"))[0] == 0
+
+    await until(pays)
     assert (await waiting)[:2] == (0, '["pen"]\n')
 
 
@@ -135,8 +139,11 @@ async def test_another_tenant_sees_and_reaches_nothing(
     assert "not found, or already closed" in error
     assert json.loads((await shell("list", "--json", tenant=other))[1]) == {"workflows": []}
     query = f"WorkflowId = '{shell.tenant}:b'"
-    while not (await raw_client.count_workflows(query)).count:
-        await asyncio.sleep(0.05)
+
+    async def is_listed() -> bool:
+        return (await raw_client.count_workflows(query)).count > 0
+
+    await until(is_listed)
     assert [w["workflow_id"] for w in (await shell.json("list"))["workflows"]] == [
         f"{shell.tenant}:b"
     ]
@@ -190,7 +197,7 @@ async def test_suspending_pauses_schedules_and_resuming_goes_on_with_them(
     async with TemporalConnectionManager(config) as manager:
         client = await manager.get_client(tenant=shell.tenant)
         schedule = await client.create_schedule("nightly", nightly(shell.queue))
-        paused = await until_one(shell)
+        paused = await until(lambda: suspended(shell))
         assert paused == {"tenant": shell.tenant, "schedules": 1, "status": "active"}
         assert (await schedule.describe()).schedule.state.paused
         code, printed, _ = await shell("tenants", "resume", shell.tenant)
@@ -206,13 +213,10 @@ def nightly(queue: str) -> Schedule:
     return Schedule(action=action, spec=ScheduleSpec(cron_expressions=["0 3 * * *"]))
 
 
-async def until_one(shell: Shell) -> dict[str, Any]:
-    """Lists of schedules are eventually consistent."""
-    for _ in range(20):
-        told = await shell.json("tenants", "suspend", shell.tenant)
-        if told["schedules"]:
-            return told
-    raise AssertionError("no schedule to suspend")
+async def suspended(shell: Shell) -> dict[str, Any] | None:
+    """What suspending told, once it found a schedule: their list lags behind."""
+    told = await shell.json("tenants", "suspend", shell.tenant)
+    return told if told["schedules"] else None
 
 
 @pytest.mark.parametrize(

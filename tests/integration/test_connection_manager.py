@@ -30,8 +30,8 @@ from orkestra.config import TemporalSettings
 from orkestra.devserver.server import free_port
 from tests.support.fake_service import FakeServiceClient
 from tests.support.listeners import Listener, proxy_to, silent
-from tests.support.processes import comes_true
 from tests.support.sockets import Sockets
+from tests.support.waiting import PATIENCE, until
 
 
 def config_for(address: str, **temporal: Any) -> OrkestraConfig:
@@ -111,7 +111,7 @@ async def test_a_dedicated_client_has_a_connection_of_its_own(manager, gateway):
     del dedicated[0]
     await asyncio.sleep(0)  # until now the loop itself refers to it
     gc.collect()
-    assert await comes_true(lambda: sockets.count == 2)
+    await until(lambda: sockets.count == 2)
     await manager.close()
     assert await sockets.are_gone()
     with pytest.raises(ConnectionClosedError):
@@ -145,7 +145,7 @@ async def test_what_is_malformed_is_refused_before_anything_is_opened(manager, g
 
 async def test_all_who_wait_get_the_error_and_the_next_call_tries_again(dev_server):
     port = free_port()
-    deadline = timedelta(seconds=0.3)
+    deadline = timedelta(seconds=1)
     manager = TemporalConnectionManager(config_for(f"127.0.0.1:{port}", connect_deadline=deadline))
     errors = await asyncio.gather(
         *(manager.get_client() for _ in range(50)), return_exceptions=True
@@ -212,16 +212,13 @@ async def test_when_all_give_up_no_socket_is_left_and_the_manager_still_works(de
     async with silent() as server:
         sockets = Sockets(server.address)
         manager = TemporalConnectionManager(config_for(server.address))
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await manager.get_client()
-        assert server.accepted == 1
-        assert await sockets.are_gone()
-        again = asyncio.create_task(manager.get_client())
-        while server.accepted < 2:
-            await asyncio.sleep(0.01)
-        again.cancel()
-        await asyncio.wait([again])
+        for number in (1, 2):
+            waiting = asyncio.create_task(manager.get_client())
+            await until(lambda expected=number: server.accepted == expected)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert await sockets.are_gone()
         await manager.close()
 
 
@@ -244,9 +241,8 @@ async def test_closing_while_it_connects_ends_those_who_wait(dedicated):
         sockets = Sockets(server.address)
         manager = TemporalConnectionManager(config_for(server.address))
         waiting = [asyncio.create_task(manager.get_client(dedicated=dedicated)) for _ in range(10)]
-        while not server.accepted:
-            await asyncio.sleep(0.01)
-        async with asyncio.timeout(30):
+        await until(lambda: server.accepted)
+        async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(manager.close() for _ in range(3)))
             ends = await asyncio.gather(*waiting, return_exceptions=True)
         assert {type(end) for end in ends} == {ConnectionClosedError}
@@ -279,7 +275,7 @@ async def test_closing_waits_in_nothing_while_calls_wait(manager, gateway, fresh
         "nobody", id=fresh.workflow_id(), task_queue=fresh.task_queue("unserved")
     )
     waiting = asyncio.create_task(handle.result())
-    await asyncio.sleep(0.2)
+    await until(lambda: manager.statistics.calls_in_flight == 1)
     await manager.close()
     assert await sockets.are_gone()
     with pytest.raises(ConnectionClosedError):
@@ -301,7 +297,7 @@ async def test_closing_under_a_running_worker_names_it_and_changes_nothing(
     client = await manager.get_client(dedicated=dedicated)
     worker = Worker(client, task_queue=fresh.task_queue(), activities=[nothing])
     async with worker:
-        await asyncio.sleep(0.3)
+        await until(lambda: manager.statistics.workers == 1)
         with pytest.raises(WorkersRunningError, match=fresh.task_queue()):
             await manager.close()
         assert await shared.service_client.check_health()

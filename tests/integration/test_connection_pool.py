@@ -15,9 +15,9 @@ from orkestra import (
     create_worker,
 )
 from orkestra.temporal.connection import ConnectionState
-from tests.faults.waiting import until
 from tests.support.listeners import Listener, proxy_to
 from tests.support.sockets import Sockets
+from tests.support.waiting import PATIENCE, until
 from tests.workflows.gated import Gated, Steps
 
 
@@ -87,7 +87,7 @@ async def test_a_worker_that_never_ran_does_not_keep_the_socket(gateway, fresh):
     await manager.close()
     assert await sockets.are_gone()
     for worker in workers:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await worker.shutdown()
         with pytest.raises(ConnectionClosedError):
             await worker.run()
@@ -102,7 +102,7 @@ async def test_a_worker_that_never_ran_does_not_hold_up_closing_while_the_server
         worker = await create_worker(
             task_queue=fresh.task_queue(), activities=[steps.take_step], manager=manager
         )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await manager.close()
     assert await sockets.are_gone()
     assert not worker.is_running

@@ -14,6 +14,7 @@ from orkestra.config import TemporalSettings
 from orkestra.temporal.connection import open_connection
 from tests.support.listeners import silent
 from tests.support.sockets import Sockets
+from tests.support.waiting import PATIENCE, until
 
 FORKING = Path(__file__).parents[1] / "programs" / "forking.py"
 
@@ -93,8 +94,7 @@ async def test_closing_ends_the_openings_of_other_loops():
             return "closed"
 
         waiting = asyncio.create_task(elsewhere(main))
-        while not server.accepted:
-            await asyncio.sleep(0.01)
+        await until(lambda: server.accepted)
         await manager.close()
         assert await waiting == "closed"
 
@@ -108,7 +108,7 @@ async def test_a_loop_that_stopped_in_a_call_does_not_hold_up_closing(dev_server
     stopped = asyncio.new_event_loop()
     task = stopped.create_task(handle.result())
     await asyncio.to_thread(stopped.run_until_complete, asyncio.sleep(0.2))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await connection.close()
     assert "event loop that does not run" in caplog.text
     with pytest.raises(ConnectionClosedError):  # and it ends as soon as its loop runs again
@@ -147,7 +147,7 @@ async def test_a_forked_child_works_or_is_told_why_not(dev_server, case, answer)
         *(dev_server.address, case),
         stdout=subprocess.PIPE,
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         output, _ = await program.communicate()
     child, parent = output.decode().splitlines()
     assert child.startswith("child: " + answer.format(address=repr(dev_server.address)))

@@ -24,6 +24,7 @@ from orkestra.temporal.connection import Connection, open_connection
 from tests.support.fake_service import FakeServiceClient
 from tests.support.names import Fresh
 from tests.support.sockets import Sockets
+from tests.support.waiting import PATIENCE, PATIENTLY, until
 
 
 @activity.defn
@@ -82,7 +83,7 @@ async def test_a_worker_runs_on_a_connection_and_the_socket_goes_after_it(
                 "you",
                 id=fresh.workflow_id(),
                 task_queue=fresh.task_queue(),
-                start_to_close_timeout=timedelta(seconds=5),
+                start_to_close_timeout=PATIENTLY,
             )
             == "hello you"
         )
@@ -156,7 +157,7 @@ async def test_every_later_call_is_refused_at_once(connection, client, fresh, de
         lambda: client.count_workflows(""),
     )
     for call in calls:
-        async with asyncio.timeout(0.1):
+        async with asyncio.timeout(5):  # less than a call is retried for
             with pytest.raises(ConnectionClosedError, match=dev_server.address):
                 await call()
     for setting in ("rpc_metadata", "api_key"):
@@ -215,7 +216,7 @@ async def test_a_time_out_around_a_call_still_works_while_the_connection_closes(
 
     async def impatient() -> str:
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await handle.result()
         except ConnectionClosedError:
             await asyncio.sleep(0)  # the task itself is not cancelled
@@ -244,7 +245,7 @@ async def test_a_hundred_calls_in_flight_all_end(connection, client, fresh, sock
     handle = await unserved(client, fresh)
     waiting = [asyncio.create_task(handle.result()) for _ in range(100)]
     await asyncio.sleep(0.3)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await connection.close()
     ends = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(end) for end in ends} == {ConnectionClosedError}
@@ -305,11 +306,10 @@ async def test_closing_leaves_no_warning_task_or_thread(dev_server, fresh, caplo
         assert isinstance(waiting.exception(), ConnectionClosedError)
         del waiting, handle, connection
         gc.collect()
-        await asyncio.sleep(0.05)
+        await until(lambda: asyncio.all_tasks() <= tasks)
+        await until(lambda: set(threading.enumerate()) <= threads)
     assert not caught
     assert not [record for record in caplog.records if record.name == "asyncio"]
-    assert asyncio.all_tasks() == tasks
-    assert set(threading.enumerate()) == threads
 
 
 # Seams

@@ -18,11 +18,13 @@ from temporalio.client import Client
 
 from orkestra.testing import LangfuseReceiver
 from tests.support.command import Command
+from tests.support.waiting import PATIENCE, becomes
 
 TICKETS: Final = Path(__file__).parents[2] / "examples/support_desk/tickets.jsonl"
-PATIENCE: Final = 150
+SECONDS: Final = 3 * PATIENCE
+"""How long a whole demo may take."""
 
-pytestmark = pytest.mark.timeout(PATIENCE + 30)
+pytestmark = pytest.mark.timeout(SECONDS + PATIENCE)
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def running(command: Command, *arguments: str, **variables: str) -> Iterator[sub
 def findings(command: Command, *arguments: str, **variables: str) -> Any:
     """Run the demo to its end and return what it found."""
     with running(command, "--json", *arguments, **variables) as process:
-        out, err = process.communicate(timeout=PATIENCE)
+        out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     return json.loads(out)
 
@@ -155,22 +157,26 @@ async def test_with_keep_everything_stays_up_until_ctrl_c(command: Command) -> N
         assert process.stdout is not None
         found = json.loads(process.stdout.readline())
         client = await Client.connect(found["temporal"]["address"])
-        assert (await client.count_workflows("WorkflowType = 'SupportTicket'")).count == 5
+
+        async def tickets_listed() -> int:
+            return (await client.count_workflows("WorkflowType = 'SupportTicket'")).count
+
+        await becomes(tickets_listed, 5)
         _, port = found["temporal"]["ui"].removeprefix("http://").split(":")
         with socket.create_connection(("127.0.0.1", int(port))):
             pass
         [root] = found["trace"]["roots"]
         assert root["name"] == "workflow:SupportTicket"
         page = f"{found['traces']}/api/traces"
-        with await asyncio.to_thread(urllib.request.urlopen, page, timeout=30) as answer:
+        with await asyncio.to_thread(urllib.request.urlopen, page, timeout=PATIENCE) as answer:
             tenants = json.load(answer)["tenants"]
         assert [each["id"] for each in tenants] == ["acme", "initech", "umbrella"]
         started = psutil.Process(process.pid).children(recursive=True)
         assert len(started) == 4  # a server, a worker and their guards
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
-        _, left = psutil.wait_procs(started, timeout=30)
+        _, left = psutil.wait_procs(started, timeout=PATIENCE)
         assert left == []
 
 
@@ -190,10 +196,10 @@ def test_whatever_ends_the_demo_ends_all_that_it_started(
         started = psutil.Process(process.pid).children(recursive=True)
         assert len(started) == 4
         process.send_signal(number)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == code, err
         assert "Traceback" not in err
-        _, left = psutil.wait_procs(started, timeout=30)
+        _, left = psutil.wait_procs(started, timeout=PATIENCE)
         assert left == []
 
 

@@ -21,11 +21,11 @@ from orkestra.config import OrkestraConfig
 from orkestra.devserver import DevServer
 from tests.support.command import ORKESTRA, clean_environment
 from tests.support.names import Fresh
+from tests.support.waiting import PATIENCE, until
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "deployment.md"
 FENCE: Final = re.compile(r"^```\w+\n# (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILES: Final = dict(FENCE.findall(PAGE.read_text(encoding="utf-8")))
-PATIENCE: Final = 40.0
 
 APP: Final = """
 from temporalio import workflow
@@ -81,7 +81,7 @@ def free_port() -> int:
 
 def status(url: str) -> int:
     try:
-        with urlopen(url, timeout=5) as answer:  # noqa: S310 - our own, on the loopback interface
+        with urlopen(url, timeout=PATIENCE) as answer:  # noqa: S310 - our own, on the loopback interface
             code: int = answer.status
             return code
     except OSError as error:
@@ -103,10 +103,12 @@ async def test_what_the_image_starts_answers_the_probes_of_the_manifest_and_ends
     async with started(words, tmp_path, **variables) as process:
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             url = f"http://{address}{worker[probe]['httpGet']['path']}"
-            async with asyncio.timeout(PATIENCE):
-                while await asyncio.to_thread(status, url) != 200:
-                    assert process.returncode is None, (tmp_path / "log").read_text()
-                    await asyncio.sleep(0.1)
+
+            async def is_well(url: str = url) -> bool:
+                assert process.returncode is None, (tmp_path / "log").read_text()
+                return await asyncio.to_thread(status, url) == 200
+
+            await until(is_well)
         process.terminate()
         async with asyncio.timeout(pod["terminationGracePeriodSeconds"]):
             assert await process.wait() == 0, (tmp_path / "log").read_text()

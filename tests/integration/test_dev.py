@@ -19,8 +19,8 @@ from temporalio.client import Client, WorkflowHandle
 
 from orkestra.temporal.plugin import OrkestraPlugin
 from tests.support.command import Command, one_line
+from tests.support.waiting import PATIENCE, until
 
-PATIENCE: Final = 60.0
 ANY_PORT: Final = ("--port", "0", "--ui-port", "0", "--traces-port", "0")
 CODE: Final = """
 from datetime import timedelta
@@ -106,9 +106,9 @@ class Session:
 
     async def end(self, number: signal.Signals = signal.SIGINT) -> int:
         self.process.send_signal(number)
-        code = await asyncio.to_thread(self.process.wait, 30)
+        code = await asyncio.to_thread(self.process.wait, PATIENCE)
         for reader in self._readers:
-            reader.join(10)
+            reader.join(PATIENCE)
         return code
 
     def _read(self, stream: Any) -> None:
@@ -145,21 +145,18 @@ async def developing(
 async def order(client: Client, number: str, queue: str = "shopping") -> WorkflowHandle[Any, Any]:
     """Start an order and wait until it waits for its payment."""
     handle = await client.start_workflow("Order", "ada", id=number, task_queue=queue)
-    deadline = time.monotonic() + PATIENCE
-    while "activity_task_completed" not in str(
-        [e.WhichOneof("attributes") for e in (await handle.fetch_history()).events]
-    ):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
+
+    async def has_greeted() -> bool:
+        events = (await handle.fetch_history()).events
+        return any(e.HasField("activity_task_completed_event_attributes") for e in events)
+
+    await until(has_greeted)
     return handle
 
 
 async def at_work(file: Path) -> None:
     """Wait until an activity has begun."""
-    deadline = time.monotonic() + PATIENCE
-    while not await asyncio.to_thread(file.exists):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
+    await until(file.exists)
 
 
 async def paid(handle: WorkflowHandle[Any, Any]) -> Any:
@@ -169,7 +166,9 @@ async def paid(handle: WorkflowHandle[Any, Any]) -> Any:
 
 async def traces_of(session: Session, path: str = "api/traces") -> Any:
     url = next(found[1] for line in session.said if (found := re.search(r"traces (http\S+)", line)))
-    with await asyncio.to_thread(urllib.request.urlopen, f"{url}/{path}", timeout=30) as answer:
+    with await asyncio.to_thread(
+        urllib.request.urlopen, f"{url}/{path}", timeout=PATIENCE
+    ) as answer:
         return json.load(answer)
 
 
@@ -255,7 +254,7 @@ async def test_what_was_begun_goes_on_in_the_next_run_unless_it_is_to_be_fresh(
         assert "is in use by another `orkestra dev`" in one_line(again.stderr)
         started = psutil.Process(session.process.pid).children(recursive=True)
         assert await session.end() == 0
-        _, left = psutil.wait_procs(started, timeout=30)
+        _, left = psutil.wait_procs(started, timeout=PATIENCE)
         assert left == []
     assert (command.directory / ".orkestra/.gitignore").read_text().endswith("*\n")
 
@@ -264,19 +263,17 @@ async def test_what_was_begun_goes_on_in_the_next_run_unless_it_is_to_be_fresh(
         await session.hears(r"running")
         handle = client.get_workflow_handle(handle.id)
         assert await paid(handle) == ["hello ada", "hello ada"]
-        deadline = time.monotonic() + PATIENCE
-        while (
-            not (traces := await traces_of(session))["traces"]
-            or not traces["traces"][0]["has_root"]
-        ):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.1)
-        [trace] = traces["traces"]
+
+        async def complete_traces() -> Any:
+            traces = (await traces_of(session))["traces"]
+            # The workflow, two activities and a signal come one after the other.
+            return [each for each in traces if each["has_root"] and each["spans"] == 4]
+
+        [trace] = await until(complete_traces)
         assert (trace["name"], trace["tenant"]) == ("workflow:Order", "acme")
-        assert trace["spans"] == 4  # workflow, two activities, signal
         started = psutil.Process(session.process.pid).children(recursive=True)
         assert await session.end(signal.SIGKILL) == -signal.SIGKILL
-        _, left = psutil.wait_procs(started, timeout=30)
+        _, left = psutil.wait_procs(started, timeout=PATIENCE)
         assert left == []
 
     async with developing(command, "shop", "--fresh") as (session, client):

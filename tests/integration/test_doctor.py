@@ -1,6 +1,5 @@
 """Findings of the doctor, from DNS to Langfuse."""
 
-import asyncio
 import json
 import socket
 import ssl
@@ -27,8 +26,7 @@ from orkestra.testing import LangfuseReceiver
 from tests.support.command import Command
 from tests.support.listeners import proxy_to
 from tests.support.names import Fresh
-
-PATIENCE = timedelta(seconds=20)
+from tests.support.waiting import PATIENTLY, until
 
 
 def at(address: str, **others: object) -> OrkestraConfig:
@@ -43,7 +41,7 @@ def named(diagnosis: Diagnosis, name: str) -> Finding:
 
 
 async def test_without_problems_every_check_passes(dev_server: DevServer):
-    diagnosis = await diagnose(at(dev_server.address), timeout=PATIENCE)
+    diagnosis = await diagnose(at(dev_server.address), timeout=PATIENTLY)
     assert diagnosis
     assert [finding.name for finding in diagnosis.findings] == [
         "dns",
@@ -63,7 +61,7 @@ async def test_without_problems_every_check_passes(dev_server: DevServer):
 
 
 async def test_a_host_without_an_address_fails_the_dns_check():
-    diagnosis = await diagnose(at("nowhere.invalid:7233"), timeout=PATIENCE)
+    diagnosis = await diagnose(at("nowhere.invalid:7233"), timeout=PATIENTLY)
     assert [finding.name for finding in diagnosis.findings] == ["dns", "langfuse"]
     assert "nowhere.invalid" in named(diagnosis, "dns").detail
     assert named(diagnosis, "dns").ok is False
@@ -73,7 +71,7 @@ async def test_a_port_without_a_listener_fails_the_tcp_check():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    diagnosis = await diagnose(at(f"127.0.0.1:{port}"), timeout=PATIENCE)
+    diagnosis = await diagnose(at(f"127.0.0.1:{port}"), timeout=PATIENTLY)
     problem = named(diagnosis, "tcp")
     assert problem.ok is False
     assert "start the server" in problem.fix
@@ -96,7 +94,7 @@ async def test_a_good_certificate_passes_and_its_expiry_is_shown(dev_server: Dev
     ends = datetime.now(UTC) + timedelta(days=100, hours=1)
     context = server_side(authority, not_after=ends)
     async with proxy_to(dev_server.address, tls=context) as proxy:
-        diagnosis = await diagnose(at(proxy.address, tls=trusting(authority)), timeout=PATIENCE)
+        diagnosis = await diagnose(at(proxy.address, tls=trusting(authority)), timeout=PATIENTLY)
     assert diagnosis
     assert "expires in 100 days" in named(diagnosis, "tls").detail
 
@@ -105,7 +103,7 @@ async def test_a_certificate_that_expires_soon_passes_with_advice(dev_server: De
     authority = trustme.CA()
     context = server_side(authority, not_after=datetime.now(UTC) + timedelta(days=3, hours=1))
     async with proxy_to(dev_server.address, tls=context) as proxy:
-        diagnosis = await diagnose(at(proxy.address, tls=trusting(authority)), timeout=PATIENCE)
+        diagnosis = await diagnose(at(proxy.address, tls=trusting(authority)), timeout=PATIENTLY)
     assert named(diagnosis, "tls").ok
     assert "renew" in named(diagnosis, "tls").fix
 
@@ -127,7 +125,7 @@ async def test_a_bad_certificate_fails_with_its_reason(
     context = server_side(authority, name, not_before=begins, not_after=ends)
     trusted = trusting(authority if trusts else trustme.CA())
     async with proxy_to(dev_server.address, tls=context) as proxy:
-        diagnosis = await diagnose(at(proxy.address, tls=trusted), timeout=PATIENCE)
+        diagnosis = await diagnose(at(proxy.address, tls=trusted), timeout=PATIENTLY)
     assert named(diagnosis, "tls").ok is False
     assert why in named(diagnosis, "tls").detail
     assert [finding.name for finding in diagnosis.findings][-2:] == ["tls", "langfuse"]
@@ -135,12 +133,12 @@ async def test_a_bad_certificate_fails_with_its_reason(
 
 async def test_tls_against_a_plain_server_fails_the_tls_check(dev_server: DevServer):
     tls = TlsSettings(disabled=False)
-    diagnosis = await diagnose(at(dev_server.address, tls=tls), timeout=PATIENCE)
+    diagnosis = await diagnose(at(dev_server.address, tls=tls), timeout=PATIENTLY)
     assert "speaks TLS" in named(diagnosis, "tls").fix
 
 
 async def test_a_missing_namespace_is_a_problem_with_a_fix(dev_server: DevServer):
-    diagnosis = await diagnose(at(dev_server.address, namespace="nope"), timeout=PATIENCE)
+    diagnosis = await diagnose(at(dev_server.address, namespace="nope"), timeout=PATIENTLY)
     problem = named(diagnosis, "namespace")
     assert problem.ok is False
     assert "'nope' does not exist" in problem.detail
@@ -155,7 +153,7 @@ async def test_queues_and_namespaces_of_single_tenants_are_checked(
         temporal=TemporalSettings(address=dev_server.address),
         tenants={"acme": TenantSettings(namespace="second", task_queues={"orders": queue})},
     )
-    diagnosis = await diagnose(config, timeout=PATIENCE)
+    diagnosis = await diagnose(config, timeout=PATIENTLY)
     namespaces = [f.detail for f in diagnosis.findings if f.name == "namespace"]
     assert namespaces == ["'default' is registered", "in 'second': 'second' is registered"]
     assert queue in named(diagnosis, "workflow_pollers").detail
@@ -178,9 +176,12 @@ async def test_an_id_with_a_tenants_prefix_that_is_not_the_tenants_is_a_problem(
         "Nothing", id=f"{tenant}:order", task_queue=fresh.task_queue()
     )
     try:
-        while not (await client.count_workflows(f"WorkflowId = '{started.id}'")).count:
-            await asyncio.sleep(0.05)
-        problem = named(await diagnose(config, timeout=PATIENCE), "ownership")
+
+        async def is_listed() -> bool:
+            return (await client.count_workflows(f"WorkflowId = '{started.id}'")).count > 0
+
+        await until(is_listed)
+        problem = named(await diagnose(config, timeout=PATIENTLY), "ownership")
     finally:
         await started.terminate()
     assert problem.ok is False
@@ -188,7 +189,7 @@ async def test_an_id_with_a_tenants_prefix_that_is_not_the_tenants_is_a_problem(
 
 
 async def test_the_clock_is_compared_with_the_time_that_the_server_noted(raw_client: Client):
-    finding = await check_clocks(raw_client, timeout=PATIENCE)
+    finding = await check_clocks(raw_client, timeout=PATIENTLY)
     assert finding.ok, finding
     assert finding.detail.startswith("within ")
 
@@ -198,20 +199,20 @@ async def test_a_clock_that_is_wrong_is_a_problem(
 ):
     right = time.time
     monkeypatch.setattr("orkestra.doctor.checks.time.time", lambda: right() + 60)
-    finding = await check_clocks(raw_client, timeout=PATIENCE)
+    finding = await check_clocks(raw_client, timeout=PATIENTLY)
     assert finding.ok is False
     assert "ahead of the server's" in finding.detail
 
 
 async def test_fairness_passes_if_it_is_on(raw_client: Client):
-    finding = await check_fairness(raw_client, timeout=2 * PATIENCE)
+    finding = await check_fairness(raw_client, timeout=PATIENTLY)
     assert finding.ok, finding
 
 
 async def test_fairness_fails_if_it_is_off():
     async with DevServer(fairness=False) as server:
         client = await Client.connect(server.address)
-        finding = await check_fairness(client, timeout=2 * PATIENCE)
+        finding = await check_fairness(client, timeout=PATIENTLY)
     assert finding.ok is False
     assert "matching.enableFairness" in finding.fix
 
@@ -219,7 +220,7 @@ async def test_fairness_fails_if_it_is_off():
 async def test_the_langfuse_project_that_accepts_traces_is_named(dev_server: DevServer):
     with LangfuseReceiver() as receiver:
         config = at(dev_server.address).model_copy(update={"langfuse": receiver.settings()})
-        finding = named(await diagnose(config, timeout=PATIENCE), "langfuse")
+        finding = named(await diagnose(config, timeout=PATIENTLY), "langfuse")
     assert finding.ok
     assert finding.detail == f"'{receiver.url}' accepts traces for project 'received'"
 
@@ -228,8 +229,8 @@ async def test_wrong_keys_and_an_unreachable_langfuse_are_distinguished(dev_serv
     with LangfuseReceiver() as receiver:
         wrong = receiver.settings(secret_key="sk-wrong")
         config = at(dev_server.address).model_copy(update={"langfuse": wrong})
-        refused = named(await diagnose(config, timeout=PATIENCE), "langfuse")
-    down = named(await diagnose(config, timeout=PATIENCE), "langfuse")
+        refused = named(await diagnose(config, timeout=PATIENTLY), "langfuse")
+    down = named(await diagnose(config, timeout=PATIENTLY), "langfuse")
     assert refused.ok is down.ok is False
     assert "refuses the keys" in refused.detail
     assert "sk-wrong" not in refused.detail
@@ -248,7 +249,7 @@ async def test_the_projects_of_tenants_are_checked_with_their_own_keys(dev_serve
                 ),
             },
         )
-        diagnosis = await diagnose(config, timeout=PATIENCE)
+        diagnosis = await diagnose(config, timeout=PATIENTLY)
     well, ill = (finding for finding in diagnosis.findings if finding.name == "langfuse")
     assert well.ok
     assert well.detail.startswith("of tenant 'acme': ")
@@ -259,7 +260,7 @@ async def test_the_projects_of_tenants_are_checked_with_their_own_keys(dev_serve
 
 async def test_without_tenancy_its_checks_are_skipped(dev_server: DevServer):
     config = at(dev_server.address).model_copy(update={"tenancy": TenancySettings(mode="off")})
-    names = {finding.name for finding in (await diagnose(config, timeout=PATIENCE)).findings}
+    names = {finding.name for finding in (await diagnose(config, timeout=PATIENTLY)).findings}
     assert not names & {"search_attribute", "fairness", "ownership"}
 
 
@@ -267,10 +268,10 @@ def test_the_command_prints_a_line_for_each_check_and_fails_on_problems(
     dev_server: DevServer, tmp_path: Path
 ):
     command, there = Command(tmp_path), {"TEMPORAL_ADDRESS": dev_server.address}
-    well = command.run("doctor", "--timeout", "20s", **there)
+    well = command.run("doctor", "--timeout", "60s", **there)
     assert well.returncode == 0, well.stderr
     assert well.stdout.splitlines()[-1] == "no problems found"
-    ill = command.run("doctor", "--timeout", "20s", "--task-queue", "nobody", "--json", **there)
+    ill = command.run("doctor", "--timeout", "60s", "--task-queue", "nobody", "--json", **there)
     assert ill.returncode == 1
     told = json.loads(ill.stdout)
     assert not told["healthy"]

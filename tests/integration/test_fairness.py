@@ -25,7 +25,8 @@ from temporalio.worker import (
 from orkestra import current_tenant
 from orkestra.devserver import DevServer
 from orkestra.directory import TenantRecord
-from tests.support.tenants import Town, eventually
+from tests.support.tenants import Town
+from tests.support.waiting import until
 from tests.workflows.many_activities import ABUSES, Crowd, note
 
 BIG, SMALL = 500, 20
@@ -81,7 +82,7 @@ async def served(town: Town, crowds: list[tuple[str, int, str]]) -> list[str | N
             async def all_wait(expected: int = waiting) -> bool:
                 return await backlog(town.raw, queue) >= expected
 
-            await eventually(all_wait)
+            await until(all_wait)
         async with Worker(
             town.client(None),
             task_queue=queue,

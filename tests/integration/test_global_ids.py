@@ -6,7 +6,6 @@ ID and on one that nobody has, and both must be answered alike.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -53,12 +52,11 @@ from orkestra import (
     TenantRequiredError,
 )
 from tests.support.names import Fresh
-from tests.support.tenants import eventually
+from tests.support.waiting import PATIENTLY, until
 from tests.workflows.global_ids import WORKFLOWS, CancelsByGlobalId, TerminatesByChild, Waits
 from tests.workflows.placed import where
 
 CONFIG = OrkestraConfig(tenancy=TenancySettings(workflow_ids="global"))
-SECONDS = timedelta(seconds=20)
 
 
 class Counting(ServiceClient):
@@ -271,7 +269,7 @@ async def test_a_call_during_continue_as_new_reaches_the_new_run(house):
         async def is_overtaken() -> bool:
             return (await raw.describe()).run_id != first
 
-        await eventually(is_overtaken)
+        await until(is_overtaken)
 
     house.wire.before["query_workflow"] = overtake
     by_id = house.acme.get_workflow_handle_for(Waits.run, own.id)
@@ -297,7 +295,7 @@ async def test_a_signal_during_continue_as_new_reaches_the_new_run(house):
         async def is_overtaken() -> bool:
             return (await raw.describe()).run_id != first
 
-        await eventually(is_overtaken)
+        await until(is_overtaken)
 
     house.wire.before["signal_workflow_execution"] = overtake
     await house.acme.get_workflow_handle_for(Waits.run, own.id).signal(Waits.tell, "done")
@@ -402,7 +400,7 @@ async def test_another_tenants_schedule_looks_like_one_that_does_not_exist(house
 
 @once
 async def test_another_tenants_activity_looks_like_one_that_does_not_exist(house):
-    options: dict[str, Any] = {"task_queue": "nobody", "start_to_close_timeout": SECONDS}
+    options: dict[str, Any] = {"task_queue": "nobody", "start_to_close_timeout": PATIENTLY}
     victim = await house.beta.start_activity(where, id=house.id("a"), **options)
 
     def attacks(name: str) -> list[Awaitable[object]]:
@@ -430,7 +428,7 @@ async def test_another_tenants_activity_looks_like_one_that_does_not_exist(house
         assert not caught.value.run_id
     await victim.terminate()
     result = await house.acme.execute_activity(
-        where, id=house.id("own"), task_queue=house.queue, start_to_close_timeout=SECONDS
+        where, id=house.id("own"), task_queue=house.queue, start_to_close_timeout=PATIENTLY
     )
     assert result["queue"] == house.queue
 
@@ -485,7 +483,7 @@ async def test_lists_and_counts_show_the_callers_own_rows(house):
     async def are_listed() -> bool:
         return (await house.raw.count_workflows(query)).count == 3
 
-    await eventually(are_listed)
+    await until(are_listed)
     assert {each.id async for each in house.acme.list_workflows(query)} == {
         house.id("one"),
         house.id("two"),

@@ -29,8 +29,9 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
 from orkestra import ALL_TENANTS, TenantRequiredError, tenant_scope
-from tests.support.guarded_clients import SOON, GuardDesk, eventually, whose
+from tests.support.guarded_clients import SOON, GuardDesk, whose
 from tests.support.names import Fresh
+from tests.support.waiting import becomes
 from tests.workflows.everything import Child, Mailbox
 
 FAR = timedelta(days=300)
@@ -167,7 +168,7 @@ async def test_standalone_activities_run(desk):
         async def listed() -> set[str]:
             return {row.activity_id async for row in client.list_activities("")}
 
-        await eventually(listed, {f"{tenant}:done", handle.id, cancelled.id})
+        await becomes(listed, {f"{tenant}:done", handle.id, cancelled.id})
         assert (await client.count_activities("")).count == 3
 
     await for_both(desk, scenario)
@@ -178,11 +179,11 @@ async def test_activities_are_completed_by_id(desk):
         opened = {name: await desk.open_activity(tenant, name) for name in ("a", "b")}
         name = desk.fresh.workflow_id("a")
         by_id = client.get_async_activity_handle(workflow_id=None, run_id=None, activity_id=name)
-        await eventually(lambda: _taken(opened["a"]), True)
+        await becomes(lambda: _taken(opened["a"]), True)
         await by_id.heartbeat("here")
         await by_id.complete(f"done for {tenant}")
         assert await opened["a"].result() == f"done for {tenant}"
-        await eventually(lambda: _taken(opened["b"]), True)
+        await becomes(lambda: _taken(opened["b"]), True)
         failing = client.get_async_activity_handle(
             workflow_id=None, run_id=None, activity_id=opened["b"].id
         )
@@ -211,7 +212,7 @@ async def test_schedules_run(desk):
             found = [row.id async for row in client.list_workflows(query)]
             return bool(found) and all(i.startswith(f"{tenant}:scheduled-") for i in found)
 
-        await eventually(started, True)
+        await becomes(started, True)
         await handle.pause(note="stop")
         await handle.unpause()
         described = await handle.describe()
@@ -230,7 +231,7 @@ async def test_schedules_run(desk):
         async def listed() -> list[str]:
             return [row.id async for row in await client.list_schedules()]
 
-        await eventually(listed, [handle.id])
+        await becomes(listed, [handle.id])
 
         times = api.ListScheduleMatchingTimesRequest(namespace="default", schedule_id=handle.id)
         times.start_time.FromDatetime(now)
@@ -253,7 +254,7 @@ async def test_lists_and_counts_show_the_tenants_own_rows(desk):
             )
             return sorted([row.id async for row in rows])
 
-        await eventually(listed, [f"{tenant}:m{number}" for number in range(3)])
+        await becomes(listed, [f"{tenant}:m{number}" for number in range(3)])
         assert (await client.count_workflows()).count == 3
         groups = (await client.count_workflows("GROUP BY ExecutionStatus")).groups
         assert [group.count for group in groups] == [3]

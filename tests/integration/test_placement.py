@@ -49,11 +49,11 @@ from orkestra.directory import (
     TenantStatus,
 )
 from orkestra.temporal.worker import create_workers
-from tests.support.tenants import ForgingWorker, Town, failure, until
+from tests.support.tenants import ForgingWorker, Town, failure
+from tests.support.waiting import PATIENCE, PATIENTLY, until
 from tests.workflows.nexus_caller import Backing, Caller, Desk
 from tests.workflows.placed import ACTIVITIES, WORKFLOWS, Sends, Where, where
 
-SECONDS = timedelta(seconds=20)
 NOW = datetime.now(UTC)
 
 
@@ -128,8 +128,8 @@ async def test_no_kind_of_start_leaves_for_an_unknown_or_a_suspended_tenant(town
         schedule.update(lambda _: None),
         schedule.trigger(),
         schedule.unpause(),
-        schedule.backfill(ScheduleBackfill(NOW - SECONDS, NOW)),
-        client.start_activity(where, start_to_close_timeout=SECONDS, **start),
+        schedule.backfill(ScheduleBackfill(NOW - PATIENTLY, NOW)),
+        client.start_activity(where, start_to_close_timeout=PATIENTLY, **start),
     ]
     for attempt in attempts:
         with pytest.raises(error):
@@ -156,7 +156,7 @@ async def test_b11_no_client_call_names_another_tenants_queue(town):
     plan = Schedule(action=ScheduleActionStartWorkflow(Where.run, **start), spec=ScheduleSpec())
     for attempt in (
         client.start_workflow(Where.run, **start),
-        client.start_activity(where, start_to_close_timeout=SECONDS, **start),
+        client.start_activity(where, start_to_close_timeout=PATIENTLY, **start),
         client.create_schedule("s", plan),
     ):
         with pytest.raises(TenantMismatchError, match=town.own_queue):
@@ -171,7 +171,7 @@ async def test_schedules_and_activities_without_a_workflow_go_to_the_own_queue_t
         described = await schedule.describe()
         assert described.schedule.action.task_queue == town.own_queue
         result = await client.execute_activity(
-            where, id=town.id("a"), task_queue=town.queue, start_to_close_timeout=SECONDS
+            where, id=town.id("a"), task_queue=town.queue, start_to_close_timeout=PATIENTLY
         )
         assert result["queue"] == town.own_queue
     await schedule.delete()
@@ -216,7 +216,7 @@ async def test_an_activity_without_a_workflow_is_refused_by_the_worker_likewise(
     async with town.worker():
         with pytest.raises(ActivityFailureError) as caught:
             await forger.execute_activity(
-                where, id=f"{town.late}:a", task_queue=town.queue, start_to_close_timeout=SECONDS
+                where, id=f"{town.late}:a", task_queue=town.queue, start_to_close_timeout=PATIENTLY
             )
         cause = caught.value.cause
         assert isinstance(cause, ApplicationError)
@@ -273,7 +273,10 @@ async def test_b05_an_activity_that_arrives_on_another_tenants_queue_is_refused(
         )
         assert await failure(workflow) == ("TenantMismatch", True)
         activity = await forger.start_activity(
-            where, id=f"{town.shared}:a", task_queue=town.own_queue, start_to_close_timeout=SECONDS
+            where,
+            id=f"{town.shared}:a",
+            task_queue=town.own_queue,
+            start_to_close_timeout=PATIENTLY,
         )
         with pytest.raises(ActivityFailureError) as caught:
             await activity.result()
@@ -440,7 +443,7 @@ async def test_b16_foreign_work_at_a_worker_of_some_tenants_is_left_for_another(
                 Where.run, id=f"{town.shared}:w", task_timeout=timedelta(seconds=1), **start
             )
             activity = await forger.start_activity(
-                where, id=f"{town.shared}:a", start_to_close_timeout=SECONDS, **start
+                where, id=f"{town.shared}:a", start_to_close_timeout=PATIENTLY, **start
             )
             await until(lambda: caplog.text.count("misconfiguration") >= 2)
             own = await town.client(town.own).start_workflow(
@@ -514,7 +517,7 @@ async def test_b05_an_operation_on_an_endpoint_of_another_tenants_queue_is_refus
             Caller.run, args=arguments, id=town.id("refused"), task_queue=town.queue
         )
         with pytest.raises(WorkflowFailureError) as caught:
-            await asyncio.wait_for(refused.result(), 45)
+            await asyncio.wait_for(refused.result(), PATIENCE)
         assert "is not this tenant's" in repr(caught.value.cause.__cause__)
         served = await town.client(town.own).start_workflow(
             Caller.run, args=arguments, id=town.id("served"), task_queue=town.queue

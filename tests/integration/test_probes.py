@@ -15,7 +15,8 @@ from orkestra import (
     run_worker,
 )
 from orkestra.devserver import DevServer
-from tests.support.worker_process import HURRIED, serving
+from tests.support.waiting import PATIENCE, until
+from tests.support.worker_process import HURRIED, is_at_work, serving
 from tests.workflows.slow import Slow
 
 SOMEWHERE = "127.0.0.1:0"
@@ -27,7 +28,11 @@ async def test_probes_tell_every_stage_from_connecting_to_the_end(tmp_path, fres
     await server.stop()
     queue = fresh.task_queue()
     async with serving(
-        server.address, queue, environment=HURRIED, probes_address=SOMEWHERE
+        server.address,
+        queue,
+        environment=HURRIED,
+        probes_address=SOMEWHERE,
+        graceful_shutdown_timeout=4,
     ) as worker:
         starting = await worker.becomes("/readyz", 503)
         assert starting == {
@@ -55,16 +60,20 @@ async def test_probes_tell_every_stage_from_connecting_to_the_end(tmp_path, fres
             assert (await worker.probe("/livez"))[0] == 200
             await server.start()
             await worker.becomes("/readyz", 200)
+            await worker.says("takes work again")
             assert worker.log.count("takes no work") == 1
             assert worker.log.count("takes work again") == 1
             tenant = fresh.tenant()
             client = await Client.connect(server.address, plugins=[OrkestraPlugin(tenant=tenant)])
-            await client.start_workflow(
-                Slow.run, args=["ignores_cancellation", 30.0], id="slow", task_queue=queue
+            handle = await client.start_workflow(
+                Slow.run, args=["ignores_cancellation", 2 * PATIENCE], id="slow", task_queue=queue
             )
-            await in_flight(client, "slow")
+            await until(lambda: is_at_work(handle))
+            # Asked for all the time, because it drains for seconds only.
+            becoming = asyncio.create_task(worker.becomes("/readyz", 503, "draining"))
+            await asyncio.sleep(0)
             worker.process.terminate()
-            draining = await worker.becomes("/readyz", 503, "draining")
+            draining = await becoming
             assert "SIGTERM" in draining["reason"]
             assert (await worker.probe("/livez"))[0] == 200
             assert await worker.end() == 124
@@ -72,15 +81,6 @@ async def test_probes_tell_every_stage_from_connecting_to_the_end(tmp_path, fres
                 await worker.probe("/livez")
         finally:
             await server.stop()
-
-
-async def in_flight(client: Client, workflow_id: str) -> None:
-    """Wait until the workflow's activity runs."""
-    handle = client.get_workflow_handle(workflow_id)
-    while not (await handle.describe()).raw_description.pending_activities:
-        await asyncio.sleep(0.05)
-    while not (await handle.describe()).raw_description.pending_activities[0].attempt:
-        await asyncio.sleep(0.05)
 
 
 async def test_a_blocked_event_loop_fails_the_liveness_probe_alone_until_it_goes_on(
@@ -92,7 +92,7 @@ async def test_a_blocked_event_loop_fails_the_liveness_probe_alone_until_it_goes
         dev_server.address, queue, probes_address=SOMEWHERE, liveness_timeout=1.5
     ) as worker:
         await worker.becomes("/readyz", 200)
-        await acme.start_workflow(Slow.run, args=["blocks", 4.0], id="slow", task_queue=queue)
+        await acme.start_workflow(Slow.run, args=["blocks", 6.0], id="slow", task_queue=queue)
         stuck = await worker.becomes("/livez", 503)
         assert "the event loop has not run for" in stuck["reason"]
         assert (await worker.becomes("/livez", 200))["alive"]

@@ -9,10 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from temporalio.client import Client
 from temporalio.worker import Plugin, Worker
 
 from orkestra import (
     OrkestraConfig,
+    OrkestraPlugin,
     TemporalConnectionManager,
     TemporalSettings,
     WorkerExit,
@@ -23,7 +25,7 @@ from orkestra import (
 )
 from orkestra.devserver import DevServer
 from orkestra.temporal.run_worker import supervisor
-from tests.support.worker_process import until
+from tests.support.waiting import PATIENCE, until
 from tests.workflows.slow import Slow, obeys
 
 
@@ -87,9 +89,9 @@ async def test_a_worker_that_fails_is_logged_once_and_restarted_only_if_configur
             await until(lambda: licence.runs == 3)
             client = await manager.get_client(tenant=fresh.tenant())
             handle = await start_workflow(client, Slow.run, "obeys", 0.0, task_queue=queue)
-            assert await asyncio.wait_for(handle.result(), 30) == "finished"
+            assert await asyncio.wait_for(handle.result(), PATIENCE) == "finished"
             os.kill(os.getpid(), signal.SIGTERM)
-        code = await asyncio.wait_for(running, 30)
+        code = await asyncio.wait_for(running, PATIENCE)
     assert code == (WorkerExit.DRAINED if restart else WorkerExit.FAILED)
     failures = [r for r in caplog.records if r.exc_info and r.levelno >= logging.ERROR]
     assert len(failures) == (2 if restart else 1)
@@ -144,11 +146,13 @@ async def test_a_worker_that_cannot_begin_while_the_server_is_away_begins_when_i
             licence.lost.set()
             await until(lambda: "Namespace" in caplog.text or licence.runs > 2)
             await server.start()
-            client = await manager.get_client(tenant=fresh.tenant())
+            # A client of its own, because the worker's calls are not retried for long.
+            plugins = [OrkestraPlugin(tenant=fresh.tenant())]
+            client = await Client.connect(server.address, plugins=plugins)
             handle = await start_workflow(client, Slow.run, "obeys", 0.0, task_queue=queue)
-            assert await asyncio.wait_for(handle.result(), 30) == "finished"
+            assert await asyncio.wait_for(handle.result(), PATIENCE) == "finished"
             os.kill(os.getpid(), signal.SIGTERM)
-            assert await asyncio.wait_for(running, 30) == WorkerExit.DRAINED
+            assert await asyncio.wait_for(running, PATIENCE) == WorkerExit.DRAINED
 
 
 async def test_a_worker_that_is_told_to_stop_while_it_waits_to_be_made_anew_stops(
@@ -169,7 +173,7 @@ async def test_a_worker_that_is_told_to_stop_while_it_waits_to_be_made_anew_stop
         await until(lambda: not licence.lost.is_set())
         await asyncio.sleep(0.3)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert await asyncio.wait_for(running, 30) == WorkerExit.DRAINED
+        assert await asyncio.wait_for(running, PATIENCE) == WorkerExit.DRAINED
     assert licence.runs == 1
 
 
@@ -184,5 +188,5 @@ async def test_a_connection_can_be_closed_after_a_worker_failed_before_it_began(
         running = asyncio.create_task(run_worker(made))
         await until(lambda: licence.runs == 2)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert await asyncio.wait_for(running, 30) == WorkerExit.DRAINED
+        assert await asyncio.wait_for(running, PATIENCE) == WorkerExit.DRAINED
     assert not made.is_running

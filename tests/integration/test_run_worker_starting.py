@@ -1,9 +1,9 @@
 """What becomes of a worker's process before it has done anything."""
 
 import asyncio
-import time
 
 from orkestra.devserver import DevServer
+from tests.support.waiting import PATIENCE
 from tests.support.worker_process import serving
 
 
@@ -38,11 +38,9 @@ async def test_an_idle_worker_stops_at_once(dev_server, fresh):
         dev_server.address,
         fresh.task_queue(),
         probes_address="127.0.0.1:0",
-        graceful_shutdown_timeout=60,
+        graceful_shutdown_timeout=2 * PATIENCE,
     ) as worker:
         await worker.becomes("/readyz", 200)
         worker.process.terminate()
-        began = time.monotonic()
         assert await worker.end() == 0
-        assert time.monotonic() - began < 30
     assert "Traceback" not in worker.log

@@ -1,7 +1,6 @@
 """Registering the tenant's search attribute on a real server, alone and beside others."""
 
 import asyncio
-import time
 from datetime import timedelta
 
 import pytest
@@ -23,6 +22,7 @@ from orkestra.errors import ConfigurationError, ForbiddenOperationError, SearchA
 from orkestra.temporal.search_attributes import ensure_search_attributes, tenant_search_attribute
 from tests.support.fake_service import FakeServiceClient, refuse, status, with_answers
 from tests.support.names import Fresh
+from tests.support.waiting import until
 
 KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
 TEXT = IndexedValueType.INDEXED_VALUE_TYPE_TEXT
@@ -40,15 +40,16 @@ async def bare_client(dev_server: DevServer, fresh: Fresh) -> Client:
             workflow_execution_retention_period=Duration(seconds=24 * 3600),
         )
     )
-    deadline = time.monotonic() + 20
-    while True:
+
+    async def is_known() -> bool:
         try:
             await client.count_workflows()
         except RPCError:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.1)
-        else:
-            return client
+            return False
+        return True
+
+    await until(is_known)
+    return client
 
 
 async def registered(client: Client) -> dict[str, int]:
@@ -212,11 +213,8 @@ async def test_an_attribute_that_stays_unusable_times_out(
     unknown = refuse(status(RPCStatusCode.INVALID_ARGUMENT, "invalid search attribute"))
     client = with_answers(bare_client, count_workflow_executions=unknown)
 
-    started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"'tenantId' did not become usable .* within 0.4 s"):
         await ensure_search_attributes(client, timeout=SHORT)
-
-    assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize("name", ["", "tenant-id", "tenant id", "1st", "x' OR '1", "tenantId\n"])
@@ -243,14 +241,12 @@ async def test_the_typed_key_starts_a_workflow_that_a_query_finds(
         task_queue=fresh.task_queue(),
         search_attributes=attributes,
     )
-    deadline = time.monotonic() + 10
-    found: list[str] = []
-    while not found and time.monotonic() < deadline:
-        found = [found.id async for found in raw_client.list_workflows(f"tenantId = '{tenant}'")]
-        await asyncio.sleep(0.02)
-    await handle.terminate()
 
-    assert found == [fresh.workflow_id()]
+    async def found() -> list[str]:
+        return [row.id async for row in raw_client.list_workflows(f"tenantId = '{tenant}'")]
+
+    assert await until(found) == [fresh.workflow_id()]
+    await handle.terminate()
 
 
 def test_the_typed_key_refuses_a_malformed_name() -> None:

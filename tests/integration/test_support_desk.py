@@ -4,13 +4,19 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from temporalio.client import Client, WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.client import (
+    Client,
+    WithStartWorkflowOperation,
+    WorkflowFailureError,
+    WorkflowUpdateFailedError,
+)
+from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from orkestra import OrkestraConfig, TemporalConnectionManager, TemporalSettings, create_worker
 from orkestra.devserver import DevServer
 from support_desk.desk import TASK_QUEUE, OpenTicket, answer, first_reaction, open_ticket
-from support_desk.models import Resolution, State, Ticket
+from support_desk.models import HumanAnswer, Resolution, State, Ticket
 from support_desk.workflows import SupportTicket
 from tests.support.names import Fresh
 
@@ -90,12 +96,21 @@ async def test_an_answer_without_a_text_is_refused_and_the_ticket_goes_on(client
 
 
 async def test_a_ticket_that_does_not_wait_takes_no_answer(client: Client) -> None:
-    # Its first look-up fails, so that there is time to answer too early.
-    ticket = await open_ticket(client, vague(customer="omar.diaz@litware.test"))
+    start = WithStartWorkflowOperation(
+        SupportTicket.run,
+        vague(),
+        id="ticket-1",
+        task_queue=TASK_QUEUE,
+        id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+    )
+    too_early = HumanAnswer(agent="Robin", text="Tighten the screw.")
     with pytest.raises(WorkflowUpdateFailedError) as refused:
-        await answer(ticket, "Tighten the screw.")
+        await client.execute_update_with_start_workflow(
+            SupportTicket.answer, too_early, start_workflow_operation=start
+        )
     assert isinstance(refused.value.cause, ApplicationError)
     assert refused.value.cause.type == "NotWaiting"
+    ticket = await start.workflow_handle()
     assert (await first_reaction(ticket)).state is State.WAITING_FOR_HUMAN
     await ticket.terminate()
 

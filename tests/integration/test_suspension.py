@@ -18,7 +18,8 @@ from temporalio.worker import Worker
 from orkestra import ALL_TENANTS, TenantMismatchError, TenantSuspendedError
 from orkestra.directory import CachedTenantDirectory, TenantRecord, TenantStatus
 from orkestra.temporal.admin import Unowned, find_unowned, resume_schedules, suspend_schedules
-from tests.support.tenants import Town, eventually, until
+from tests.support.tenants import Town
+from tests.support.waiting import until
 from tests.workflows.suspended import TICK, WORKFLOWS, Again, Parent, Ticks
 
 
@@ -76,7 +77,7 @@ async def test_b17_a_schedule_of_a_suspended_tenant_starts_nothing_that_runs(tow
             described = [await each.describe() for each in started]
             return WorkflowExecutionStatus.FAILED in {each.status for each in described}
 
-        await eventually(refused)
+        await until(refused)
     finally:
         await schedule.delete()
 
@@ -91,7 +92,7 @@ async def test_suspending_pauses_the_tenants_schedules_and_resuming_unpauses_onl
     async def are_listed() -> bool:
         return len(await schedules_of(town)) == 3
 
-    await eventually(are_listed)
+    await until(are_listed)
 
     suspend(town)
     assert await suspend_schedules(operator, town.shared) == 2
@@ -117,7 +118,7 @@ async def test_schedules_are_paused_in_the_tenants_own_namespace(town):
     client = town.client(town.apart, namespace="second")
     schedule = await hourly(client, town, "apart")
     operator = town.client(ALL_TENANTS)
-    await eventually(lambda: suspend_schedules(operator, town.apart))
+    await until(lambda: suspend_schedules(operator, town.apart))
     assert (await schedule.describe()).schedule.state.paused
     await schedule.delete()
 
@@ -128,9 +129,9 @@ async def test_b17_each_run_of_a_cron_schedule_is_refused(town):
         Ticks.run, id=town.id("cron"), task_queue=town.queue, cron_schedule="@every 1s"
     )
     suspend(town)
-    await eventually(lambda: runs(town, handle.id, WorkflowExecutionStatus.FAILED))
+    await until(lambda: runs(town, handle.id, WorkflowExecutionStatus.FAILED))
     reinstate(town)
-    await eventually(lambda: runs(town, handle.id, WorkflowExecutionStatus.COMPLETED))
+    await until(lambda: runs(town, handle.id, WorkflowExecutionStatus.COMPLETED))
     await town.raw.get_workflow_handle(handle.id).terminate()
 
 
@@ -204,7 +205,7 @@ async def test_b04_ids_under_a_tenants_prefix_without_its_attribute_are_reported
         async def all_are_found(tenants: list[str] | None = tenants) -> bool:
             return await find_unowned(operator, tenants=tenants) == expected
 
-        await eventually(all_are_found)
+        await until(all_are_found)
     for handle in (*handles, kept):
         await handle.terminate()
     await schedule.delete()

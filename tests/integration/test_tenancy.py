@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -41,6 +40,7 @@ from orkestra import (
 )
 from tests.support.forged_headers import Forging
 from tests.support.names import Fresh
+from tests.support.waiting import PATIENCE, PATIENTLY, becomes
 from tests.workflows.everything import (
     ACTIVITIES,
     WORKFLOWS,
@@ -318,7 +318,7 @@ async def test_a_worker_fails_a_workflow_without_a_consistent_tenant(
         Mailbox.run, id=f"{workflow_id}-{desk.fresh.suffix}", task_queue=desk.queue, **options
     )
     with pytest.raises(WorkflowFailureError) as caught:
-        await asyncio.wait_for(handle.result(), 45)
+        await asyncio.wait_for(handle.result(), PATIENCE)
     assert isinstance(caught.value.cause, ApplicationError)
     assert (caught.value.cause.type, caught.value.cause.non_retryable) == (kind, True)
 
@@ -385,18 +385,22 @@ async def test_lists_and_counts_show_a_tenant_its_own_workflows_only(desk):
     own, foreign = await desk.mailbox(desk.acme, "own"), await desk.mailbox(desk.beta, "foreign")
     client = desk.client(desk.acme)
     everything = f"TaskQueue = '{desk.queue}'"
-    async with asyncio.timeout(30):
-        while [found.id async for found in client.list_workflows(everything)] != [own.id]:
-            await asyncio.sleep(0.1)
+
+    async def listed() -> list[str]:
+        return [found.id async for found in client.list_workflows(everything)]
+
+    await becomes(listed, [own.id])
     assert (await client.count_workflows(everything)).count == 1
     assert (await client.count_workflows(f"tenantId = '{desk.beta}'")).count == 0
     escape = f"WorkflowType='x' /* ' */ ) OR (tenantId='{desk.beta}' /* ' */"
     with pytest.raises(InvalidQueryError, match="comment"):
         await client.count_workflows(escape)
     operator = desk.client(ALL_TENANTS)
-    async with asyncio.timeout(30):
-        while (await operator.count_workflows(everything)).count != 2:
-            await asyncio.sleep(0.1)
+
+    async def counted() -> int:
+        return (await operator.count_workflows(everything)).count
+
+    await becomes(counted, 2)
     for handle in (own, foreign):
         await operator.get_workflow_handle(handle.id).signal(Mailbox.finish)
         await handle.result()
@@ -469,7 +473,7 @@ async def test_a_plugin_on_the_worker_alone_refuses_work_without_a_tenant(desk):
             Mailbox.run, id=desk.fresh.workflow_id("alone"), task_queue=queue
         )
         with pytest.raises(WorkflowFailureError) as caught:
-            await asyncio.wait_for(handle.result(), 45)
+            await asyncio.wait_for(handle.result(), PATIENCE)
         assert "TenantRequired" in repr(caught.value.cause)
 
 
@@ -492,7 +496,7 @@ async def test_an_activity_of_a_workflow_without_orkestra_is_refused(desk):
             args=[desk.queue, seen_by_async_activity.__name__],
             id=desk.fresh.workflow_id("foreign"),
             task_queue=foreign_queue,
-            execution_timeout=timedelta(seconds=20),
+            execution_timeout=PATIENTLY,
         )
         with pytest.raises(WorkflowFailureError) as caught:
             await handle.result()

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import timedelta
 
 import pytest
 from temporalio.client import (
@@ -16,6 +15,7 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from orkestra import OrkestraConfig, OrkestraPlugin, TenancySettings
+from tests.support.waiting import PATIENTLY
 from tests.workflows.adopted import Account
 from tests.workflows.everything import WORKFLOWS, Child, Mailbox
 from tests.workflows.placed import where
@@ -124,7 +124,7 @@ async def test_optional_counts_what_has_no_tenant(dev_server, raw_client, fresh)
             where,
             id=fresh.workflow_id(),
             task_queue=queue,
-            start_to_close_timeout=timedelta(seconds=20),
+            start_to_close_timeout=PATIENTLY,
         )
     assert counted == {}
     assert untenanted(buffer) == {

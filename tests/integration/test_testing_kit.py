@@ -21,6 +21,7 @@ from orkestra.testing import (
     assert_replays,
 )
 from tests.support.command import clean_environment
+from tests.support.waiting import until
 
 MEMORY: list[str] = []
 
@@ -36,8 +37,10 @@ async def whose_async() -> str:
 
 
 @activity.defn
-def remember() -> list[str]:
+async def remember() -> list[str]:
+    """Keep the tenant's name, and tell all names once there is another tenant's."""
     MEMORY.append(str(current_tenant()))
+    await until(lambda: len(set(MEMORY)) > 1)
     return list(MEMORY)
 
 
@@ -46,7 +49,7 @@ class Whose:
     @workflow.run
     async def run(self) -> str:
         await workflow.sleep(timedelta(milliseconds=10))
-        return await workflow.execute_activity(whose, start_to_close_timeout=timedelta(seconds=20))
+        return await workflow.execute_activity(whose, start_to_close_timeout=timedelta(seconds=60))
 
 
 @workflow.defn
@@ -55,7 +58,7 @@ class Patient:
     async def run(self) -> str:
         await workflow.sleep(timedelta(days=30))
         return await workflow.execute_activity(
-            whose_async, start_to_close_timeout=timedelta(seconds=20)
+            whose_async, start_to_close_timeout=timedelta(seconds=60)
         )
 
 
@@ -65,10 +68,8 @@ class Gossip:
 
     @workflow.run
     async def run(self) -> list[str]:
-        await workflow.execute_activity(remember, start_to_close_timeout=timedelta(seconds=20))
-        await workflow.sleep(timedelta(milliseconds=500))
         return await workflow.execute_activity(
-            remember, start_to_close_timeout=timedelta(seconds=20)
+            remember, start_to_close_timeout=timedelta(seconds=60)
         )
 
 
@@ -76,7 +77,7 @@ class Gossip:
 class Changed:
     @workflow.run
     async def run(self) -> str:
-        return await workflow.execute_activity(whose, start_to_close_timeout=timedelta(seconds=20))
+        return await workflow.execute_activity(whose, start_to_close_timeout=timedelta(seconds=60))
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ from tests.support.backfill_scenarios import (
 )
 from tests.support.names import Fresh
 from tests.support.traced_worker import Traced
+from tests.support.waiting import PATIENTLY, becomes
 from tests.workflows import rebuilt, traced
 from tests.workflows.nexus_caller import Backing, Caller, Desk
 
@@ -197,7 +198,7 @@ async def test_an_error_is_raised_if_langfuse_does_not_accept_the_spans(live, ag
     wrong = Traced(live.raw, live.fresh, again.receiver, secret_key="wrong")
     with pytest.raises(LangfuseUnavailableError, match="did not accept"):
         await backfill(wrong, handle.id)
-    await wrong.sink.close(timedelta(seconds=10))
+    await wrong.sink.close(PATIENTLY)
     assert again.receiver.spans == []
 
 
@@ -211,7 +212,7 @@ async def test_spans_that_still_wait_for_langfuse_are_not_sent_again(live, again
             await backfill(again, handle.id)
         with pytest.raises(LangfuseUnavailableError, match="still wait"):
             await backfill(again, handle.id, force=False, older_than=NOW)
-    monkeypatch.setattr(sending, "_LANGFUSE_TIMEOUT", timedelta(seconds=30))
+    monkeypatch.setattr(sending, "_LANGFUSE_TIMEOUT", PATIENTLY)
     report = await backfill(again, handle.id, force=False, older_than=NOW)
     assert (report.sent, report.present) == (0, len(await again.spans()))
 
@@ -220,6 +221,11 @@ async def test_many_workflows_are_backfilled_concurrently_and_no_child_twice(liv
     async with worker(live):
         await asyncio.gather(*(answer(live, number) for number in range(3)))
     query = f"TaskQueue = '{live.queue}'"
+
+    async def closed() -> int:
+        return (await live.raw.count_workflows(f"{query} AND ExecutionStatus = 'Completed'")).count
+
+    await becomes(closed, 6)
     client = again.client(again.acme)
     reports = [
         report

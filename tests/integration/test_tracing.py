@@ -16,9 +16,9 @@ from orkestra.temporal.tracing import TRACE_HEADER
 from orkestra.testing import LangfuseReceiver, TraceTree
 from orkestra.tracing import trace_attributes, trace_id_of, workflow_span_id
 from tests.support.names import Fresh
-from tests.support.tenants import eventually
 from tests.support.trace_headers import scheduled_headers
-from tests.support.traced_worker import SOON, Traced, has_begun
+from tests.support.traced_worker import Traced, has_begun
+from tests.support.waiting import until
 from tests.workflows.traced import Answer, Fail, FailTask, Flaky, SignalOther, Ticket
 
 TICKET = Ticket(7, "hello")
@@ -225,9 +225,9 @@ async def test_a_failed_workflow_says_so_and_why(traced, how, level, message):
 
 
 async def test_a_cancelled_workflow_and_its_activity_are_warnings(traced):
-    async with traced.worker(max_heartbeat_throttle_interval=SOON):
+    async with traced.worker():
         handle = await traced.start(Fail.run, "wait")
-        await eventually(lambda: has_begun(handle))
+        await until(lambda: has_begun(handle))
         await handle.cancel()
         with pytest.raises(WorkflowFailureError):
             await handle.result()

@@ -1,6 +1,5 @@
 """What the spans of an activity's attempts say of how they ended."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,8 +10,8 @@ from temporalio.worker import Worker
 
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from tests.support.names import Fresh
-from tests.support.tenants import eventually
-from tests.support.traced_worker import SECONDS, SOON, Traced, has_begun
+from tests.support.traced_worker import SOON, Traced, has_begun
+from tests.support.waiting import PATIENTLY, until
 from tests.workflows.attempts import Attempts, attempt, attempt_in_a_thread
 
 
@@ -55,11 +54,11 @@ async def attempts_of(traced: Traced, count: int) -> list[ReceivedSpan]:
     def attempts(spans: list[ReceivedSpan]) -> list[ReceivedSpan]:
         return [span for span in spans if span.name.startswith("activity:")]
 
-    for _ in range(200):
-        await traced.plugin.flush(SECONDS)
-        if len(attempts(traced.receiver.spans)) >= count:
-            break
-        await asyncio.sleep(0.1)
+    async def have_come() -> bool:
+        await traced.plugin.flush(PATIENTLY)
+        return len(attempts(traced.receiver.spans)) >= count
+
+    await until(have_come)
     return sorted(attempts(await traced.spans()), key=lambda span: span.metadata["attempt"])
 
 
@@ -84,7 +83,7 @@ async def test_an_attempt_says_that_the_server_gave_the_one_before_it_up(traced,
 async def test_an_attempt_that_was_cancelled_says_by_whom(traced, threads):
     async with worker_of(traced, threads):
         handle = await traced.start(Attempts.run, "attempt", "wait")
-        await eventually(lambda: has_begun(handle))
+        await until(lambda: has_begun(handle))
         await handle.cancel()
         with pytest.raises(WorkflowFailureError):
             await handle.result()
@@ -97,7 +96,7 @@ async def test_an_attempt_that_was_cancelled_says_by_whom(traced, threads):
 async def test_an_attempt_that_ends_with_its_worker_says_so(traced, threads):
     async with worker_of(traced, threads):
         handle = await traced.start(Attempts.run, "attempt", "wait")
-        await eventually(lambda: has_begun(handle))
+        await until(lambda: has_begun(handle))
     [only] = await attempts_of(traced, 1)
     assert only.metadata["cancelled_by"] == "worker_shutdown"
     await handle.terminate()

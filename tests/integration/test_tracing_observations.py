@@ -4,7 +4,6 @@ import asyncio
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -18,7 +17,8 @@ from orkestra.devserver import DevServer
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from orkestra.tracing import trace_attributes
 from tests.support.names import Fresh
-from tests.support.traced_worker import SECONDS, Traced
+from tests.support.traced_worker import Traced
+from tests.support.waiting import PATIENCE, PATIENTLY, until
 from tests.workflows.observed import IN_PROCESSES, Observe
 from tests.workflows.traced import Flaky
 
@@ -109,9 +109,12 @@ async def test_observations_made_in_other_processes_nest_under_their_attempts(tr
                 )
                 assert await asked == ["42"]
             failing = await traced.start(Observe.run, ["failing_in_a_process"], "why?", id="fail")
-            deadline = time.monotonic() + 40
-            while time.monotonic() < deadline and len(traced.receiver.spans) < 11:
-                await traced.plugin.flush(SECONDS)
+
+            async def all_have_come() -> bool:
+                await traced.plugin.flush(PATIENTLY)
+                return len(traced.receiver.spans) >= 11
+
+            await until(all_have_come)
             await failing.terminate()
     spans = await traced.spans()
 
@@ -254,7 +257,7 @@ async def test_two_plugins_with_one_key_share_the_way_to_langfuse(traced, raw_cl
     spans = await traced.spans()
     assert path(spans, "activity:look_up") == ["request", "workflow:Flaky", "activity:look_up"]
 
-    await other._state.sink.close(SECONDS)
+    await other._state.sink.close(PATIENTLY)
     receiver.clear()
     async with traced.worker():
         await traced.result(Observe.run, ["observing"], "still there?")
@@ -291,7 +294,7 @@ async def test_an_application_with_its_own_langfuse_client_is_traced_as_one(
             "LANGFUSE_BASE_URL": receiver.url,
         },
     )
-    assert await asyncio.wait_for(process.wait(), 40) == 0
+    assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
     spans = receiver.spans
 
     assert path(spans, "generate") == [

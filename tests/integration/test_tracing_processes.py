@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import psutil
 import pytest
 from temporalio.client import Client
 
@@ -16,7 +18,8 @@ from orkestra.devserver import DevServer
 from orkestra.temporal.backfill import backfill_trace
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from tests.support.names import Fresh
-from tests.support.scenarios import Played, Stage, faults, played, until
+from tests.support.scenarios import Played, Stage, faults, played
+from tests.support.waiting import PATIENCE, until
 from tests.support.worker_process import Serving, serving
 from tests.workflows import scenes
 
@@ -58,14 +61,19 @@ async def other_process(stage: Stage, server: DevServer) -> AsyncIterator[Servin
 
 async def is_at_it(worker: Serving) -> None:
     assert worker.process.stdout is not None
-    said = await asyncio.wait_for(worker.process.stdout.readline(), 45)
+    said = await asyncio.wait_for(worker.process.stdout.readline(), PATIENCE)
     assert said == b"at it\n", worker.log
+
+
+async def stands_still(worker: Serving) -> None:
+    process = psutil.Process(worker.process.pid)
+    await until(lambda: process.status() == psutil.STATUS_STOPPED, lambda: worker.log)
 
 
 async def hears_that_it_is_gone(worker: Serving) -> None:
     """The core says so on standard output, some time after the process goes on."""
     assert worker.process.stdout is not None
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(PATIENCE):
         while line := await worker.process.stdout.readline():
             if b"not found" in line:
                 return
@@ -91,9 +99,8 @@ async def backfilled(stage: Stage, scene: Played) -> list[ReceivedSpan]:
 
 async def test_a_worker_frozen_past_the_time_out_of_its_task_sends_nothing_of_it(stage, dev_server):
     async with other_process(stage, dev_server) as frozen:
-        handle = await stage.start(scenes.Freezes.run, 1.0, task_timeout=2 * SECOND)
-        await is_at_it(frozen)
-        frozen.process.send_signal(signal.SIGSTOP)
+        handle = await stage.start(scenes.Freezes.run, os.getpid(), task_timeout=2 * SECOND)
+        await stands_still(frozen)
         async with stage.worker():
             assert await handle.result() == "thawed"
         frozen.process.send_signal(signal.SIGCONT)
@@ -109,8 +116,8 @@ async def test_a_worker_killed_in_a_workflow_task_loses_what_it_held_until_it_is
     stage, dev_server
 ):
     async with other_process(stage, dev_server) as killed:
-        handle = await stage.start(scenes.Freezes.run, 1.0, task_timeout=2 * SECOND)
-        await is_at_it(killed)
+        handle = await stage.start(scenes.Freezes.run, os.getpid(), task_timeout=2 * SECOND)
+        await stands_still(killed)
         await killed.kill()
     async with stage.worker():
         assert await handle.result() == "thawed"

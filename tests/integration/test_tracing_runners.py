@@ -13,7 +13,8 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from orkestra.testing import LangfuseReceiver
 from tests.support.names import Fresh
-from tests.support.scenarios import Played, Stage, faults, played, raced, until
+from tests.support.scenarios import Played, Stage, faults, played, raced
+from tests.support.waiting import until
 from tests.workflows import scenes
 
 

@@ -15,7 +15,6 @@ from orkestra.temporal.tracing import TracingInterceptor
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from tests.support.names import Fresh
 from tests.support.scenarios import (
-    DEADLINE,
     SCENES,
     WITH_LOCAL_ACTIVITIES,
     Played,
@@ -23,6 +22,7 @@ from tests.support.scenarios import (
     Stage,
     faults,
 )
+from tests.support.waiting import PATIENCE
 from tests.workflows import scenes, traced
 
 WORKFLOWS = [*scenes.WORKFLOWS, *traced.WORKFLOWS]
@@ -50,7 +50,7 @@ async def stage(
 async def all_played(stage: Stage, scenes: list[Scene]) -> dict[str, Played]:
     playing = {scene.__name__: asyncio.create_task(scene(stage)) for scene in scenes}
     try:
-        _, late = await asyncio.wait(playing.values(), timeout=DEADLINE)
+        _, late = await asyncio.wait(playing.values(), timeout=2 * PATIENCE)
         assert not late, [name for name, task in playing.items() if task in late]
         return {name: task.result() for name, task in playing.items()}
     finally:

@@ -35,6 +35,7 @@ from tests.support.visibility_rows import (
     answer,
     make_rows,
 )
+from tests.support.waiting import becomes
 
 FRAGMENTS = (
     *(f"tenantId = '{BETA}'", f") OR (tenantId = '{BETA}'", f"' OR tenantId = '{BETA}", BETA),
@@ -253,7 +254,6 @@ async def test_b14_a_row_whose_id_differs_in_case_only_is_told_apart(client, fre
         "nobody", id=row, task_queue=fresh.task_queue(), search_attributes=shown
     )
     scoped = WORKFLOWS.scoped("", tenant=tenant)
-    while (rows := await WORKFLOWS.rows(client, scoped)) != [row]:
-        assert not rows
+    await becomes(lambda: WORKFLOWS.rows(client, scoped), [row])
     assert not is_own_row(tenant, row)
     await handle.terminate()

@@ -18,14 +18,16 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
+from tests.support.waiting import PATIENCE
+
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "interop.md"
 CACHE = HERE.parents[1] / ".cache" / "interop"
 OLDEST_NODE = (20, 3)
 INSTALL_SECONDS = 400
 # The start bundles the workflows, which takes seconds by itself.
-START_SECONDS = 100
-ANSWER_SECONDS = 20
+START_SECONDS = 2 * PATIENCE
+ANSWER_SECONDS = PATIENCE
 
 _FILE = re.compile(r"// ([\w-]+\.ts)\n")
 

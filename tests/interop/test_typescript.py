@@ -15,12 +15,11 @@ from orkestra.devserver import DevServer
 from tests.interop.peer import Peer, install, running_peer
 from tests.interop.workflows import SeenByPython, seen_by_python
 from tests.support.names import Fresh
+from tests.support.waiting import PATIENCE
 from tests.workflows.everything import Mailbox
 
 # The fixtures have time-outs of their own: the first run installs packages.
-pytestmark = pytest.mark.timeout(60, func_only=True)
-
-SECONDS = 30
+pytestmark = pytest.mark.timeout(180, func_only=True)
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +58,7 @@ def client_of(raw: Client, tenant: str | None) -> Client:
 
 async def failure_of(raw: Client, workflow_id: str) -> str | None:
     with pytest.raises(WorkflowFailureError) as caught:
-        await asyncio.wait_for(raw.get_workflow_handle(workflow_id).result(), SECONDS)
+        await asyncio.wait_for(raw.get_workflow_handle(workflow_id).result(), PATIENCE)
     assert isinstance(caught.value.cause, ApplicationError)
     assert caught.value.cause.non_retryable
     return caught.value.cause.type
@@ -79,7 +78,7 @@ async def test_a_typescript_worker_sees_the_tenants_of_a_python_client(
         assert seen == {"workflow": tenant, "activity": tenant, "child": child}
 
     runs = (run(fresh.tenant(name)) for name in ("acme", "beta"))
-    await asyncio.wait_for(asyncio.gather(*runs), SECONDS)
+    await asyncio.wait_for(asyncio.gather(*runs), PATIENCE)
 
 
 async def test_a_python_worker_sees_the_tenants_of_a_typescript_client(
@@ -100,7 +99,7 @@ async def test_a_python_worker_sees_the_tenants_of_a_typescript_client(
         assert seen == {"workflow": tenant, "activity": tenant, "typescript": tenant}
 
     runs = (run(fresh.tenant(name)) for name in ("acme", "beta"))
-    await asyncio.wait_for(asyncio.gather(*runs), SECONDS)
+    await asyncio.wait_for(asyncio.gather(*runs), PATIENCE)
 
 
 @pytest.mark.parametrize("worker", ["python", "typescript"])
@@ -133,5 +132,5 @@ async def test_a_typescript_signal_without_the_tenant_is_dropped(
     await typescript.call("signal", **signal, args=["of another"], tenant=fresh.tenant("beta"))
     await typescript.call("signal", **signal, args=["own"], tenant=tenant)
     await mailbox.signal(Mailbox.finish)
-    received = await asyncio.wait_for(mailbox.result(), SECONDS)
+    received = await asyncio.wait_for(mailbox.result(), PATIENCE)
     assert received == [("signal own", tenant)]

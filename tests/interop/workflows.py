@@ -6,7 +6,7 @@ from temporalio import activity, workflow
 
 from orkestra import current_tenant
 
-SECONDS = timedelta(seconds=20)
+SECONDS = timedelta(seconds=60)
 
 
 @activity.defn

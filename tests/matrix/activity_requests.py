@@ -47,7 +47,7 @@ async def reset(client: Client, workflow_id: str) -> None:
 
 async def change_options(client: Client, workflow_id: str) -> None:
     execution = WorkflowExecution(workflow_id=workflow_id)
-    options = ActivityOptions(start_to_close_timeout=Duration(seconds=40))
+    options = ActivityOptions(start_to_close_timeout=Duration(seconds=60))
     request = UpdateActivityOptionsRequest(
         namespace=client.namespace, execution=execution, id="async", activity_options=options
     )

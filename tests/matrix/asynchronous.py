@@ -1,7 +1,6 @@
 """Rows: heartbeats, and activities of workflows that others heartbeat and complete."""
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import Any, Final
 
 import pytest
@@ -12,18 +11,16 @@ from orkestra import ForbiddenOperationError
 from tests.matrix.model import NO_CODE, Cell, Check, Impossible, Row
 from tests.matrix.side import (
     Side,
-    eventually,
     fails,
     not_found,
     refused_for_two,
     refused_without_tenant,
 )
+from tests.support.waiting import PATIENTLY, until
 from tests.workflows.activities import TOKENS, completed_elsewhere
 from tests.workflows.matrix import Does, Order
 
 Act = Callable[[AsyncActivityHandle], Awaitable[Any]]
-
-SECONDS: Final = timedelta(seconds=30)
 
 
 async def complete(handle: AsyncActivityHandle) -> None:
@@ -58,7 +55,7 @@ async def pending(side: Side, tenant: str, name: str) -> WorkflowHandle[Any, Any
     async def waits() -> bool:
         return handle.id in TOKENS
 
-    await eventually(waits)
+    await until(waits)
     return handle
 
 
@@ -83,7 +80,7 @@ async def _heartbeaten(side: Side) -> None:
         [activity] = (await workflow.describe()).raw_description.pending_activities
         return [payload.data for payload in activity.heartbeat_details.payloads]
 
-    assert await eventually(details) == [b'"half"', b'"way"']
+    assert await until(details) == [b'"half"', b'"way"']
     await workflow.terminate()
 
 
@@ -95,7 +92,7 @@ async def _cancellation_reported(side: Side) -> None:
         [activity] = (await workflow.describe()).raw_description.pending_activities
         return activity.state == 3  # PENDING_ACTIVITY_STATE_CANCEL_REQUESTED
 
-    await eventually(is_asked_to_stop)
+    await until(is_asked_to_stop)
     await report_cancellation(handle_of(side.client, side.name()))
     with pytest.raises(WorkflowFailureError):
         await workflow.result()
@@ -106,13 +103,13 @@ async def _standalone(side: Side) -> None:
         completed_elsewhere,
         id=side.name(),
         task_queue=side.queue,
-        start_to_close_timeout=SECONDS,
+        start_to_close_timeout=PATIENTLY,
     )
 
     async def waits() -> bool:
         return started.id in TOKENS
 
-    await eventually(waits)
+    await until(waits)
     await complete(side.client.get_async_activity_handle(activity_id=side.name()))
     assert await started.result() == "done"
 
@@ -150,7 +147,7 @@ async def _other_standalone(side: Side) -> None:
         completed_elsewhere,
         id=victims_name,
         task_queue=side.queue,
-        start_to_close_timeout=SECONDS,
+        start_to_close_timeout=PATIENTLY,
     )
     for name in (victims_name, started.id):
         with not_found():

@@ -19,11 +19,11 @@ from tests.matrix.model import NO_CODE, Cell, Check, Impossible, Row
 from tests.matrix.side import (
     TENANT_ID,
     Side,
-    eventually,
     not_found,
     refused_for_two,
     refused_without_tenant,
 )
+from tests.support.waiting import until
 from tests.workflows.matrix import Lingers, Whose
 
 Call = Callable[[Client, str], Awaitable[Any]]
@@ -103,7 +103,7 @@ async def _status(side: Side) -> WorkflowExecutionStatus | None:
 
 async def _cancelled(side: Side) -> None:
     handle = await _lingering(side, side.client)
-    await eventually(lambda: _has_begun(handle))
+    await until(lambda: _has_begun(handle))
     await cancel(side.client, side.name())
     assert await handle.result() == side.tenant
 

@@ -7,7 +7,8 @@ from temporalio.client import WorkflowHandle
 from temporalio.common import RetryPolicy
 
 from tests.matrix.model import Check, Impossible, Row
-from tests.matrix.side import TENANT_ID, Side, eventually
+from tests.matrix.side import TENANT_ID, Side
+from tests.support.waiting import until
 from tests.workflows.matrix import SecondRun, SecondTick
 
 
@@ -35,7 +36,7 @@ async def _ticked(side: Side) -> None:
         is_second, tenant = await latest.query(SecondTick.ticks)
         return tenant if is_second else None
 
-    assert await eventually(second) == side.tenant
+    assert await until(second) == side.tenant
     await _is_own(side, handle)
     await latest.terminate()
 

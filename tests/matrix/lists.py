@@ -17,15 +17,14 @@ from temporalio.client import (
 
 from orkestra.errors import InvalidQueryError
 from tests.matrix.model import NO_CODE, Check, Row
-from tests.matrix.side import Side, eventually, refused_for_two, refused_without_tenant
+from tests.matrix.side import Side, refused_for_two, refused_without_tenant
+from tests.support.waiting import PATIENTLY, until
 from tests.workflows.activities import whose_activity
 from tests.workflows.matrix import Whose
 
 Make = Callable[[Side, Client, str], Awaitable[Any]]
 Rows = Callable[[Client, str], Awaitable[list[str]]]
 """Takes a client and a query; returns the IDs found, or for a count as many texts."""
-
-SECONDS: Final = timedelta(seconds=20)
 
 
 async def workflow(side: Side, client: Client, name: str) -> None:
@@ -45,7 +44,7 @@ async def schedule(side: Side, client: Client, name: str) -> None:
 
 async def activity(side: Side, client: Client, name: str) -> None:
     await client.execute_activity(
-        whose_activity, id=name, task_queue=side.queue, start_to_close_timeout=SECONDS
+        whose_activity, id=name, task_queue=side.queue, start_to_close_timeout=PATIENTLY
     )
 
 
@@ -83,7 +82,7 @@ def _carried(make: Make, rows: Rows) -> Check:
         async def all_are_there() -> bool:
             return len(await rows(side.client, "")) == len(await rows(side.rivals_client, "")) == 2
 
-        await eventually(all_are_there)
+        await until(all_are_there)
         for query in ("", everything):
             found = await rows(side.client, query)
             assert len(found) == 2
@@ -113,7 +112,7 @@ def _other(make: Make, rows: Rows) -> Check:
         async def is_there() -> bool:
             return bool(await rows(side.rivals_client, ""))
 
-        await eventually(is_there)
+        await until(is_there)
         rivals = f"tenantId = '{side.rival}'"
         for query in (rivals, f"{rivals} OR tenantId != 'x'"):
             found = await rows(side.client, query)

@@ -9,9 +9,9 @@ from temporalio.client import Client
 from tests.matrix.model import COLUMNS, Check, Row
 from tests.matrix.side import Side
 from tests.matrix.stage import set_up
+from tests.support.waiting import PATIENCE
 
 _CONCURRENT = 48
-_SECONDS = 90
 
 Key = tuple[str, str]
 """A row's kind and a column."""
@@ -41,7 +41,7 @@ async def run_cells(raw: Client, rows: Sequence[Row], asked: Collection[Key]) ->
     gate = asyncio.Semaphore(_CONCURRENT)
 
     async def run(check: Check, side: Side) -> None:
-        async with gate, asyncio.timeout(_SECONDS):
+        async with gate, asyncio.timeout(2 * PATIENCE):
             await check.run(side)
 
     async with set_up(raw) as stage:

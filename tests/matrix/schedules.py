@@ -29,13 +29,13 @@ from tests.matrix.side import (
     TENANT_ID,
     Side,
     attribute,
-    eventually,
     fails,
     not_found,
     refused_for_two,
     refused_without_tenant,
 )
 from tests.support.forged_headers import tenant_header
+from tests.support.waiting import until
 from tests.workflows.matrix import Whose
 
 Call = Callable[[Side, Client, str], Awaitable[Any]]
@@ -121,7 +121,7 @@ async def _run_is_own(side: Side) -> None:
     async def started() -> Any:
         return (await _at_server(side).describe()).info.recent_actions
 
-    [first, *_] = await eventually(started)
+    [first, *_] = await until(started)
     assert isinstance(first.action, ScheduleActionExecutionStartWorkflow)
     assert first.action.workflow_id.startswith(side.own("run"))
     handle = side.raw.get_workflow_handle(first.action.workflow_id)
@@ -222,7 +222,7 @@ async def missing_create(side: Side) -> None:
     async def started() -> Any:
         return (await handle.describe()).info.recent_actions
 
-    [first, *_] = await eventually(started)
+    [first, *_] = await until(started)
     with fails("TenantRequired"):
         await side.raw.get_workflow_handle(first.action.workflow_id).result()
 

@@ -1,6 +1,5 @@
 """One tenant's side of a cell; each cell runs twice at once, with the roles exchanged."""
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -22,7 +21,6 @@ from tests.support.forged_headers import Forging
 from tests.workflows.everything import Mailbox
 
 TENANT_ID: Final = SearchAttributeKey.for_keyword("tenantId")
-PATIENCE: Final = 40.0
 
 Answer = TypeVar("Answer")
 
@@ -109,14 +107,6 @@ async def refused_for_two(side: Side, call: Callable[[Client], Awaitable[object]
     """Assert that a tenant's client refuses to act where the code acts for another."""
     with tenant_scope(side.rival), pytest.raises(TenantMismatchError, match=side.rival):
         await call(side.client)
-
-
-async def eventually(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Wait for the first answer that is true."""
-    async with asyncio.timeout(PATIENCE):
-        while not (answer := await ask()):
-            await asyncio.sleep(0.15)
-    return answer
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

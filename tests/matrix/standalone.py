@@ -1,7 +1,6 @@
 """Rows: activities that a client starts without a workflow."""
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import Any, Final
 
 import pytest
@@ -25,12 +24,11 @@ from tests.matrix.side import (
     refused_without_tenant,
 )
 from tests.support.forged_headers import Forging
+from tests.support.waiting import PATIENTLY
 from tests.workflows.activities import waits_for_cancellation, whose_activity
 
 Call = Callable[[Side, Client, str], Awaitable[Any]]
 """Takes the side, a client and the activity's ID."""
-
-SECONDS: Final = timedelta(seconds=30)
 
 
 async def start(side: Side, client: Client, name: str, **options: Any) -> Any:
@@ -38,7 +36,7 @@ async def start(side: Side, client: Client, name: str, **options: Any) -> Any:
         whose_activity,
         id=name,
         task_queue=side.queue,
-        start_to_close_timeout=SECONDS,
+        start_to_close_timeout=PATIENTLY,
         **options,
     )
     return await handle.result()
@@ -50,8 +48,8 @@ async def wait(side: Side, client: Client, name: str) -> None:
         waits_for_cancellation,
         id=name,
         task_queue=side.queue,
-        start_to_close_timeout=SECONDS,
-        heartbeat_timeout=SECONDS,
+        start_to_close_timeout=PATIENTLY,
+        heartbeat_timeout=PATIENTLY,
     )
 
 
@@ -80,7 +78,7 @@ async def unpause(side: Side, client: Client, name: str) -> None:
 
 
 async def change_options(side: Side, client: Client, name: str) -> None:
-    change = ActivityOptionsKeys.heartbeat_timeout.value_set(2 * SECONDS)
+    change = ActivityOptionsKeys.heartbeat_timeout.value_set(2 * PATIENTLY)
     await client.get_activity_handle(name).update_options([change])
 
 

@@ -18,7 +18,7 @@ parents: list[Client] = []
 
 
 async def healthy(client: Client) -> str:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return "healthy" if await client.service_client.check_health() else "unhealthy"
 
 

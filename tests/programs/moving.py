@@ -11,6 +11,7 @@ from pathlib import Path
 from orkestra import TemporalSettings
 from orkestra.temporal.connection import open_connection
 from tests.faults.proxy import Proxy
+from tests.support.waiting import until
 
 NAME = "moving.test"
 
@@ -40,10 +41,12 @@ async def main(hosts: Path, server: str, refresh: float) -> None:
         say("before", before.open, after.open)
         lead_to("127.0.0.2", hosts)
         if refresh:
-            async with asyncio.timeout(30):
-                while before.open or not after.open:
-                    await health()
-                    await asyncio.sleep(0.1)
+
+            async def has_moved() -> bool:
+                await health()
+                return after.open > 0 and not before.open
+
+            await until(has_moved)
         else:
             before.stop()
             before.cut()

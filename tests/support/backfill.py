@@ -10,7 +10,7 @@ from temporalio.worker import Worker
 
 from orkestra.temporal.backfill import BackfillReport, backfill_trace
 from orkestra.testing import ReceivedSpan, traces_of
-from tests.support.traced_worker import Traced
+from tests.support.traced_worker import SOON, Traced
 from tests.workflows import rebuilt, traced
 
 
@@ -24,6 +24,7 @@ async def worker(live: Traced, **options: Any) -> AsyncGenerator[Worker]:
             workflows=[*traced.WORKFLOWS, *rebuilt.WORKFLOWS],
             activities=[*traced.ACTIVITIES, *rebuilt.ACTIVITIES],
             activity_executor=threads,
+            max_heartbeat_throttle_interval=SOON,
             **options,
         ) as made:
             yield made

@@ -1,10 +1,9 @@
 """What happens to workflows whose traces are rebuilt, and what only a history can say of it."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
@@ -13,24 +12,27 @@ from temporalio.client import WorkflowFailureError
 from temporalio.common import RetryPolicy
 
 from tests.support.traced_worker import Traced
+from tests.support.waiting import until
 from tests.workflows import rebuilt, traced
-
-LOOK: Final = 0.05
 
 
 async def is_pending(handle: Any) -> None:
     """Wait until the workflow waits for an activity that has begun."""
-    while not any(
-        each.HasField("last_started_time")
-        for each in (await handle.describe()).raw_description.pending_activities
-    ):
-        await asyncio.sleep(LOOK)
+
+    async def has_begun() -> bool:
+        pending = (await handle.describe()).raw_description.pending_activities
+        return any(each.HasField("last_started_time") for each in pending)
+
+    await until(has_begun)
 
 
 async def has_done(handle: Any, event: str, count: int = 1) -> None:
     """Wait until the history has so many events of the kind."""
-    while sum([each.HasField(event) async for each in handle.fetch_history_events()]) < count:
-        await asyncio.sleep(LOOK)
+
+    async def has_it() -> bool:
+        return sum([e.HasField(event) async for e in handle.fetch_history_events()]) >= count
+
+    await until(has_it)
 
 
 async def converse(live: Traced) -> Any:
@@ -63,7 +65,7 @@ async def cancel(live: Traced) -> Any:
 
 
 async def run_locally(live: Traced) -> Any:
-    handle = await live.start(rebuilt.Locals.run, task_timeout=timedelta(seconds=1))
+    handle = await live.start(rebuilt.Locals.run, task_timeout=timedelta(seconds=4))
     await handle.signal("note", "one")
     await handle.execute_update("noted", "two")
     await handle.result()
@@ -110,7 +112,7 @@ async def terminate(live: Traced) -> Any:
 
 
 async def time_out(live: Traced) -> Any:
-    handle = await live.start(rebuilt.Waits.run, execution_timeout=timedelta(seconds=4))
+    handle = await live.start(rebuilt.Waits.run, execution_timeout=timedelta(seconds=6))
     with pytest.raises(WorkflowFailureError):
         await handle.result()
     return handle

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.waiting import PATIENCE
+
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM: Final = next(filter(None, map(shutil.which, NAMES)), None)
-PATIENCE: Final = 40.0
 # Chromium reads its commands from 3 and answers on 4.
 _EXEC: Final = """
 import os, sys

@@ -1,9 +1,7 @@
 """Guarded clients on the real server, and one worker that serves them all."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
@@ -16,9 +14,10 @@ from orkestra.directory import Placements
 from orkestra.temporal.guard import GuardedServiceClient, GuardPolicy
 from orkestra.tenancy import AllTenants, current_tenant
 from tests.support.names import Fresh
+from tests.support.waiting import PATIENTLY
 from tests.workflows.everything import Child, Mailbox
 
-SOON = timedelta(seconds=20)
+SOON = PATIENTLY
 
 
 @activity.defn
@@ -84,12 +83,3 @@ class GuardDesk:
             task_queue=self.queue,
             start_to_close_timeout=SOON,
         )
-
-
-async def eventually(read: Callable[[], Awaitable[Any]], expected: Any) -> None:
-    """Wait until what is read is as expected; lists show new rows a little later."""
-    for _ in range(300):
-        if (found := await read()) == expected:
-            break
-        await asyncio.sleep(0.05)
-    assert found == expected

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,9 +31,10 @@ from orkestra import OrkestraConfig, OrkestraPlugin, TemporalSettings
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from orkestra.tracing import trace_attributes, trace_id_of
 from tests.support.names import Fresh
+from tests.support.traced_worker import SOON
+from tests.support.waiting import PATIENCE, PATIENTLY, until
 from tests.workflows import scenes, traced
 
-DEADLINE = 40.0
 QUICKLY = timedelta(milliseconds=10)
 
 Handle = WorkflowHandle[Any, Any]
@@ -113,6 +113,7 @@ class Stage:
                 activities=[*scenes.ACTIVITIES, *traced.ACTIVITIES],
                 activity_executor=threads,
                 nexus_service_handlers=[scenes.CounterHandler()],
+                max_heartbeat_throttle_interval=SOON,
                 **options,
             ) as worker:
                 yield worker
@@ -129,7 +130,7 @@ class Stage:
         )
 
     async def spans(self) -> list[ReceivedSpan]:
-        assert await self.plugin.flush(timedelta(seconds=20))
+        assert await self.plugin.flush(PATIENTLY)
         return self.receiver.spans
 
     async def close(self) -> None:
@@ -141,14 +142,6 @@ Scene = Callable[[Stage], Awaitable[Played]]
 
 def played(handle: Handle, *names: str, first: str | None = None) -> Played:
     return Played(handle, first or handle.first_execution_run_id or "", Counter(names))
-
-
-async def until(holds: Callable[[], Awaitable[Any]]) -> Any:
-    deadline = time.monotonic() + DEADLINE
-    while not (found := await holds()):
-        assert time.monotonic() < deadline, "it did not happen"
-        await asyncio.sleep(0.02)
-    return found
 
 
 async def ended(handle: Handle) -> None:
@@ -364,7 +357,7 @@ async def raced(stage: Stage) -> Played:
     at_it, has_come = threading.Event(), threading.Event()
     scenes.Races.at_it[server_id], scenes.Races.has_come[server_id] = at_it, has_come
     handle = await stage.start(scenes.Races.run, id=workflow_id)
-    assert await asyncio.to_thread(at_it.wait, DEADLINE)
+    assert await asyncio.to_thread(at_it.wait, PATIENCE)
     await handle.signal(scenes.Races.poke)
     has_come.set()
     assert await handle.result() == 1

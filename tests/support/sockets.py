@@ -1,11 +1,8 @@
 """Sockets of this process, counted from the operating system."""
 
-import asyncio
-import time
-
 import psutil
 
-_GONE_WITHIN = 1.0
+from tests.support.waiting import until
 
 
 class Sockets:
@@ -20,11 +17,8 @@ class Sockets:
         return len(self._ours() - self._before)
 
     async def are_gone(self) -> bool:
-        """Whether they close within a second, while the loop runs on."""
-        deadline = time.monotonic() + _GONE_WITHIN
-        while self.count and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
-        return self.count == 0
+        """Wait until they have closed, while the loop runs on."""
+        return await until(lambda: self.count == 0, lambda: f"{self.count} sockets are open")
 
     def _ours(self) -> set[int]:
         found = psutil.Process().net_connections("tcp")

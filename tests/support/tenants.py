@@ -1,7 +1,7 @@
 """Tenants of every placement, a directory that can change or fail, and callers that forge."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -30,6 +30,7 @@ from orkestra.directory import (
 )
 from tests.support.forged_headers import Forging, tenant_header
 from tests.support.names import Fresh
+from tests.support.waiting import PATIENCE
 from tests.workflows.placed import ACTIVITIES, WORKFLOWS
 
 RECENTLY = timedelta(milliseconds=1)
@@ -131,25 +132,9 @@ class ForgingWorker(WorkerInterceptor):
 
 async def failure(handle: WorkflowHandle[Any, Any]) -> tuple[str | None, bool]:
     with pytest.raises(WorkflowFailureError) as caught:
-        await asyncio.wait_for(handle.result(), 45)
+        await asyncio.wait_for(handle.result(), PATIENCE)
     cause = caught.value.cause
     while cause.__cause__ is not None:
         cause = cause.__cause__
     assert isinstance(cause, ApplicationError), repr(cause)
     return cause.type, cause.non_retryable
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait until a condition holds."""
-    deadline = asyncio.get_running_loop().time() + 40
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.02)
-
-
-async def eventually(condition: Callable[[], Awaitable[Any]]) -> None:
-    """Wait until an awaitable condition holds."""
-    deadline = asyncio.get_running_loop().time() + 40
-    while not await condition():
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.05)

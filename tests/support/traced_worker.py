@@ -13,10 +13,11 @@ from orkestra import OrkestraConfig, OrkestraPlugin
 from orkestra.testing import LangfuseReceiver, ReceivedSpan, TraceTree
 from orkestra.tracing import Outcome, Span, SpanKind, SpanRecord, TraceAttributes
 from tests.support.names import Fresh
+from tests.support.waiting import PATIENTLY
 from tests.workflows import observed, traced
 
-SECONDS = timedelta(seconds=30)
 SOON = timedelta(seconds=0.2)
+"""How often heartbeats reach the server, which answers that an activity is to be cancelled."""
 
 
 class Traced:
@@ -49,6 +50,7 @@ class Traced:
                 workflows=[*traced.WORKFLOWS, *observed.WORKFLOWS],
                 activities=[*traced.ACTIVITIES, *observed.ACTIVITIES],
                 activity_executor=threads,
+                max_heartbeat_throttle_interval=SOON,
                 **options,
             ) as worker:
                 yield worker
@@ -66,7 +68,7 @@ class Traced:
 
     async def spans(self) -> list[ReceivedSpan]:
         """Everything that was sent, each once."""
-        assert await self.plugin.flush(SECONDS)
+        assert await self.plugin.flush(PATIENTLY)
         spans = self.receiver.spans
         ids = [(span.trace_id, span.span_id) for span in spans]
         assert len(ids) == len(set(ids)), [span.name for span in spans]
@@ -80,7 +82,7 @@ class Traced:
         return root
 
     async def close(self) -> None:
-        assert await self.sink.close(SECONDS)
+        assert await self.sink.close(PATIENTLY)
 
 
 async def has_begun(handle: WorkflowHandle[Any, Any]) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-import pytest
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
@@ -29,6 +28,7 @@ from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSear
 from temporalio.service import RPCError, RPCStatusCode
 
 from orkestra.temporal.guard.query import IdField, scope_query
+from tests.support.waiting import PATIENTLY, becomes
 
 ACME, BETA = "acme", "beta"
 NAMES = (
@@ -50,7 +50,6 @@ PAUSED = ("one", "%")
 TENANT = SearchAttributeKey.for_keyword("tenantId")
 NOTE = SearchAttributeKey.for_keyword("order-note")
 
-_DEADLINE = timedelta(seconds=20)
 _PAGE = 1000
 
 
@@ -87,9 +86,10 @@ async def make_rows(client: Client) -> Client:
     rows = [(tenant, name) for tenant in (ACME, BETA) for name in NAMES]
     await asyncio.gather(*(_make(own, tenant, name) for tenant, name in rows))
     for kind in KINDS:
-        await _until_counted(own, kind, "", len(rows))
-    await _until_counted(own, WORKFLOWS, "ExecutionStatus = 'Terminated'", 2 * len(CLOSED))
-    await _until_counted(own, SCHEDULES, "TemporalSchedulePaused = true", 2 * len(PAUSED))
+        await becomes(lambda kind=kind: kind.total(own, ""), len(rows))
+    closed, paused = "ExecutionStatus = 'Terminated'", "TemporalSchedulePaused = true"
+    await becomes(lambda: WORKFLOWS.total(own, closed), 2 * len(CLOSED))
+    await becomes(lambda: SCHEDULES.total(own, paused), 2 * len(PAUSED))
     return own
 
 
@@ -101,14 +101,6 @@ async def answer(asked: Awaitable[list[str]]) -> list[str] | None:
         if error.status != RPCStatusCode.INVALID_ARGUMENT:
             raise
         return None
-
-
-async def _until_counted(client: Client, kind: Kind, query: str, expected: int) -> None:
-    for _ in range(200):
-        if await kind.total(client, query) == expected:
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail(f"the server does not count {expected} rows for {query!r} by {kind}")
 
 
 async def _make(client: Client, tenant: str, name: str) -> None:
@@ -134,37 +126,37 @@ async def _list_workflows(client: Client, query: str) -> list[str]:
     request = ListWorkflowExecutionsRequest(
         namespace=client.namespace, query=query, page_size=_PAGE
     )
-    page = await client.workflow_service.list_workflow_executions(request, timeout=_DEADLINE)
+    page = await client.workflow_service.list_workflow_executions(request, timeout=PATIENTLY)
     return sorted(row.execution.workflow_id for row in page.executions)
 
 
 async def _count_workflows(client: Client, query: str) -> object:
     request = CountWorkflowExecutionsRequest(namespace=client.namespace, query=query)
-    return await client.workflow_service.count_workflow_executions(request, timeout=_DEADLINE)
+    return await client.workflow_service.count_workflow_executions(request, timeout=PATIENTLY)
 
 
 async def _list_schedules(client: Client, query: str) -> list[str]:
     request = ListSchedulesRequest(namespace=client.namespace, query=query, maximum_page_size=_PAGE)
-    page = await client.workflow_service.list_schedules(request, timeout=_DEADLINE)
+    page = await client.workflow_service.list_schedules(request, timeout=PATIENTLY)
     return sorted(row.schedule_id for row in page.schedules)
 
 
 async def _count_schedules(client: Client, query: str) -> object:
     request = CountSchedulesRequest(namespace=client.namespace, query=query)
-    return await client.workflow_service.count_schedules(request, timeout=_DEADLINE)
+    return await client.workflow_service.count_schedules(request, timeout=PATIENTLY)
 
 
 async def _list_activities(client: Client, query: str) -> list[str]:
     request = ListActivityExecutionsRequest(
         namespace=client.namespace, query=query, page_size=_PAGE
     )
-    page = await client.workflow_service.list_activity_executions(request, timeout=_DEADLINE)
+    page = await client.workflow_service.list_activity_executions(request, timeout=PATIENTLY)
     return sorted(row.activity_id for row in page.executions)
 
 
 async def _count_activities(client: Client, query: str) -> object:
     request = CountActivityExecutionsRequest(namespace=client.namespace, query=query)
-    return await client.workflow_service.count_activity_executions(request, timeout=_DEADLINE)
+    return await client.workflow_service.count_activity_executions(request, timeout=PATIENTLY)
 
 
 WORKFLOWS = Kind("WorkflowId", _list_workflows, _count_workflows)

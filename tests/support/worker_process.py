@@ -6,15 +6,18 @@ import json
 import os
 import re
 import sys
-import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.client import WorkflowHandle
+
+from tests.support.waiting import PATIENCE, until
+
 ROOT = Path(__file__).parents[2]
-PATIENCE = 45.0
 
 HURRIED = {"SERVE_LANGFUSE": '{"flush_timeout": "1s"}'}
 """The environment of a worker that need not end in order, and is not waited for."""
@@ -30,7 +33,8 @@ class Serving:
 
     async def wait_ready(self) -> None:
         assert self.process.stdout is not None
-        assert await self.process.stdout.readline() == b"ready\n", self.log
+        line = await asyncio.wait_for(self.process.stdout.readline(), PATIENCE)
+        assert line == b"ready\n", self.log
 
     async def says(self, text: str) -> None:
         """Wait until the log has a text."""
@@ -51,14 +55,15 @@ class Serving:
 
     async def becomes(self, path: str, status: int, text: str = "") -> Any:
         """Wait until a probe answers so, with a text anywhere in its body."""
-        deadline = time.monotonic() + PATIENCE
         seen: Any = None
-        while time.monotonic() < deadline:
+
+        async def is_so() -> bool:
+            nonlocal seen
             code, seen = await self.probe(path)
-            if code == status and text in json.dumps(seen):
-                return seen
-            await asyncio.sleep(0.1)
-        raise AssertionError(f"{path} did not become {status} {text!r}: {seen}\n{self.log}")
+            return code == status and text in json.dumps(seen)
+
+        await until(is_so, lambda: f"{path} is {seen}, not {status} {text!r}\n{self.log}")
+        return seen
 
     async def kill(self) -> None:
         if self.process.returncode is None:
@@ -73,7 +78,7 @@ class Serving:
 
 
 def get(address: str, path: str, method: str = "GET") -> tuple[int, Any]:
-    connection = http.client.HTTPConnection(address, timeout=30)
+    connection = http.client.HTTPConnection(address, timeout=PATIENCE)
     try:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -84,12 +89,11 @@ def get(address: str, path: str, method: str = "GET") -> tuple[int, Any]:
         connection.close()
 
 
-async def until(holds: Callable[[], bool], why: Callable[[], str] = lambda: "") -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, why()
-        await asyncio.sleep(0.05)
+async def is_at_work(handle: WorkflowHandle[Any, Any]) -> bool:
+    """Whether a worker has taken up an activity of the workflow."""
+    pending = (await handle.describe()).raw_description.pending_activities
+    started = PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
+    return any(activity.state == started for activity in pending)
 
 
 def measured(what: str, value: object) -> None:

@@ -22,6 +22,7 @@ from orkestra.errors import (
     SearchAttributeError,
 )
 from tests.support.command import Command, clean_environment, one_line
+from tests.support.waiting import PATIENCE
 
 COMMANDS = ("demo", "server", "worker", "health", "search-attributes")
 WORKFLOW = """
@@ -43,7 +44,7 @@ def command(tmp_path: Path) -> Command:
 def listener() -> Iterator[socket.socket]:
     """A port that takes connections and never answers."""
     with socket.socket() as listener:
-        listener.settimeout(20)
+        listener.settimeout(PATIENCE)
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         yield listener
@@ -169,7 +170,7 @@ main()
         env=clean_environment(command.directory, PATH="", **variables),
         capture_output=True,
         text=True,
-        timeout=45,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -350,7 +351,7 @@ def test_interrupting_a_command_that_waits_exits_with_130(
         listener.accept()[0],
     ):
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=PATIENCE)
 
     assert process.returncode == 130
     assert output == ""
@@ -363,7 +364,7 @@ def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(command: Command) 
         process.stdout.close()
         assert process.stderr is not None
         errors = process.stderr.read()
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE)
 
     assert process.returncode == 1
     assert errors == ""

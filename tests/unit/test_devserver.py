@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from orkestra.devserver import BINARY_VARIABLE, DevServer, find_temporal_binary
 from orkestra.devserver.process import ReapedProcess
 from orkestra.devserver.server import free_port, require_free
 from orkestra.errors import DevServerError, MissingExtraError
-from tests.support.processes import comes_true, has_ended
+from tests.support.processes import has_ended
+from tests.support.waiting import PATIENCE, until
 
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
 
@@ -48,16 +49,17 @@ def shell(script: str, *, grace: float = 5, echo: bool = False) -> ReapedProcess
 
 
 async def until_up(process: ReapedProcess) -> psutil.Process:
-    async with asyncio.timeout(60):
-        while not process.is_up:
-            assert process.poll()
-            await asyncio.sleep(0.01)
+    def is_up() -> bool:
+        assert process.poll()
+        return process.is_up
+
+    await until(is_up)
     assert process.pid is not None
     return psutil.Process(process.pid)
 
 
 async def until_ended(process: ReapedProcess) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         await process.wait()
 
 
@@ -68,12 +70,12 @@ def sdk_runtime() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_process_and_no_descriptor_is_left() -> Iterator[None]:
+async def no_process_and_no_descriptor_is_left() -> AsyncIterator[None]:
     this = psutil.Process()
-    processes, descriptors = this.children(recursive=True), this.num_fds()
+    processes, descriptors = set(this.children(recursive=True)), this.num_fds()
     yield
-    assert this.children(recursive=True) == processes
-    assert this.num_fds() <= descriptors
+    await until(lambda: set(this.children(recursive=True)) <= processes)
+    await until(lambda: this.num_fds() <= descriptors)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +238,7 @@ async def test_a_port_in_use_is_refused_at_once() -> None:
         began = time.monotonic()
         with pytest.raises(DevServerError, match=f"port {port} cannot be used on 127.0.0.1"):
             await server.start()
-        assert time.monotonic() - began < 10  # and not until it is up, or the time for that
+        assert time.monotonic() - began < 25  # and not when the time for the start is up
         assert not server.is_running
 
 
@@ -320,11 +322,9 @@ async def test_a_program_that_never_serves_is_ended_after_the_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(BINARY_VARIABLE, str(program(tmp_path / "temporal", STUBBORN)))
-    server = DevServer(startup_timeout=timedelta(milliseconds=400))
-    began = time.monotonic()
-    with pytest.raises(DevServerError, match=r"was not usable within 0:00:00.4.*\nready"):
+    server = DevServer(startup_timeout=timedelta(seconds=3))
+    with pytest.raises(DevServerError, match=r"was not usable within 0:00:03.*\nready"):
         await server.start()
-    assert time.monotonic() - began < 15
     assert not server.is_running
 
 
@@ -351,12 +351,12 @@ async def test_a_command_that_ignores_sigterm_is_killed_after_the_grace() -> Non
     await until_up(process)
     began = time.monotonic()
     await process.end()
-    assert 0.3 <= time.monotonic() - began < 15
+    assert time.monotonic() - began >= 0.3
     assert process.exit_code == -signal.SIGKILL
 
 
 async def test_a_command_can_be_killed_while_it_is_being_ended() -> None:
-    process = shell(STUBBORN, grace=30)
+    process = shell(STUBBORN, grace=2 * PATIENCE)
     await until_up(process)
     ending = asyncio.ensure_future(process.end())
     await asyncio.sleep(0.1)
@@ -366,7 +366,7 @@ async def test_a_command_can_be_killed_while_it_is_being_ended() -> None:
 
 
 async def test_a_cancelled_end_kills_the_command_before_it_returns() -> None:
-    process = shell(STUBBORN, grace=30)
+    process = shell(STUBBORN, grace=2 * PATIENCE)
     server = await until_up(process)
     ending = asyncio.ensure_future(process.end())
     await asyncio.sleep(0.1)
@@ -395,7 +395,7 @@ async def test_the_end_of_a_long_output_is_kept() -> None:
 async def test_a_program_that_does_not_read_does_not_block_its_command(tmp_path: Path) -> None:
     done = tmp_path / "done"
     process = shell(f"head -c 1000000 /dev/zero; touch {done}; exec sleep 60")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not done.exists() and time.monotonic() < deadline:
         time.sleep(0.02)  # noqa: ASYNC251 - the point is that the loop is blocked
     assert done.exists()
@@ -437,17 +437,17 @@ async def test_killing_the_reaper_ends_the_command() -> None:
     server.parent().kill()
     await until_ended(process)
     assert process.exit_code is None
-    assert await comes_true(lambda: has_ended(server))
+    await until(lambda: has_ended(server))
 
 
 async def test_a_reaper_that_is_stopped_is_killed_with_its_command() -> None:
-    process = shell(STUBBORN, grace=60)
+    process = shell(STUBBORN, grace=2 * PATIENCE)
     server = await until_up(process)
     server.parent().suspend()
     began = time.monotonic()
     process.kill_now()
-    assert time.monotonic() - began < 30
-    assert await comes_true(lambda: has_ended(server))
+    assert time.monotonic() - began < PATIENCE
+    await until(lambda: has_ended(server))
 
 
 async def test_the_command_gets_no_descriptor_of_the_program() -> None:

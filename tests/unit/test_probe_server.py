@@ -11,6 +11,7 @@ import pytest
 
 from orkestra.errors import ConfigurationError
 from orkestra.temporal.run_worker.probes import ProbeResponse, ProbeServer
+from tests.support.waiting import PATIENCE
 from tests.support.worker_process import get
 
 
@@ -29,7 +30,7 @@ def address() -> Iterator[str]:
 
 def connect(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=10)
+    return socket.create_connection((host, int(port)), timeout=PATIENCE)
 
 
 def test_what_is_asked_for_is_answered(address):
@@ -83,7 +84,7 @@ def test_nonsense_does_not_stop_the_server(address, sent):
 def test_a_client_that_says_nothing_is_left_after_some_seconds(address):
     with connect(address) as client:
         began = time.monotonic()
-        client.settimeout(30)
+        client.settimeout(PATIENCE)
         with suppress(ConnectionError):
             assert client.recv(1) == b""
         assert time.monotonic() - began > 4

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import orkestra
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "orkestra"
@@ -20,7 +21,7 @@ OPTIONAL = {"langfuse", "opentelemetry", "pytest", "pytest_asyncio", "rich", "ty
 
 def run_python(code: str) -> str:
     finished = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=PATIENCE
     )
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
@@ -88,7 +89,11 @@ def test_the_wheel_holds_the_package_alone_typed_and_working_without_the_sources
 ) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
     subprocess.run(
-        [*build, "--directory", tmp_path], cwd=ROOT, check=True, capture_output=True, timeout=50
+        [*build, "--directory", tmp_path],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=2 * PATIENCE,
     )
     [wheel] = tmp_path.glob("orkestra_core-*.whl")
     with zipfile.ZipFile(wheel) as archive:

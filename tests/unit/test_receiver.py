@@ -18,8 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from orkestra.errors import LangfuseUnavailableError
 from orkestra.langfuse.api import present_observations
 from orkestra.testing import Behaviour, LangfuseReceiver, ReceivedSpan, traces_of
-
-PATIENCE = timedelta(seconds=30)
+from tests.support.waiting import PATIENTLY
 
 
 @pytest.fixture
@@ -204,9 +203,9 @@ async def test_all_pages_are_asked_for_until_the_last(receiver):
     for number in range(1, 2502):
         spans.add(trace_id=b"t" * 16, span_id=number.to_bytes(8, "big"), name="n")
     post(receiver, request.SerializeToString())
-    assert await present_observations(receiver.settings(), (b"t" * 16).hex(), timeout=PATIENCE) == {
-        span.span_id for span in receiver.spans
-    }
+    assert await present_observations(
+        receiver.settings(), (b"t" * 16).hex(), timeout=PATIENTLY
+    ) == {span.span_id for span in receiver.spans}
     assert len(ask(receiver, limit=1)[1]["data"]) == 1
     assert ask(receiver, limit=1001)[0] == 400
     assert ask(receiver, cursor="?")[0] == 400
@@ -214,16 +213,16 @@ async def test_all_pages_are_asked_for_until_the_last(receiver):
 
 async def test_a_langfuse_that_does_not_answer_differs_from_an_empty_one(receiver):
     trace_id = "0" * 32
-    assert not await present_observations(receiver.settings(), trace_id, timeout=PATIENCE)
+    assert not await present_observations(receiver.settings(), trace_id, timeout=PATIENTLY)
     with pytest.raises(LangfuseUnavailableError, match=r"401 .*Invalid credentials"):
         await present_observations(
-            receiver.settings(secret_key="wrong"), trace_id, timeout=PATIENCE
+            receiver.settings(secret_key="wrong"), trace_id, timeout=PATIENTLY
         )
     with (
         receiver.behaving(Behaviour.UNAVAILABLE),
         pytest.raises(LangfuseUnavailableError, match="503"),
     ):
-        await present_observations(receiver.settings(), trace_id, timeout=PATIENCE)
+        await present_observations(receiver.settings(), trace_id, timeout=PATIENTLY)
     with (
         receiver.behaving(Behaviour.HANG),
         pytest.raises(LangfuseUnavailableError, match="ReadTimeout"),
@@ -235,4 +234,4 @@ async def test_a_langfuse_that_does_not_answer_differs_from_an_empty_one(receive
         receiver.behaving(Behaviour.REFUSE),
         pytest.raises(LangfuseUnavailableError, match="ConnectError"),
     ):
-        await present_observations(receiver.settings(), trace_id, timeout=PATIENCE)
+        await present_observations(receiver.settings(), trace_id, timeout=PATIENTLY)

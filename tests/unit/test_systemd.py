@@ -7,13 +7,14 @@ import pytest
 
 from orkestra.temporal.run_worker.run import Systemd
 from orkestra.temporal.run_worker.supervisor import ProcessStatus, Stage, WorkerStatus
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
 def manager(tmp_path: Path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
         made.bind(str(tmp_path / "notify"))
-        made.settimeout(5)
+        made.settimeout(PATIENCE)
         yield made
 
 

@@ -14,6 +14,7 @@ from orkestra.temporal.tracing import outbox as module
 from orkestra.temporal.tracing.outbox import OPEN, Outbox, RunOutbox
 from orkestra.tracing import CaptureLimits, RunFacts, RunSpans, SpanRecord
 from tests.support.traced_worker import record_of
+from tests.support.waiting import PATIENCE
 
 REFUSED = [
     RemoveFromCache.FATAL,
@@ -50,7 +51,7 @@ class Sent:
 
     def wait_for(self, count: int) -> None:
         with self._came:
-            assert self._came.wait_for(lambda: len(self.names) >= count, 30)
+            assert self._came.wait_for(lambda: len(self.names) >= count, PATIENCE)
 
 
 class Ticking:
@@ -67,7 +68,7 @@ class Ticking:
 
     def tick(self, times: int) -> None:
         for _ in range(times):
-            assert self.asleep.acquire(timeout=30)
+            assert self.asleep.acquire(timeout=PATIENCE)
             self._steps.release()
 
     def end(self) -> None:
@@ -230,7 +231,7 @@ def test_a_query_after_an_eviction_tells_nothing(outbox, sent):
 def test_ticks_send_what_nothing_else_does_and_a_long_sleep_is_one_tick(outbox, sent, ticking):
     task(run_of(outbox), 3, "a")
     ticking.tick(module.TICKS - 1)
-    assert ticking.asleep.acquire(timeout=30)
+    assert ticking.asleep.acquire(timeout=PATIENCE)
     assert sent.names == []
     ticking._steps.release()
     sent.wait_for(1)

@@ -1,13 +1,11 @@
 """What a flush says of a project that is being closed at the same time."""
 
 from concurrent.futures import Future
-from datetime import timedelta
 
 from orkestra.config import LangfuseSettings
 from orkestra.langfuse.encode import Wire
 from orkestra.langfuse.exporter import Losses, Sender
-
-SECONDS = timedelta(seconds=30)
+from tests.support.waiting import PATIENCE, PATIENTLY
 
 
 def test_a_flush_that_a_close_overtakes_says_that_all_was_sent_where_nothing_was_left():
@@ -17,9 +15,9 @@ def test_a_flush_that_a_close_overtakes_says_that_all_was_sent_where_nothing_was
 
     def closing() -> None:
         if not overtaken:
-            overtaken.append(sender.flush(SECONDS))
+            overtaken.append(sender.flush(PATIENTLY))
             sender.stop()
 
     sender.gather = closing
-    assert sender.flush(SECONDS).result(30)
-    assert overtaken[0].result(30)
+    assert sender.flush(PATIENTLY).result(PATIENCE)
+    assert overtaken[0].result(PATIENCE)

@@ -7,9 +7,8 @@ import sqlite3
 import threading
 import urllib.parse
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from langfuse.api.core.pydantic_utilities import parse_obj_as
@@ -20,8 +19,7 @@ from orkestra.errors import ConfigurationError
 from orkestra.langfuse.api import present_observations
 from orkestra.otlp import InvalidSpansError, decode_request
 from tests.support.otlp import BEGINNING, Spans, post
-
-PATIENCE: Final = timedelta(seconds=30)
+from tests.support.waiting import PATIENTLY
 
 
 @pytest.fixture
@@ -210,7 +208,7 @@ async def test_observations_are_told_as_langfuse_tells_them(page: TracePage) -> 
     answer = ask(page, "/api/public/v2/observations", traceId=trace_id)
     read = parse_obj_as(ObservationsV2Response, answer).data
     assert [each.name for each in read] == ["workflow:W", "activity:a"]
-    present = await present_observations(page.settings(), trace_id, timeout=PATIENCE)
+    present = await present_observations(page.settings(), trace_id, timeout=PATIENTLY)
     assert present == {number.to_bytes(8, "big").hex() for number in (1, 2)}
     [root] = page.trace(trace_id)
     assert root.outline() == "workflow:W\n  activity:a"

@@ -12,7 +12,7 @@ from temporalio.common import Priority
 
 from orkestra import TenantMismatchError, current_tenant, tenant_scope
 
-SECONDS = timedelta(seconds=10)
+SECONDS = timedelta(seconds=60)
 
 
 @activity.defn

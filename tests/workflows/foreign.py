@@ -10,5 +10,5 @@ class CallsElsewhere:
     @workflow.run
     async def run(self, task_queue: str, activity: str) -> str:
         return await workflow.execute_activity(
-            activity, task_queue=task_queue, start_to_close_timeout=timedelta(seconds=10)
+            activity, task_queue=task_queue, start_to_close_timeout=timedelta(seconds=60)
         )

@@ -11,7 +11,7 @@ from temporalio import activity, workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue, WorkflowIDReusePolicy
 
-SECONDS = timedelta(seconds=20)
+SECONDS = timedelta(seconds=60)
 SHARED: list[str] = []
 """State of a module of the user's own, which is imported anew for each workflow."""
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from temporalio import activity, workflow
 
-_TIMEOUT = 20.0
+_TIMEOUT = 60.0
 
 
 class Steps:

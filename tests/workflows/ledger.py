@@ -73,7 +73,7 @@ class Persistent:
         return await workflow.execute_activity(
             name,
             seconds,
-            start_to_close_timeout=timedelta(seconds=10),
+            start_to_close_timeout=timedelta(seconds=20),
             retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=200)),
             result_type=int,
         )

@@ -25,7 +25,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from tests.workflows.everything import Mailbox
 
-SECONDS = timedelta(seconds=40)
+SECONDS = timedelta(seconds=60)
 
 
 @workflow.defn

@@ -5,7 +5,7 @@ from datetime import timedelta
 import nexusrpc
 from temporalio import workflow
 
-SECONDS = timedelta(seconds=15)
+SECONDS = timedelta(seconds=60)
 
 
 @nexusrpc.service

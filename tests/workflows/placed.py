@@ -6,7 +6,7 @@ from typing import Any
 from temporalio import activity, workflow
 from temporalio.common import Priority, RetryPolicy
 
-SECONDS = timedelta(seconds=20)
+SECONDS = timedelta(seconds=60)
 
 
 @activity.defn

@@ -8,7 +8,7 @@ from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
-BRIEFLY = timedelta(seconds=10)
+BRIEFLY = timedelta(seconds=60)
 AT_ONCE = timedelta(milliseconds=200)
 ONCE = RetryPolicy(maximum_attempts=1)
 QUICKLY = RetryPolicy(initial_interval=timedelta(milliseconds=10), maximum_attempts=3)
@@ -45,7 +45,7 @@ class Locals:
         for attempt in (1, 2):
             done += sum(await asyncio.gather(self.local(attempt), self.local(attempt)))
             done += await count()
-        await workflow.execute_local_activity(linger, 1.5, start_to_close_timeout=BRIEFLY)
+        await workflow.execute_local_activity(linger, 3.6, start_to_close_timeout=BRIEFLY)
         done += await self.local(1)
         await workflow.wait_condition(lambda: len(self.notes) == 2)
         return done + await self.local(1)

@@ -1,8 +1,9 @@
 """Workflows for the scenario table of tracing: each does one thing that has gone wrong before."""
 
 import asyncio
+import os
+import signal
 import threading
-import time
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from temporalio.exceptions import (
     WorkflowAlreadyStartedError,
 )
 
-BRIEFLY = timedelta(seconds=10)
+BRIEFLY = timedelta(seconds=60)
 TWICE = RetryPolicy(initial_interval=timedelta(milliseconds=10), maximum_attempts=2)
 ONCE = RetryPolicy(maximum_attempts=1)
 
@@ -208,7 +209,8 @@ class Races:
         await workflow.execute_activity(step, "before", start_to_close_timeout=BRIEFLY)
         workflow_id = workflow.info().workflow_id
         self.at_it[workflow_id].set()
-        self.has_come[workflow_id].wait(1.5)
+        # When this takes long, the SDK calls it a deadlock, and tries the task again.
+        self.has_come[workflow_id].wait(BRIEFLY.total_seconds())
         return self.seen
 
     def __init__(self) -> None:
@@ -289,14 +291,16 @@ class CallsNexus:
 
 @workflow.defn(sandboxed=False)
 class Freezes:
-    """Says on standard output where it is, so that a test can stop or kill the process there."""
+    """Stops its process once in a workflow task, but not the process that runs the tests."""
+
+    has_stopped: ClassVar[bool] = False
 
     @workflow.run
-    async def run(self, seconds: float) -> str:
+    async def run(self, pid_of_the_tests: int) -> str:
         await workflow.execute_activity(step, "before", start_to_close_timeout=BRIEFLY)
-        if not workflow.unsafe.is_replaying_history_events():
-            print("at it", flush=True)  # noqa: T201 - the test waits for it
-            time.sleep(seconds)  # noqa: ASYNC251 - the process is to stand still here
+        if os.getpid() != pid_of_the_tests and not Freezes.has_stopped:
+            Freezes.has_stopped = True
+            os.kill(os.getpid(), signal.SIGSTOP)
         return "thawed"
 
 

@@ -1,8 +1,10 @@
 """Activities that take their time, and differ in how they take a cancellation."""
 
 import asyncio
+import os
 import time
 from datetime import timedelta
+from pathlib import Path
 
 from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
@@ -13,6 +15,15 @@ from orkestra import current_tenant
 @activity.defn
 async def obeys(seconds: float) -> str:
     await asyncio.sleep(seconds)
+    return "finished"
+
+
+@activity.defn
+async def waits_for_a_file(seconds: float) -> str:
+    """Ends as soon as the file exists that SLOW_UNTIL names."""
+    file = Path(os.environ["SLOW_UNTIL"])
+    while not file.exists():  # noqa: ASYNC240 - it costs nothing
+        await asyncio.sleep(seconds)
     return "finished"
 
 
@@ -40,7 +51,7 @@ class Slow:
         return await workflow.execute_activity(
             name,
             seconds,
-            start_to_close_timeout=timedelta(seconds=60),
+            start_to_close_timeout=timedelta(minutes=10),
             retry_policy=RetryPolicy(maximum_attempts=1),
             result_type=str,
         )

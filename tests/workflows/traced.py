@@ -9,7 +9,7 @@ from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-BRIEFLY = timedelta(seconds=10)
+BRIEFLY = timedelta(seconds=60)
 ONCE = RetryPolicy(maximum_attempts=1)
 QUICKLY = RetryPolicy(initial_interval=timedelta(milliseconds=10), maximum_attempts=3)
 
@@ -112,7 +112,7 @@ class Fail:
                 await workflow.execute_activity(
                     wait_to_be_cancelled,
                     start_to_close_timeout=BRIEFLY,
-                    heartbeat_timeout=timedelta(seconds=2),
+                    heartbeat_timeout=BRIEFLY,
                     cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
                 )
             case _:

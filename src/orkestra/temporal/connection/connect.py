@@ -47,8 +47,8 @@ from orkestra.temporal.connection.connection import Backpressure, Connection, Co
 _logger: Final = logging.getLogger("orkestra.temporal.connection")
 _FIRST_WAIT_SECONDS: Final = 0.1
 _LONGEST_WAIT_SECONDS: Final = 3.0
-_TLS_PROBE_SECONDS: Final = 2.0
-_CORE_RELEASE_SECONDS: Final = 0.25
+_TLS_PROBE_SECONDS: Final = 5.0
+_CORE_RELEASE_SECONDS: Final = 1.0
 _CORE_RELEASE_CHECK_SECONDS: Final = 0.001
 
 
