@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types completeness coverage bench soak docs build lock clean
+.PHONY: help setup demo test steady check lint types completeness coverage bench soak docs build lock clean
 
 help:  ## Print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,9 +24,10 @@ demo: $(STAMP)  ## Watch workflows of three tenants run on a real Temporal serve
 	@$(BIN)/orkestra demo
 
 test: $(STAMP)  ## Run the tests on a real Temporal server, the snippets of the docs included
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile || { \
-		[ $$? -eq 1 ] && echo "Once more, alone: what failed beside other tests on a busy machine" \
-		&& $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+steady: $(STAMP)  ## Run the tests RUNS times in a row (5) while half of each core is busy with something else
+	@$(BIN)/python -m tests.load --runs $(or $(RUNS),5) -- $(MAKE) test
 
 check: lint types test  ## Run everything that CI runs
 
