@@ -11,7 +11,7 @@ from orkestra.errors import InvalidIdError
 from orkestra.temporal.admin import warn_of_unowned
 from tests.support.guard_attack import refused
 from tests.support.guarded_clients import whose
-from tests.support.tenants import Town
+from tests.support.tenants import PlacedTenants
 from tests.support.waiting import becomes
 from tests.workflows.everything import Mailbox
 
@@ -53,13 +53,13 @@ async def test_b04_the_workflow_of_another_tenants_schedule_cannot_be_reached(at
 async def test_b04_a_starting_worker_warns_of_unowned_ids_under_a_tenants_prefix(
     dev_server, raw_client, fresh, caplog
 ):
-    town = Town(dev_server.address, raw_client, fresh)
+    placed = PlacedTenants(dev_server.address, raw_client, fresh)
     old = await raw_client.start_workflow(
-        Mailbox.run, id=f"{town.shared}:17", task_queue="nobody-polls"
+        Mailbox.run, id=f"{placed.shared}:17", task_queue="nobody-polls"
     )
 
     async def is_told() -> bool:
-        await warn_of_unowned(town.client(None))
+        await warn_of_unowned(placed.client(None))
         return old.id in caplog.text
 
     with caplog.at_level(logging.WARNING, "orkestra.temporal.admin"):

@@ -33,7 +33,7 @@ from tests.workflows.forging import (
 GLOBAL = OrkestraConfig(tenancy=TenancySettings(workflow_ids="global"))
 
 
-class Yard:
+class TwoTenants:
     def __init__(self, raw: Client, fresh: Fresh, config: OrkestraConfig) -> None:
         self.raw, self.fresh, self.config = raw, fresh, config
         self.queue = fresh.task_queue()
@@ -45,8 +45,8 @@ class Yard:
 
 
 @pytest.fixture(params=[OrkestraConfig(), GLOBAL], ids=["scoped", "global"])
-async def yard(request, raw_client, fresh) -> AsyncIterator[Yard]:
-    made = Yard(raw_client, fresh, request.param)
+async def pair(request, raw_client, fresh) -> AsyncIterator[TwoTenants]:
+    made = TwoTenants(raw_client, fresh, request.param)
     async with Worker(
         made.client(None),
         task_queue=made.queue,
@@ -56,19 +56,19 @@ async def yard(request, raw_client, fresh) -> AsyncIterator[Yard]:
         yield made
 
 
-@pytest.mark.parametrize("yard", [GLOBAL], indirect=True, ids=["global"])
+@pytest.mark.parametrize("pair", [GLOBAL], indirect=True, ids=["global"])
 @pytest.mark.parametrize("kind", ["activity", "local activity", "child", "continue", "signal"])
-async def test_b10_code_that_changes_its_own_info_cannot_act_for_another_tenant(yard, kind):
+async def test_b10_code_that_changes_its_own_info_cannot_act_for_another_tenant(pair, kind):
     """The constructor runs before any interceptor; with global IDs no prefix contradicts it."""
-    victim = await yard.client(yard.beta).start_workflow(
-        Mailbox.run, id=yard.fresh.workflow_id("victim"), task_queue=yard.queue
+    victim = await pair.client(pair.beta).start_workflow(
+        Mailbox.run, id=pair.fresh.workflow_id("victim"), task_queue=pair.queue
     )
-    target = victim.id if kind == "signal" else yard.fresh.workflow_id("child")
-    forger = await yard.client(yard.acme).start_workflow(
+    target = victim.id if kind == "signal" else pair.fresh.workflow_id("child")
+    forger = await pair.client(pair.acme).start_workflow(
         Forges.run,
-        args=[kind, yard.beta, target],
-        id=yard.fresh.workflow_id("forger"),
-        task_queue=yard.queue,
+        args=[kind, pair.beta, target],
+        id=pair.fresh.workflow_id("forger"),
+        task_queue=pair.queue,
     )
     with pytest.raises(WorkflowFailureError) as caught:
         await forger.result()
@@ -87,7 +87,7 @@ async def test_b10_code_that_changes_its_own_info_cannot_act_for_another_tenant(
     with ThreadPoolExecutor(1) as thread:
         replayer = Replayer(
             workflows=WORKFLOWS,
-            plugins=[OrkestraPlugin(yard.config)],
+            plugins=[OrkestraPlugin(pair.config)],
             workflow_task_executor=thread,
         )
         await replayer.replay_workflow(history)
@@ -97,16 +97,16 @@ async def test_b10_code_that_changes_its_own_info_cannot_act_for_another_tenant(
     ("kind", "whose"),
     [("activity", "beta"), ("child", "beta"), ("signal", "beta"), ("child", "acme")],
 )
-async def test_b10_commands_that_bypass_the_interceptors_are_verified(yard, kind, whose):
+async def test_b10_commands_that_bypass_the_interceptors_are_verified(pair, kind, whose):
     """Code adds them to the workflow's event loop, with a foreign header or without attribute."""
-    victim = await yard.client(yard.beta).start_workflow(
-        Mailbox.run, id=yard.fresh.workflow_id("victim"), task_queue=yard.queue
+    victim = await pair.client(pair.beta).start_workflow(
+        Mailbox.run, id=pair.fresh.workflow_id("victim"), task_queue=pair.queue
     )
-    handle = await yard.client(yard.acme).start_workflow(
+    handle = await pair.client(pair.acme).start_workflow(
         Injects.run,
-        args=[kind, getattr(yard, whose), victim.id],
-        id=yard.fresh.workflow_id("injects"),
-        task_queue=yard.queue,
+        args=[kind, getattr(pair, whose), victim.id],
+        id=pair.fresh.workflow_id("injects"),
+        task_queue=pair.queue,
     )
     with pytest.raises(WorkflowFailureError) as caught:
         await handle.result()
@@ -116,24 +116,27 @@ async def test_b10_commands_that_bypass_the_interceptors_are_verified(yard, kind
     await victim.terminate()
 
 
-async def test_b09_a_signal_from_a_workflow_does_not_reveal_another_tenants_workflow(yard):
-    victim = await yard.client(yard.beta).start_workflow(
-        Mailbox.run, id=yard.fresh.workflow_id("victim"), task_queue=yard.queue
+async def test_b09_a_signal_from_a_workflow_does_not_reveal_another_tenants_workflow(pair):
+    victim = await pair.client(pair.beta).start_workflow(
+        Mailbox.run, id=pair.fresh.workflow_id("victim"), task_queue=pair.queue
     )
-    acme = yard.client(yard.acme)
+    acme = pair.client(pair.acme)
     told = [
         await acme.execute_workflow(
-            Signals.run, target, id=yard.fresh.workflow_id(f"s{number}"), task_queue=yard.queue
+            Signals.run,
+            target,
+            id=pair.fresh.workflow_id(f"s{number}"),
+            task_queue=pair.queue,
         )
-        for number, target in enumerate((victim.id, yard.fresh.workflow_id("nobodys")))
+        for number, target in enumerate((victim.id, pair.fresh.workflow_id("nobodys")))
     ]
     assert "not found" in told[0]
     assert told[0] == told[1]
     own = await acme.start_workflow(
-        Mailbox.run, id=yard.fresh.workflow_id("own"), task_queue=yard.queue
+        Mailbox.run, id=pair.fresh.workflow_id("own"), task_queue=pair.queue
     )
     answer = await acme.execute_workflow(
-        Signals.run, own.id, id=yard.fresh.workflow_id("s"), task_queue=yard.queue
+        Signals.run, own.id, id=pair.fresh.workflow_id("s"), task_queue=pair.queue
     )
     assert answer == "signalled"
     assert await own.result() == []
@@ -141,19 +144,19 @@ async def test_b09_a_signal_from_a_workflow_does_not_reveal_another_tenants_work
     await victim.terminate()
 
 
-@pytest.mark.parametrize("yard", [OrkestraConfig()], indirect=True, ids=["scoped"])
+@pytest.mark.parametrize("pair", [OrkestraConfig()], indirect=True, ids=["scoped"])
 @pytest.mark.parametrize("kind", ["cancel", "signal", "child", "terminate"])
-async def test_b09_a_run_without_the_prefix_cannot_reach_other_tenants(yard, kind):
+async def test_b09_a_run_without_the_prefix_cannot_reach_other_tenants(pair, kind):
     """An SDK without Orkestra starts it, with the tenant's header and any ID."""
-    victim = await yard.client(yard.beta).start_workflow(
-        Mailbox.run, id="victim", task_queue=yard.queue
+    victim = await pair.client(pair.beta).start_workflow(
+        Mailbox.run, id="victim", task_queue=pair.queue
     )
-    bare = Client(yard.raw.service_client, interceptors=[Forging(yard.acme)])
+    bare = Client(pair.raw.service_client, interceptors=[Forging(pair.acme)])
     reaching = await bare.start_workflow(
         Reaches.run,
         args=[kind, victim.id],
-        id=yard.fresh.workflow_id("plain"),
-        task_queue=yard.queue,
+        id=pair.fresh.workflow_id("plain"),
+        task_queue=pair.queue,
     )
     if kind in {"cancel", "signal"}:
         assert "not found" in await reaching.result()
@@ -169,24 +172,24 @@ async def test_b09_a_run_without_the_prefix_cannot_reach_other_tenants(yard, kin
     await victim.terminate()
 
 
-@pytest.mark.parametrize("yard", [OrkestraConfig()], indirect=True, ids=["scoped"])
-async def test_b10_an_id_that_claims_to_be_scoped_is_verified(yard):
-    victim = f"{yard.beta}:never"
-    handle = await yard.client(yard.acme).start_workflow(
-        Reaches.run, args=["disguised", victim], id="d", task_queue=yard.queue
+@pytest.mark.parametrize("pair", [OrkestraConfig()], indirect=True, ids=["scoped"])
+async def test_b10_an_id_that_claims_to_be_scoped_is_verified(pair):
+    victim = f"{pair.beta}:never"
+    handle = await pair.client(pair.acme).start_workflow(
+        Reaches.run, args=["disguised", victim], id="d", task_queue=pair.queue
     )
     with pytest.raises(WorkflowFailureError) as caught:
         await handle.result()
     assert isinstance(caught.value.cause, ApplicationError)
     assert caught.value.cause.type == "TenantMismatch"
     with pytest.raises(RPCError, match="not found"):
-        await yard.raw.get_workflow_handle(victim).describe()
+        await pair.raw.get_workflow_handle(victim).describe()
 
 
-async def test_b09_a_workflow_cannot_use_the_servers_signal_with_start(yard):
+async def test_b09_a_workflow_cannot_use_the_servers_signal_with_start(pair):
     """A system endpoint called as a normal one bypasses the interceptor for system operations."""
-    handle = await yard.client(yard.acme).start_workflow(
-        AsksTheServer.run, "x", id=yard.fresh.workflow_id("asks"), task_queue=yard.queue
+    handle = await pair.client(pair.acme).start_workflow(
+        AsksTheServer.run, "x", id=pair.fresh.workflow_id("asks"), task_queue=pair.queue
     )
     with pytest.raises(WorkflowFailureError) as caught:
         await handle.result()
@@ -195,22 +198,22 @@ async def test_b09_a_workflow_cannot_use_the_servers_signal_with_start(yard):
     assert "'__temporal_system' is the server's own" in caught.value.cause.message
 
 
-@pytest.mark.parametrize("yard", [GLOBAL], indirect=True, ids=["global"])
-async def test_global_ids_stay_unscoped_even_below_an_id_that_looks_scoped(yard):
+@pytest.mark.parametrize("pair", [GLOBAL], indirect=True, ids=["global"])
+async def test_global_ids_stay_unscoped_even_below_an_id_that_looks_scoped(pair):
     """`acme:job` may be an ID that existed before Orkestra."""
-    handle = await yard.client(yard.acme).start_workflow(
+    handle = await pair.client(pair.acme).start_workflow(
         Reaches.run,
-        args=["child", yard.fresh.workflow_id("line")],
-        id=f"{yard.acme}:job",
-        task_queue=yard.queue,
+        args=["child", pair.fresh.workflow_id("line")],
+        id=f"{pair.acme}:job",
+        task_queue=pair.queue,
     )
-    assert await handle.result() == yard.fresh.workflow_id("line")
+    assert await handle.result() == pair.fresh.workflow_id("line")
 
 
-async def test_b22_first_party_modules_are_not_shared_between_tenants(yard):
-    for tenant in (yard.acme, yard.beta):
-        seen = await yard.client(tenant).execute_workflow(
-            Remembers.run, tenant, id=yard.fresh.workflow_id(tenant), task_queue=yard.queue
+async def test_b22_first_party_modules_are_not_shared_between_tenants(pair):
+    for tenant in (pair.acme, pair.beta):
+        seen = await pair.client(tenant).execute_workflow(
+            Remembers.run, tenant, id=pair.fresh.workflow_id(tenant), task_queue=pair.queue
         )
         assert seen == [tenant]
 
@@ -222,10 +225,10 @@ ASKED = ("__anything", "__stack_trace_", "__temporal", "__Stack_Trace", "__stack
 async def test_b25_queries_are_exempt_by_their_exact_name_only(raw_client, fresh, exempt):
     """A dynamic handler answers to any name; these queries have no tenant."""
     config = OrkestraConfig(tenancy=TenancySettings(built_in_queries=exempt))
-    yard = Yard(raw_client, fresh, config)
-    async with Worker(yard.client(None), task_queue=yard.queue, workflows=WORKFLOWS):
-        own = await yard.client(yard.acme).start_workflow(
-            Answers.run, id="a", task_queue=yard.queue
+    pair = TwoTenants(raw_client, fresh, config)
+    async with Worker(pair.client(None), task_queue=pair.queue, workflows=WORKFLOWS):
+        own = await pair.client(pair.acme).start_workflow(
+            Answers.run, id="a", task_queue=pair.queue
         )
         anybodys = raw_client.get_workflow_handle(own.id)
         for name in ASKED:

@@ -25,7 +25,7 @@ from temporalio.worker import (
 from orkestra import current_tenant
 from orkestra.devserver import DevServer
 from orkestra.directory import TenantRecord
-from tests.support.tenants import Town
+from tests.support.tenants import PlacedTenants
 from tests.support.waiting import until
 from tests.workflows.many_activities import ABUSES, Crowd, note
 
@@ -62,29 +62,29 @@ async def backlog(client: Client, queue: str) -> int:
     return answer.stats.approximate_backlog_count
 
 
-async def served(town: Town, crowds: list[tuple[str, int, str]]) -> list[str | None]:
+async def served(placed: PlacedTenants, crowds: list[tuple[str, int, str]]) -> list[str | None]:
     """Tenants of the activities in the order of service, with all queued at the start."""
-    queue = town.fresh.task_queue("crowd")
+    queue = placed.fresh.task_queue("crowd")
     order = Order()
     last = crowds[-1][0]
-    async with Worker(town.client(None), task_queue=town.queue, workflows=[Crowd]):
+    async with Worker(placed.client(None), task_queue=placed.queue, workflows=[Crowd]):
         handles = []
         for position, (tenant, count, abuse) in enumerate(crowds):
-            handle = await town.client(tenant).start_workflow(
+            handle = await placed.client(tenant).start_workflow(
                 Crowd.run,
                 args=[count, queue, abuse, last],
-                id=town.id(f"crowd-{position}"),
-                task_queue=town.queue,
+                id=placed.id(f"crowd-{position}"),
+                task_queue=placed.queue,
             )
             handles.append(handle)
             waiting = sum(crowd[1] for crowd in crowds[: position + 1])
 
             async def all_wait(expected: int = waiting) -> bool:
-                return await backlog(town.raw, queue) >= expected
+                return await backlog(placed.raw, queue) >= expected
 
             await until(all_wait)
         async with Worker(
-            town.client(None),
+            placed.client(None),
             task_queue=queue,
             activities=[note],
             interceptors=[order],
@@ -95,7 +95,7 @@ async def served(town: Town, crowds: list[tuple[str, int, str]]) -> list[str | N
 
 
 @pytest.fixture
-async def town(fresh) -> AsyncIterator[Town]:
+async def placed(fresh) -> AsyncIterator[PlacedTenants]:
     config: dict[str, int | str] = {
         "matching.numTaskqueueReadPartitions": 1,
         "matching.numTaskqueueWritePartitions": 1,
@@ -103,7 +103,7 @@ async def town(fresh) -> AsyncIterator[Town]:
         "matching.TaskQueueInfoByBuildIdTTL": "50ms",
     }
     async with DevServer(dynamic_config=config) as server:
-        made = Town(server.address, await Client.connect(server.address), fresh)
+        made = PlacedTenants(server.address, await Client.connect(server.address), fresh)
         made.records[made.own] = TenantRecord(made.own)
         yield made
 
@@ -115,21 +115,21 @@ async def town(fresh) -> AsyncIterator[Town]:
         pytest.param([(BIG // 4, abuse) for abuse in ABUSES], id="-".join(ABUSES)),
     ],
 )
-async def test_b13_twenty_behind_five_hundred_are_done_in_the_first_share_of_them(town, crowds):
-    big, small = town.shared, town.own
+async def test_b13_twenty_behind_five_hundred_are_done_in_the_first_share_of_them(placed, crowds):
+    big, small = placed.shared, placed.own
     done = await served(
-        town, [*((big, count, abuse) for count, abuse in crowds), (small, SMALL, "none")]
+        placed, [*((big, count, abuse) for count, abuse in crowds), (small, SMALL, "none")]
     )
     assert Counter(done) == {big: BIG, small: SMALL}
     last = len(done) - done[::-1].index(small)
     assert last <= 0.15 * (BIG + SMALL)
 
 
-async def test_the_weight_of_the_directory_decides_the_share(town):
+async def test_the_weight_of_the_directory_decides_the_share(placed):
     """Weights 1, 2 and 4 of three tenants, counted while all three still wait."""
-    tenants = [town.fresh.tenant(name) for name in ("one", "two", "four")]
+    tenants = [placed.fresh.tenant(name) for name in ("one", "two", "four")]
     for tenant, weight in zip(tenants, (None, 2.0, 4.0), strict=True):
-        town.records[tenant] = TenantRecord(tenant, fairness_weight=weight)
-    done = await served(town, [(tenant, 100, "none") for tenant in tenants])
+        placed.records[tenant] = TenantRecord(tenant, fairness_weight=weight)
+    done = await served(placed, [(tenant, 100, "none") for tenant in tenants])
     shares = [Counter(done[:140])[tenant] for tenant in tenants]
     assert shares == [pytest.approx(share, abs=6) for share in (20, 40, 80)]

@@ -49,7 +49,7 @@ from orkestra.directory import (
     TenantStatus,
 )
 from orkestra.temporal.worker import create_workers
-from tests.support.tenants import ForgingWorker, Town, failure
+from tests.support.tenants import ForgingWorker, PlacedTenants, failure
 from tests.support.waiting import PATIENCE, PATIENTLY, until
 from tests.workflows.nexus_caller import Backing, Caller, Desk
 from tests.workflows.placed import ACTIVITIES, WORKFLOWS, Sends, Where, where
@@ -58,17 +58,17 @@ NOW = datetime.now(UTC)
 
 
 @pytest.fixture
-def town(dev_server, raw_client, fresh) -> Town:
-    return Town(dev_server.address, raw_client, fresh)
+def placed(dev_server, raw_client, fresh) -> PlacedTenants:
+    return PlacedTenants(dev_server.address, raw_client, fresh)
 
 
-async def test_one_program_serves_every_placement_and_the_starting_code_does_not_change(town):
+async def test_one_program_serves_every_placement_and_the_starting_code_does_not_change(placed):
     async with (
-        TemporalConnectionManager(town.config, directory=town.directory) as manager,
+        TemporalConnectionManager(placed.config, directory=placed.directory) as manager,
         AsyncExitStack() as running,
     ):
         workers = await create_workers(
-            task_queue=town.queue, workflows=WORKFLOWS, activities=ACTIVITIES, manager=manager
+            task_queue=placed.queue, workflows=WORKFLOWS, activities=ACTIVITIES, manager=manager
         )
         for worker in workers:
             await running.enter_async_context(worker)
@@ -76,43 +76,43 @@ async def test_one_program_serves_every_placement_and_the_starting_code_does_not
 
         async def ran(tenant: str) -> tuple[str, str]:
             handle = await start_workflow(
-                unbound, Sends.run, "activity", None, task_queue=town.queue, tenant=tenant
+                unbound, Sends.run, "activity", None, task_queue=placed.queue, tenant=tenant
             )
             assert handle.id.startswith(f"{tenant}:")
             result = await handle.result()
             bound = await manager.get_client(tenant=tenant)
-            again = await start_workflow(bound, Where.run, task_queue=town.queue)
+            again = await start_workflow(bound, Where.run, task_queue=placed.queue)
             assert {**result, **await again.result()} == result
             return result["namespace"], result["queue"]
 
-        assert await asyncio.gather(*map(ran, (town.shared, town.own, town.apart))) == [
-            ("default", town.queue),
-            ("default", town.own_queue),
-            ("second", town.queue),
+        assert await asyncio.gather(*map(ran, (placed.shared, placed.own, placed.apart))) == [
+            ("default", placed.queue),
+            ("default", placed.own_queue),
+            ("second", placed.queue),
         ]
 
 
-async def test_a_bound_client_is_a_client_of_its_tenants_namespace_and_of_no_other(town):
-    async with TemporalConnectionManager(town.config, directory=town.directory) as manager:
-        assert (await manager.get_client(tenant=town.apart)).namespace == "second"
-        assert (await manager.get_client(tenant=town.shared)).namespace == "default"
-        for tenant, namespace in ((town.apart, "default"), (town.shared, "second")):
+async def test_a_bound_client_is_a_client_of_its_tenants_namespace_and_of_no_other(placed):
+    async with TemporalConnectionManager(placed.config, directory=placed.directory) as manager:
+        assert (await manager.get_client(tenant=placed.apart)).namespace == "second"
+        assert (await manager.get_client(tenant=placed.shared)).namespace == "default"
+        for tenant, namespace in ((placed.apart, "default"), (placed.shared, "second")):
             with pytest.raises(TenantMismatchError, match="is placed in namespace"):
                 await manager.get_client(tenant=tenant, namespace=namespace)
         with pytest.raises(UnknownTenantError, match="'nobody'"):
             await manager.get_client(tenant="nobody")
         unbound = await manager.get_client()
-        with tenant_scope(town.apart), pytest.raises(TenantMismatchError, match="'second'"):
-            await unbound.start_workflow(Where.run, id=town.id(), task_queue=town.queue)
+        with tenant_scope(placed.apart), pytest.raises(TenantMismatchError, match="'second'"):
+            await unbound.start_workflow(Where.run, id=placed.id(), task_queue=placed.queue)
 
 
 @pytest.mark.parametrize(
     ("tenant", "error"), [("late", TenantSuspendedError), ("", UnknownTenantError)]
 )
-async def test_no_kind_of_start_leaves_for_an_unknown_or_a_suspended_tenant(town, tenant, error):
-    client = town.client(town.late if tenant else "nobody")
+async def test_no_kind_of_start_leaves_for_an_unknown_or_a_suspended_tenant(placed, tenant, error):
+    client = placed.client(placed.late if tenant else "nobody")
     schedule = client.get_schedule_handle("s")
-    start = {"id": town.id(), "task_queue": town.queue}
+    start = {"id": placed.id(), "task_queue": placed.queue}
     operation = WithStartWorkflowOperation(
         Sends.run,
         args=["activity", None],
@@ -136,62 +136,62 @@ async def test_no_kind_of_start_leaves_for_an_unknown_or_a_suspended_tenant(town
             await attempt
 
 
-async def test_what_runs_of_a_suspended_tenant_can_be_signalled_read_and_cancelled(town):
-    client = town.client(town.shared)
-    async with town.worker():
+async def test_what_runs_of_a_suspended_tenant_can_be_signalled_read_and_cancelled(placed):
+    client = placed.client(placed.shared)
+    async with placed.worker():
         handle = await client.start_workflow(
-            Sends.run, args=["activity", None, None, True], id=town.id(), task_queue=town.queue
+            Sends.run, args=["activity", None, None, True], id=placed.id(), task_queue=placed.queue
         )
         assert await handle.query(Sends.told) is False
-        town.records[town.shared] = TenantRecord(town.shared, status=TenantStatus.SUSPENDED)
+        placed.records[placed.shared] = TenantRecord(placed.shared, status=TenantStatus.SUSPENDED)
         assert (await handle.describe()).status is WorkflowExecutionStatus.RUNNING
         await handle.signal(Sends.go)
-        assert (await handle.result())["queue"] == town.queue
+        assert (await handle.result())["queue"] == placed.queue
         assert await handle.query(Sends.told) is True
 
 
-async def test_b11_no_client_call_names_another_tenants_queue(town):
-    client = town.client(town.shared)
-    start = {"id": town.id(), "task_queue": town.own_queue}
+async def test_b11_no_client_call_names_another_tenants_queue(placed):
+    client = placed.client(placed.shared)
+    start = {"id": placed.id(), "task_queue": placed.own_queue}
     plan = Schedule(action=ScheduleActionStartWorkflow(Where.run, **start), spec=ScheduleSpec())
     for attempt in (
         client.start_workflow(Where.run, **start),
         client.start_activity(where, start_to_close_timeout=PATIENTLY, **start),
         client.create_schedule("s", plan),
     ):
-        with pytest.raises(TenantMismatchError, match=town.own_queue):
+        with pytest.raises(TenantMismatchError, match=placed.own_queue):
             await attempt
 
 
-async def test_schedules_and_activities_without_a_workflow_go_to_the_own_queue_too(town):
-    client = town.client(town.own)
-    action = ScheduleActionStartWorkflow(Where.run, id=town.id("w"), task_queue=town.queue)
-    schedule = await client.create_schedule(town.id("s"), Schedule(action, ScheduleSpec()))
-    async with town.worker(town.own_queue):
+async def test_schedules_and_activities_without_a_workflow_go_to_the_own_queue_too(placed):
+    client = placed.client(placed.own)
+    action = ScheduleActionStartWorkflow(Where.run, id=placed.id("w"), task_queue=placed.queue)
+    schedule = await client.create_schedule(placed.id("s"), Schedule(action, ScheduleSpec()))
+    async with placed.worker(placed.own_queue):
         described = await schedule.describe()
-        assert described.schedule.action.task_queue == town.own_queue
+        assert described.schedule.action.task_queue == placed.own_queue
         result = await client.execute_activity(
-            where, id=town.id("a"), task_queue=town.queue, start_to_close_timeout=PATIENTLY
+            where, id=placed.id("a"), task_queue=placed.queue, start_to_close_timeout=PATIENTLY
         )
-        assert result["queue"] == town.own_queue
+        assert result["queue"] == placed.own_queue
     await schedule.delete()
 
 
-async def test_b05_a_start_as_one_tenant_in_anothers_namespace_is_refused_by_the_worker(town):
+async def test_b05_a_start_as_one_tenant_in_anothers_namespace_is_refused_by_the_worker(placed):
     """A worker of several namespaces must not take a forged tenant at its word."""
-    for tenant in (town.shared, town.own):
-        async with town.worker(namespace="second"):
-            forger = town.forger(tenant, namespace="second")
+    for tenant in (placed.shared, placed.own):
+        async with placed.worker(namespace="second"):
+            forger = placed.forger(tenant, namespace="second")
             handle = await forger.start_workflow(
-                Where.run, id=f"{tenant}:forged", task_queue=town.queue
+                Where.run, id=f"{tenant}:forged", task_queue=placed.queue
             )
             assert await failure(handle) == ("TenantMismatch", True)
 
 
-async def test_b05_a_start_past_the_tenants_own_queue_is_refused_by_the_worker(town):
-    async with town.worker():
-        handle = await town.forger(town.own).start_workflow(
-            Where.run, id=f"{town.own}:past", task_queue=town.queue
+async def test_b05_a_start_past_the_tenants_own_queue_is_refused_by_the_worker(placed):
+    async with placed.worker():
+        handle = await placed.forger(placed.own).start_workflow(
+            Where.run, id=f"{placed.own}:past", task_queue=placed.queue
         )
         assert await failure(handle) == ("TenantMismatch", True)
 
@@ -200,23 +200,26 @@ async def test_b05_a_start_past_the_tenants_own_queue_is_refused_by_the_worker(t
     ("tenant", "kind"), [("nobody", "TenantUnknown"), ("late", "TenantSuspended")]
 )
 async def test_a_start_without_our_client_is_refused_by_the_worker_before_any_code_runs(
-    town, tenant, kind, caplog
+    placed, tenant, kind, caplog
 ):
-    tenant = town.late if tenant == "late" else tenant
-    async with town.worker():
-        handle = await town.forger(tenant).start_workflow(
-            Where.run, id=town.id(f"{tenant}:w"), task_queue=town.queue
+    tenant = placed.late if tenant == "late" else tenant
+    async with placed.worker():
+        handle = await placed.forger(tenant).start_workflow(
+            Where.run, id=placed.id(f"{tenant}:w"), task_queue=placed.queue
         )
         assert await failure(handle) == (kind, True)
     assert "workflow refused" in caplog.text
 
 
-async def test_an_activity_without_a_workflow_is_refused_by_the_worker_likewise(town):
-    forger = town.forger(town.late)
-    async with town.worker():
+async def test_an_activity_without_a_workflow_is_refused_by_the_worker_likewise(placed):
+    forger = placed.forger(placed.late)
+    async with placed.worker():
         with pytest.raises(ActivityFailureError) as caught:
             await forger.execute_activity(
-                where, id=f"{town.late}:a", task_queue=town.queue, start_to_close_timeout=PATIENTLY
+                where,
+                id=f"{placed.late}:a",
+                task_queue=placed.queue,
+                start_to_close_timeout=PATIENTLY,
             )
         cause = caught.value.cause
         assert isinstance(cause, ApplicationError)
@@ -226,10 +229,10 @@ async def test_an_activity_without_a_workflow_is_refused_by_the_worker_likewise(
 
 @pytest.mark.parametrize("kind", ["activity", "child", "continue"])
 @pytest.mark.parametrize("cache", [1000, 0])
-async def test_b11_a_workflow_that_names_another_tenants_queue_fails(town, kind, cache):
-    async with town.worker(max_cached_workflows=cache):
-        handle = await town.client(town.shared).start_workflow(
-            Sends.run, args=[kind, town.own_queue], id=town.id(), task_queue=town.queue
+async def test_b11_a_workflow_that_names_another_tenants_queue_fails(placed, kind, cache):
+    async with placed.worker(max_cached_workflows=cache):
+        handle = await placed.client(placed.shared).start_workflow(
+            Sends.run, args=[kind, placed.own_queue], id=placed.id(), task_queue=placed.queue
         )
         assert await failure(handle) == ("TenantMismatch", True)
     assert not {event.event_type for event in (await handle.fetch_history()).events} & {
@@ -242,40 +245,40 @@ async def test_b11_a_workflow_that_names_another_tenants_queue_fails(town, kind,
 @pytest.mark.parametrize("queue", ["/_sys/{}/1", "temporal-sys-per-ns-tq"])
 @pytest.mark.parametrize("kind", ["activity", "child", "continue"])
 async def test_b11_a_workflow_names_neither_a_partition_nor_a_queue_of_the_servers(
-    town, kind, queue
+    placed, kind, queue
 ):
-    async with town.worker():
-        handle = await town.client(town.shared).start_workflow(
+    async with placed.worker():
+        handle = await placed.client(placed.shared).start_workflow(
             Sends.run,
-            args=[kind, queue.format(town.own_queue)],
-            id=town.id(),
-            task_queue=town.queue,
+            args=[kind, queue.format(placed.own_queue)],
+            id=placed.id(),
+            task_queue=placed.queue,
         )
         assert await failure(handle) == ("TenantMismatch", True)
 
 
-async def test_b05_an_activity_that_arrives_on_another_tenants_queue_is_refused(town):
+async def test_b05_an_activity_that_arrives_on_another_tenants_queue_is_refused(placed):
     """From a worker of the bare SDK that forges the header, and without a workflow."""
-    bare = town.fresh.task_queue("bare")
-    forger = town.forger(town.shared)
+    bare = placed.fresh.task_queue("bare")
+    forger = placed.forger(placed.shared)
     async with (
-        town.worker(town.own_queue),
+        placed.worker(placed.own_queue),
         Worker(
-            town.raw,
+            placed.raw,
             task_queue=bare,
             workflows=[Sends],
             workflow_runner=UnsandboxedWorkflowRunner(),
-            interceptors=[ForgingWorker(town.shared)],
+            interceptors=[ForgingWorker(placed.shared)],
         ),
     ):
         workflow = await forger.start_workflow(
-            Sends.run, args=["activity", town.own_queue], id=f"{town.shared}:w", task_queue=bare
+            Sends.run, args=["activity", placed.own_queue], id=f"{placed.shared}:w", task_queue=bare
         )
         assert await failure(workflow) == ("TenantMismatch", True)
         activity = await forger.start_activity(
             where,
-            id=f"{town.shared}:a",
-            task_queue=town.own_queue,
+            id=f"{placed.shared}:a",
+            task_queue=placed.own_queue,
             start_to_close_timeout=PATIENTLY,
         )
         with pytest.raises(ActivityFailureError) as caught:
@@ -285,31 +288,36 @@ async def test_b05_an_activity_that_arrives_on_another_tenants_queue_is_refused(
 
 
 @pytest.mark.parametrize("cache", [1000, 0])
-async def test_inside_a_workflow_a_queues_name_means_the_tenants_own_queue(town, cache):
-    async with town.worker(town.own_queue, max_cached_workflows=cache):
-        client = town.client(town.own)
+async def test_inside_a_workflow_a_queues_name_means_the_tenants_own_queue(placed, cache):
+    async with placed.worker(placed.own_queue, max_cached_workflows=cache):
+        client = placed.client(placed.own)
         for kind in ("activity", "child", "continue"):
             handle = await client.start_workflow(
-                Sends.run, args=[kind, town.queue], id=town.id(kind), task_queue=town.queue
+                Sends.run, args=[kind, placed.queue], id=placed.id(kind), task_queue=placed.queue
             )
-            assert (await handle.result())["queue"] == town.own_queue
+            assert (await handle.result())["queue"] == placed.own_queue
 
 
 @pytest.mark.parametrize("cache", [1000, 0])
-async def test_work_that_runs_when_its_tenant_is_moved_goes_on_and_moves_as_it_goes(town, cache):
-    client = town.client(town.shared)
-    moved_to = town.fresh.task_queue("moved")
-    async with town.worker(max_cached_workflows=cache):
+async def test_work_that_runs_when_its_tenant_is_moved_goes_on_and_moves_as_it_goes(placed, cache):
+    client = placed.client(placed.shared)
+    moved_to = placed.fresh.task_queue("moved")
+    async with placed.worker(max_cached_workflows=cache):
         handles = [
             await client.start_workflow(
-                Sends.run, args=[kind, None, None, True], id=town.id(kind), task_queue=town.queue
+                Sends.run,
+                args=[kind, None, None, True],
+                id=placed.id(kind),
+                task_queue=placed.queue,
             )
             for kind in ("activity", "continue")
         ]
         for handle in handles:
             assert await handle.query(Sends.told) is False
-        town.records[town.shared] = TenantRecord(town.shared, task_queues={town.queue: moved_to})
-        async with town.worker(moved_to, max_cached_workflows=cache):
+        placed.records[placed.shared] = TenantRecord(
+            placed.shared, task_queues={placed.queue: moved_to}
+        )
+        async with placed.worker(moved_to, max_cached_workflows=cache):
             for handle in handles:
                 await handle.signal(Sends.go)
                 assert (await handle.result())["queue"] == moved_to
@@ -317,47 +325,47 @@ async def test_work_that_runs_when_its_tenant_is_moved_goes_on_and_moves_as_it_g
             assert described.task_queue == moved_to
 
 
-async def test_a_history_replays_whatever_the_directory_says_by_now(town):
-    async with town.worker(town.own_queue):
-        handle = await town.client(town.own).start_workflow(
-            Sends.run, args=["activity", town.queue, 1], id=town.id(), task_queue=town.queue
+async def test_a_history_replays_whatever_the_directory_says_by_now(placed):
+    async with placed.worker(placed.own_queue):
+        handle = await placed.client(placed.own).start_workflow(
+            Sends.run, args=["activity", placed.queue, 1], id=placed.id(), task_queue=placed.queue
         )
         await handle.result()
     history = await handle.fetch_history()
-    asked = town.questions
-    town.records.clear()
-    plugin = OrkestraPlugin(town.config, directory=town.directory)
+    asked = placed.questions
+    placed.records.clear()
+    plugin = OrkestraPlugin(placed.config, directory=placed.directory)
     await Replayer(workflows=WORKFLOWS, plugins=[plugin]).replay_workflow(history)
-    assert town.questions == asked
+    assert placed.questions == asked
 
 
-async def test_while_the_directory_is_away_work_waits_and_then_goes_on(town, caplog):
-    client = town.client(town.shared)
+async def test_while_the_directory_is_away_work_waits_and_then_goes_on(placed, caplog):
+    client = placed.client(placed.shared)
     # Only the first failure of a task is reported; the next tries follow when it times out.
-    start = {"task_queue": town.queue, "task_timeout": timedelta(seconds=1)}
-    async with town.worker():
+    start = {"task_queue": placed.queue, "task_timeout": timedelta(seconds=1)}
+    async with placed.worker():
         running = await client.start_workflow(
-            Sends.run, args=["activity", None, None, True], id=town.id("r"), **start
+            Sends.run, args=["activity", None, None, True], id=placed.id("r"), **start
         )
         assert await running.query(Sends.told) is False
-        town.error = OSError("the accounts database is away")
-        waiting = await town.forger(town.shared).start_workflow(
-            Where.run, id=f"{town.shared}:waits", **start
+        placed.error = OSError("the accounts database is away")
+        waiting = await placed.forger(placed.shared).start_workflow(
+            Where.run, id=f"{placed.shared}:waits", **start
         )
         await until(lambda: "workflow waits" in caplog.text)
         await running.signal(Sends.go)
         await asyncio.sleep(0.1)
         for handle in (running, waiting):
             assert (
-                await town.raw.get_workflow_handle(handle.id).describe()
+                await placed.raw.get_workflow_handle(handle.id).describe()
             ).status is WorkflowExecutionStatus.RUNNING
-        town.error = None
-        assert (await waiting.result())["queue"] == town.queue
-        assert (await running.result())["queue"] == town.queue
+        placed.error = None
+        assert (await waiting.result())["queue"] == placed.queue
+        assert (await running.result())["queue"] == placed.queue
 
 
 async def test_a_directory_that_hangs_fails_the_task_before_the_sdk_calls_it_a_deadlock(
-    town, caplog
+    placed, caplog
 ):
     release = asyncio.Event()
 
@@ -365,32 +373,32 @@ async def test_a_directory_that_hangs_fails_the_task_before_the_sdk_calls_it_a_d
         await release.wait()
         return TenantRecord(tenant)
 
-    town.directory = CachedTenantDirectory(
+    placed.directory = CachedTenantDirectory(
         CallableTenantDirectory(hang), deadline=timedelta(seconds=30)
     )
-    async with town.worker():
-        handle = await town.forger(town.shared).start_workflow(
-            Where.run, id=f"{town.shared}:hangs", task_queue=town.queue
+    async with placed.worker():
+        handle = await placed.forger(placed.shared).start_workflow(
+            Where.run, id=f"{placed.shared}:hangs", task_queue=placed.queue
         )
         await until(lambda: "could not be looked up within" in caplog.text)
         release.set()
-        assert (await handle.result())["queue"] == town.queue
+        assert (await handle.result())["queue"] == placed.queue
     assert "deadlock" not in caplog.text
 
 
-async def test_urgency_and_weight_are_what_the_directory_grants(town):
-    town.records[town.shared] = TenantRecord(
-        town.shared, fairness_weight=2.5, most_urgent_priority=2
+async def test_urgency_and_weight_are_what_the_directory_grants(placed):
+    placed.records[placed.shared] = TenantRecord(
+        placed.shared, fairness_weight=2.5, most_urgent_priority=2
     )
-    client = town.client(town.shared)
+    client = placed.client(placed.shared)
     greedy = Priority(priority_key=1, fairness_key="someone", fairness_weight=1000)
-    async with town.worker():
+    async with placed.worker():
         for kind in ("activity", "child"):
             handle = await client.start_workflow(
                 Sends.run,
                 args=[kind, None, 1],
-                id=town.id(kind),
-                task_queue=town.queue,
+                id=placed.id(kind),
+                task_queue=placed.queue,
                 priority=greedy,
             )
             result = await handle.result()
@@ -399,11 +407,11 @@ async def test_urgency_and_weight_are_what_the_directory_grants(town):
             assert result["weight"] == (None if kind == "activity" else 2.5)
             priority = (await handle.describe()).raw_info.priority
             assert (priority.priority_key, priority.fairness_weight) == (2, 2.5)
-            assert priority.fairness_key == town.shared
+            assert priority.fairness_key == placed.shared
 
 
-async def test_b16_a_worker_of_some_tenants_is_refused_on_a_queue_of_others(town):
-    async with TemporalConnectionManager(town.config, directory=town.directory) as manager:
+async def test_b16_a_worker_of_some_tenants_is_refused_on_a_queue_of_others(placed):
+    async with TemporalConnectionManager(placed.config, directory=placed.directory) as manager:
 
         async def limited(queue: str, *tenants: str) -> Worker:
             return await create_worker(
@@ -411,13 +419,13 @@ async def test_b16_a_worker_of_some_tenants_is_refused_on_a_queue_of_others(town
             )
 
         with pytest.raises(ConfigurationError, match="is shared"):
-            await limited(town.queue, town.shared)
+            await limited(placed.queue, placed.shared)
         with pytest.raises(ConfigurationError, match="is not for"):
-            await limited(town.own_queue, town.own, town.shared)
+            await limited(placed.own_queue, placed.own, placed.shared)
         with pytest.raises(UnknownTenantError):
-            await limited(town.own_queue, "nobody")
-        assert (await limited(town.own_queue, town.own)).task_queue == town.own_queue
-        open_manager = TemporalConnectionManager(town.config)
+            await limited(placed.own_queue, "nobody")
+        assert (await limited(placed.own_queue, placed.own)).task_queue == placed.own_queue
+        open_manager = TemporalConnectionManager(placed.config)
         with pytest.raises(ConfigurationError, match="is shared"):
             await create_worker(
                 task_queue="q", workflows=WORKFLOWS, tenants=["acme"], manager=open_manager
@@ -425,55 +433,55 @@ async def test_b16_a_worker_of_some_tenants_is_refused_on_a_queue_of_others(town
         await open_manager.close()
 
 
-async def test_b16_foreign_work_at_a_worker_of_some_tenants_is_left_for_another(town, caplog):
+async def test_b16_foreign_work_at_a_worker_of_some_tenants_is_left_for_another(placed, caplog):
     """It keeps its attempts for the worker that serves it: here, one that is started later."""
-    async with TemporalConnectionManager(town.config, directory=town.directory) as manager:
+    async with TemporalConnectionManager(placed.config, directory=placed.directory) as manager:
         limited = await create_worker(
-            task_queue=town.own_queue,
+            task_queue=placed.own_queue,
             workflows=WORKFLOWS,
             activities=ACTIVITIES,
-            tenants=[town.own],
+            tenants=[placed.own],
             manager=manager,
             graceful_shutdown_timeout=timedelta(),
         )
-        forger = town.forger(town.shared)
-        start = {"task_queue": town.own_queue}
+        forger = placed.forger(placed.shared)
+        start = {"task_queue": placed.own_queue}
         async with limited:
             workflow = await forger.start_workflow(
-                Where.run, id=f"{town.shared}:w", task_timeout=timedelta(seconds=1), **start
+                Where.run, id=f"{placed.shared}:w", task_timeout=timedelta(seconds=1), **start
             )
             activity = await forger.start_activity(
-                where, id=f"{town.shared}:a", start_to_close_timeout=PATIENTLY, **start
+                where, id=f"{placed.shared}:a", start_to_close_timeout=PATIENTLY, **start
             )
             await until(lambda: caplog.text.count("misconfiguration") >= 2)
-            own = await town.client(town.own).start_workflow(
-                Sends.run, args=["activity", None], id=town.id(), task_queue=town.queue
+            own = await placed.client(placed.own).start_workflow(
+                Sends.run, args=["activity", None], id=placed.id(), task_queue=placed.queue
             )
-            assert (await own.result())["queue"] == town.own_queue
+            assert (await own.result())["queue"] == placed.own_queue
         assert (await workflow.describe()).status is WorkflowExecutionStatus.RUNNING
-        town.records[town.own] = TenantRecord(town.own)
-        async with town.worker(town.own_queue):
-            assert (await workflow.result())["queue"] == town.own_queue
-            assert (await activity.result())["queue"] == town.own_queue
+        placed.records[placed.own] = TenantRecord(placed.own)
+        async with placed.worker(placed.own_queue):
+            assert (await workflow.result())["queue"] == placed.own_queue
+            assert (await activity.result())["queue"] == placed.own_queue
 
 
-async def test_an_operator_starts_where_the_tenant_is_placed(town):
-    operator = town.client(ALL_TENANTS)
-    async with town.worker(town.own_queue):
+async def test_an_operator_starts_where_the_tenant_is_placed(placed):
+    operator = placed.client(ALL_TENANTS)
+    async with placed.worker(placed.own_queue):
         handle = await operator.start_workflow(
-            Where.run, id=f"{town.own}:by-hand", task_queue=town.queue
+            Where.run, id=f"{placed.own}:by-hand", task_queue=placed.queue
         )
-        assert (await handle.result())["queue"] == town.own_queue
+        assert (await handle.result())["queue"] == placed.own_queue
 
 
-async def test_tenants_of_the_file_are_the_directory(town):
+async def test_tenants_of_the_file_are_the_directory(placed):
     config = OrkestraConfig.model_validate(
-        {"temporal": {"address": town.config.temporal.address}, "tenants": {town.shared: {}}}
+        {"temporal": {"address": placed.config.temporal.address}, "tenants": {placed.shared: {}}}
     )
     async with TemporalConnectionManager(config) as manager:
-        assert (await manager.get_client(tenant=town.shared)).namespace == "default"
+        assert (await manager.get_client(tenant=placed.shared)).namespace == "default"
         with pytest.raises(UnknownTenantError):
-            await manager.get_client(tenant=town.own)
+            await manager.get_client(tenant=placed.own)
     assert StaticTenantDirectory.from_settings(config.tenants) is not None
 
 
@@ -492,43 +500,43 @@ class Handler:
         return await self.backed(ctx, text)
 
 
-async def test_b05_an_operation_on_an_endpoint_of_another_tenants_queue_is_refused(town):
+async def test_b05_an_operation_on_an_endpoint_of_another_tenants_queue_is_refused(placed):
     """Whoever may name an endpoint gets to its queue, whose it is."""
-    name = f"endpoint-{town.fresh.suffix}"
-    target = EndpointTarget.Worker(namespace="default", task_queue=town.own_queue)
-    await town.raw.operator_service.create_nexus_endpoint(
+    name = f"endpoint-{placed.fresh.suffix}"
+    target = EndpointTarget.Worker(namespace="default", task_queue=placed.own_queue)
+    await placed.raw.operator_service.create_nexus_endpoint(
         CreateNexusEndpointRequest(
             spec=EndpointSpec(name=name, target=EndpointTarget(worker=target))
         )
     )
-    unbound = town.client(None)
+    unbound = placed.client(None)
     workflows = [Backing, Caller]
     async with (
-        Worker(unbound, task_queue=town.queue, workflows=workflows),
+        Worker(unbound, task_queue=placed.queue, workflows=workflows),
         Worker(
             unbound,
-            task_queue=town.own_queue,
+            task_queue=placed.own_queue,
             workflows=workflows,
             nexus_service_handlers=[Handler()],
         ),
     ):
         arguments = [name, "backed"]
-        refused = await town.client(town.shared).start_workflow(
-            Caller.run, args=arguments, id=town.id("refused"), task_queue=town.queue
+        refused = await placed.client(placed.shared).start_workflow(
+            Caller.run, args=arguments, id=placed.id("refused"), task_queue=placed.queue
         )
         with pytest.raises(WorkflowFailureError) as caught:
             await asyncio.wait_for(refused.result(), PATIENCE)
         assert "is not this tenant's" in repr(caught.value.cause.__cause__)
-        served = await town.client(town.own).start_workflow(
-            Caller.run, args=arguments, id=town.id("served"), task_queue=town.queue
+        served = await placed.client(placed.own).start_workflow(
+            Caller.run, args=arguments, id=placed.id("served"), task_queue=placed.queue
         )
-        assert await served.result() == f"done by {town.own}:backing"
+        assert await served.result() == f"done by {placed.own}:backing"
 
 
-async def test_a_debugged_worker_asks_the_directory_between_two_tries(town):
+async def test_a_debugged_worker_asks_the_directory_between_two_tries(placed):
     """The SDK's debug mode runs workflows on the event loop, where nobody can wait for it."""
-    async with town.worker(debug_mode=True):
-        handle = await town.client(town.shared).start_workflow(
-            Where.run, id=town.id(), task_queue=town.queue
+    async with placed.worker(debug_mode=True):
+        handle = await placed.client(placed.shared).start_workflow(
+            Where.run, id=placed.id(), task_queue=placed.queue
         )
-        assert (await handle.result())["queue"] == town.queue
+        assert (await handle.result())["queue"] == placed.queue

@@ -9,72 +9,75 @@ from temporalio.worker import Replayer
 
 from orkestra import OrkestraPlugin
 from orkestra.directory import TenantRecord
-from tests.support.tenants import Town, failure
+from tests.support.tenants import PlacedTenants, failure
 from tests.workflows.placed import WORKFLOWS, Sends, Where
 
 
 @pytest.fixture
-def town(dev_server, raw_client, fresh) -> Town:
-    return Town(dev_server.address, raw_client, fresh)
+def placed(dev_server, raw_client, fresh) -> PlacedTenants:
+    return PlacedTenants(dev_server.address, raw_client, fresh)
 
 
-async def replayed(town: Town, handle: WorkflowHandle[Any, Any]) -> None:
+async def replayed(placed: PlacedTenants, handle: WorkflowHandle[Any, Any]) -> None:
     """Replay a history without asking the directory."""
-    asked = town.questions
+    asked = placed.questions
     with ThreadPoolExecutor(1) as thread:
         replayer = Replayer(
             workflows=WORKFLOWS,
-            plugins=[OrkestraPlugin(town.config, directory=town.directory)],
+            plugins=[OrkestraPlugin(placed.config, directory=placed.directory)],
             workflow_task_executor=thread,
         )
-        history = await town.raw.get_workflow_handle(handle.id).fetch_history()
+        history = await placed.raw.get_workflow_handle(handle.id).fetch_history()
         await replayer.replay_workflow(history)
-    assert town.questions == asked
+    assert placed.questions == asked
 
 
 @pytest.mark.parametrize(
     ("tenant", "kind"), [("late", "TenantSuspended"), ("stranger", "TenantUnknown")]
 )
 @pytest.mark.parametrize("cache", [1000, 0])
-async def test_a_refused_run_replays_and_fails_its_queries(town, tenant, kind, cache):
-    tenant = town.fresh.tenant(tenant)
-    async with town.worker(max_cached_workflows=cache):
-        handle = await town.forger(tenant).start_workflow(
+async def test_a_refused_run_replays_and_fails_its_queries(placed, tenant, kind, cache):
+    tenant = placed.fresh.tenant(tenant)
+    async with placed.worker(max_cached_workflows=cache):
+        handle = await placed.forger(tenant).start_workflow(
             Sends.run,
             args=["activity", None, None, True],
             id=f"{tenant}:w",
-            task_queue=town.queue,
+            task_queue=placed.queue,
         )
         assert await failure(handle) == (kind, True)
-        town.records[tenant] = TenantRecord(tenant)
-        await replayed(town, handle)
+        placed.records[tenant] = TenantRecord(tenant)
+        await replayed(placed, handle)
         with pytest.raises(WorkflowQueryFailedError, match="refused when it ran"):
-            await town.client(tenant).get_workflow_handle("w").query(Sends.told)
+            await placed.client(tenant).get_workflow_handle("w").query(Sends.told)
 
 
 @pytest.mark.parametrize("kind", ["activity", "child", "continue"])
 @pytest.mark.parametrize("cache", [1000, 0])
-async def test_a_refused_command_replays_after_its_queue_became_shared(town, kind, cache):
-    async with town.worker(max_cached_workflows=cache):
-        handle = await town.client(town.shared).start_workflow(
-            Sends.run, args=[kind, town.own_queue, None, True], id=town.id(), task_queue=town.queue
+async def test_a_refused_command_replays_after_its_queue_became_shared(placed, kind, cache):
+    async with placed.worker(max_cached_workflows=cache):
+        handle = await placed.client(placed.shared).start_workflow(
+            Sends.run,
+            args=[kind, placed.own_queue, None, True],
+            id=placed.id(),
+            task_queue=placed.queue,
         )
         assert await handle.query(Sends.told) is False
         await handle.signal(Sends.go)
         assert await failure(handle) == ("TenantMismatch", True)
-        town.records[town.own] = TenantRecord(town.own)
-        await replayed(town, handle)
+        placed.records[placed.own] = TenantRecord(placed.own)
+        await replayed(placed, handle)
         assert await handle.query(Sends.told) is True
 
 
-async def test_lists_find_a_refusal_by_its_change_version(town):
+async def test_lists_find_a_refusal_by_its_change_version(placed):
     """The marker is the SDK's own for patches, which the server shows in an attribute."""
-    async with town.worker():
-        handle = await town.forger(town.late).start_workflow(
-            Where.run, id=f"{town.late}:w", task_queue=town.queue
+    async with placed.worker():
+        handle = await placed.forger(placed.late).start_workflow(
+            Where.run, id=f"{placed.late}:w", task_queue=placed.queue
         )
         assert await failure(handle) == ("TenantSuspended", True)
-    described = await town.raw.get_workflow_handle(handle.id).describe()
+    described = await placed.raw.get_workflow_handle(handle.id).describe()
     [versions] = [
         pair.value
         for pair in described.typed_search_attributes

@@ -37,7 +37,7 @@ RECENTLY = timedelta(milliseconds=1)
 """Lifetime of the directory's answers: tests change it all the time."""
 
 
-class Town:
+class PlacedTenants:
     """Tenants of every placement, a directory that can change or fail, and their clients."""
 
     def __init__(self, address: str, raw: Client, fresh: Fresh) -> None:
