@@ -131,7 +131,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """
         limited = object.__new__(type(self))
         vars(limited).update(vars(self))
-        limited._clients = WeakKeyDictionary()
+        limited._clients = WeakKeyDictionary[client.Client, LruCache[str, client.Client]]()
         limited._worker = WorkerIntegration(
             self._state,
             bind=limited._client_of,
