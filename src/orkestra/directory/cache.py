@@ -185,7 +185,7 @@ class TtlCache(Generic[_Value]):
 
     def _old_answer(self, key: Hashable, error: DirectoryUnavailableError) -> CacheEntry[_Value]:
         now = self._policy.clock()
-        entry = self._found.get(key)
+        entry = self._found.get(key)  # "there is none" is no answer while the source fails
         if entry is None or now >= entry.useful_until:
             raise error
         entry.fresh_until = min(now + _RETRY_AFTER_SECONDS, entry.useful_until)
@@ -199,7 +199,7 @@ class TtlCache(Generic[_Value]):
         try:
             async with asyncio.timeout(seconds):
                 value = await ask()
-        except Exception as error:
+        except Exception as error:  # the source is the user's code: it may raise anything
             reason = f"{type(error).__name__}: {error}"
             if isinstance(error, TimeoutError):
                 reason = f"no answer within {seconds:g} s"
@@ -210,7 +210,7 @@ class TtlCache(Generic[_Value]):
     def _remember(self, key: Hashable, value: _Value | None) -> CacheEntry[_Value]:
         policy = self._policy
         now, ttl = policy.clock(), policy.ttl.total_seconds()
-        self.forget(key)
+        self.forget(key)  # a tenant moves between the two caches
         if value is None:
             until = now + min(ttl, _MAX_ABSENT_SECONDS)
             entry = CacheEntry[_Value](None, until, until)

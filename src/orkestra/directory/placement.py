@@ -65,6 +65,7 @@ class Placements:
         """
         if self.is_open:
             return self._open(tenant)
+        # Two answers of a source that changes: a record and the list may contradict each other.
         record = await self._directory.find(tenant)
         if record is None:
             raise _unknown(tenant)
@@ -136,6 +137,7 @@ class Placements:
             DirectoryUnavailableError: The directory gave no answer.
         """
         dedicated = self._index(await self._directory.dedicated())
+        # A tenant with a namespace of its own has the queue there, mapped or not.
         places = {
             (record.namespace or namespace, record.task_queues.get(task_queue, task_queue))
             for record in dedicated.records
@@ -175,7 +177,7 @@ class Placements:
 
     def _index(self, dedicated: Collection[TenantRecord]) -> "DedicatedPlaces":
         places = self._places
-        if places.records is not dedicated:
+        if places.records is not dedicated:  # the cache returns the same tuple until it asks again
             places = self._places = DedicatedPlaces(dedicated, self._shared_namespace)
         return places
 
@@ -185,7 +187,7 @@ class Placements:
         return placement
 
     def _agree(self, record: TenantRecord, places: "DedicatedPlaces") -> bool:
-        """Whether the list of dedicated places has all that the tenant's record names."""
+        """True if the list of dedicated places has all that the tenant's record names."""
         namespace = record.namespace or self._shared_namespace
         owners = [places.owners(namespace, own) for own in record.task_queues.values()]
         if record.namespace not in (None, self._shared_namespace):
@@ -246,6 +248,7 @@ class Placement:
         Raises:
             TenantMismatchError: The queue is other tenants', or the server's.
         """
+        # Work from before a move keeps its queue names: in its old namespace nothing is mapped.
         is_home = namespace is None or self.namespace in (None, namespace)
         if is_home and (own := self.record.task_queues.get(name)) is not None:
             return own

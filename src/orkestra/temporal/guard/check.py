@@ -76,6 +76,7 @@ def check_request(rpc: str, row: Allowed | Denied, request: Message, scope: Tena
     kind = row.message
     if type(request) is not kind:  # the stub sends any message under any RPC's name (B6)
         refuse(rpc, scope.tenant, f"it takes {kind.__name__}, not {type(request).__name__}")
+    # The server may know fields that this SDK does not, and act on them.
     copy = kind()
     copy.CopyFrom(request)
     copy.DiscardUnknownFields()
@@ -98,6 +99,7 @@ def check_metadata(rpc: str, tenant: str | None, metadata: Mapping[str, str | by
         ForbiddenOperationError: It has a key that the server or the connection decides by.
     """
     for key in metadata:
+        # The method of `str` itself, because a subclass could override it.
         if str.lower(key).startswith(_RESERVED_METADATA):
             problem = f"metadata {key!r} belongs to the connection: calls may not set it"
             refuse(rpc, tenant, problem)
@@ -189,7 +191,7 @@ class Checker:
         except FieldRejectedError as error:
             error.inside(name)
             raise
-        for rule in self._whole:
+        for rule in self._whole:  # these name the field themselves
             rule(message, scope)
 
 
@@ -250,8 +252,8 @@ def messages_in(row: MessageRules) -> Iterator[Descriptor]:
 
 
 def _is_restricted(name: str) -> bool:
-    """Whether anything in a message, however deep, has a rule."""
-    seen = {name}
+    """True if anything in a message, however deep, has a rule."""
+    seen = {name}  # messages hold their own type: a failure its cause
     waiting = [name]
     while waiting:
         row = MESSAGES.get(waiting.pop())

@@ -110,7 +110,7 @@ class GuardedServiceClient(ServiceClient):
             raise TenantMismatchError(msg)
         self._inner = inner
         self._tenant = tenant
-        self._namespace = str.__str__(namespace)
+        self._namespace = str.__str__(namespace)  # plain text, like the tenant
         self._policy = policy
         self._is_required = policy.settings.mode == "required"
         self._last_scope: TenantScope | None = None
@@ -142,7 +142,7 @@ class GuardedServiceClient(ServiceClient):
                 check_metadata(rpc, tenant, metadata)
             scope = None
             if tenant is not None:
-                scope = self._last_scope
+                scope = self._last_scope  # read once: other threads may replace it
                 if scope is None or scope.tenant != tenant:
                     scope = self._last_scope = self._policy.scope(tenant, self._namespace)
                 req = check_request(rpc, row, req, scope)

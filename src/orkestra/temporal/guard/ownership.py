@@ -70,7 +70,7 @@ class GlobalIdCall:
     send: Callable[[], Awaitable[Any]]
 
     def is_own(self, found: "Ownership | None") -> bool:
-        """Whether something was found and is the tenant's."""
+        """True if something was found and is the tenant's."""
         return found is not None and found.tenant == self.tenant
 
 
@@ -105,6 +105,7 @@ class PinExecution:
         except RPCError as error:
             if not is_free or error.status != RPCStatusCode.NOT_FOUND:
                 raise
+        # The caller named no run, and the pinned one was deleted or continued as new: pin again.
         execution.run_id = ""
         if self.by_chain:
             request.first_execution_run_id = ""
@@ -186,6 +187,7 @@ async def check_start(call: GlobalIdCall) -> Any:
     except RPCError as error:
         if error.status != RPCStatusCode.ALREADY_EXISTS:
             raise
+        # The server's error names the run that has the ID: only its owner may see it (B9).
         if call.is_own(await call.lookup.current(request.workflow_id)):
             raise
         raise _taken(request.workflow_id, WorkflowExecutionAlreadyStartedFailure()) from None
@@ -207,6 +209,7 @@ async def check_update_with_start(call: GlobalIdCall) -> Any:
     _refuse_terminating(call.rpc, starts[0])
     for each in operations:
         if each.HasField("update_workflow"):
+            # Both operations have one ID: the one that is checked.
             execution = each.update_workflow.workflow_execution
             execution.workflow_id = starts[0].workflow_id
     return await _attach(call, starts[0].workflow_id)
@@ -214,6 +217,7 @@ async def check_update_with_start(call: GlobalIdCall) -> Any:
 
 async def _attach(call: GlobalIdCall, workflow_id: str) -> Any:
     existing = await call.lookup.current(workflow_id)
+    # A closed workflow of another tenant does not count: its ID is free again.
     if existing is not None and existing.is_running and not call.is_own(existing):
         raise _taken(workflow_id, WorkflowExecutionAlreadyStartedFailure())
     response = await call.send()
@@ -354,6 +358,7 @@ class OwnershipLookup:
             return None
         info = described.workflow_execution_info
         run_id = info.execution.run_id
+        # Owners are remembered by a chain's first run, so its later runs need no look-up.
         chain = self.cache.runs.get((workflow_id, info.first_run_id))
         found = chain or await self.of_run(workflow_id, run_id)
         if found is None:

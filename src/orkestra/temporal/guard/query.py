@@ -86,6 +86,7 @@ def scope_query(
     parsed = parse_query(query or "", clauses=id_field != "ScheduleId")
     if parsed.condition:
         parts.append(f"AND ({parsed.condition})")
+    # GROUP BY must stay outside of the parentheses (T24).
     parts.extend(clause for clause in (parsed.group_by, parsed.order_by) if clause)
     return " ".join(parts)
 

@@ -185,7 +185,7 @@ def _require_tenant(found: Payload, scope: TenantScope) -> None:
 def tenant_attribute(fields: MutableMapping[str, Payload], scope: TenantScope) -> None:
     """Require search attributes that put the work on the tenant's list."""
     found = fields.get(scope.attribute)
-    if found == scope.keyword:
+    if found == scope.keyword:  # the spelling of the interceptors; other SDKs write others
         return
     if found is None:
         raise FieldRejectedError(
@@ -344,6 +344,7 @@ def completes_nexus_task(callback: Callback, _scope: TenantScope) -> None:
     """Require the callback of the Nexus task being handled: others complete foreign work (B6)."""
     task = _nexus_task.get()
     nexus = callback.nexus
+    # The SDK adds the token of the operation, once the workflow has an ID.
     headers = {k: v for k, v in nexus.header.items() if k != "nexus-operation-token"}
     if task is None or nexus.url != task.callback_url or headers != dict(task.callback_headers):
         raise FieldRejectedError("it is not the callback of the Nexus task that this code handles")
@@ -401,7 +402,7 @@ def own_rows(rows: str, row_id: str) -> ResponseRule:
         if foreign:
             message = "Removed %d row(s) of other tenants from a list of %s"
             _logger.warning(message, len(foreign), scope.tenant)
-        for index in reversed(foreign):
+        for index in reversed(foreign):  # from the end, so that the indexes stay valid
             del found[index]
 
     return rule

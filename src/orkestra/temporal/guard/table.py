@@ -305,7 +305,7 @@ _STANDALONE_ACTIVITIES: Final[Mapping[str, Allowed]] = {
         },
         pin=ownership.check_activity_start,
     ),
-    # The SDK polls without its interceptors, with the ID as the caller wrote it.
+    # The SDK polls without its interceptors, with the ID as the caller wrote it (T65).
     "poll_activity_execution": Allowed(
         api.PollActivityExecutionRequest,
         checked={**_NAMESPACE, "activity_id": rules.scoped_id},
