@@ -232,7 +232,7 @@ async def test_wrong_keys_and_an_unreachable_langfuse_are_distinguished(dev_serv
         refused = named(await diagnose(config, timeout=PATIENTLY), "langfuse")
     down = named(await diagnose(config, timeout=PATIENTLY), "langfuse")
     assert refused.ok is down.ok is False
-    assert "refuses the keys" in refused.detail
+    assert "rejects the keys" in refused.detail
     assert "sk-wrong" not in refused.detail
     assert "ConnectError" in down.detail
 

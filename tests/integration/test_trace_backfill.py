@@ -204,7 +204,7 @@ async def test_an_error_is_raised_if_langfuse_does_not_accept_the_spans(live, ag
 
 async def test_spans_that_still_wait_for_langfuse_are_not_sent_again(live, again, monkeypatch):
     monkeypatch.setattr(sending, "_LANGFUSE_TIMEOUT", timedelta(seconds=1))
-    monkeypatch.setattr(sink, "_TELLING_SECONDS", 0.0)
+    monkeypatch.setattr(sink, "_INGESTION_SECONDS", 0.0)
     async with worker(live):
         handle = await fail(live)
     with again.receiver.behaving(Behaviour.UNAVAILABLE):

@@ -63,21 +63,12 @@ async def attempts_of(traced: Traced, count: int) -> list[ReceivedSpan]:
 
 
 @pytest.mark.parametrize("name", ["attempt", "attempt_in_a_thread"])
-async def test_an_attempt_says_that_the_one_before_it_failed(traced, threads, name):
+async def test_a_failed_attempt_and_its_retry_have_a_span_each(traced, threads, name):
     async with worker_of(traced, threads):
         assert await traced.result(Attempts.run, name, "fail") == 2
     first, second = await attempts_of(traced, 2)
-    assert "previous_attempt" not in first.metadata
-    assert first.level == "ERROR"
-    assert second.metadata["previous_attempt"] == "failed"
-    assert second.level == "DEFAULT"
-
-
-async def test_an_attempt_says_that_the_server_gave_the_one_before_it_up(traced, threads):
-    async with worker_of(traced, threads):
-        assert await traced.result(Attempts.run, "attempt", "fall silent") == 2
-        _, second = await attempts_of(traced, 2)
-    assert second.metadata["previous_attempt"] == "timed out: no heartbeat"
+    assert (first.level, first.metadata["status"]) == ("ERROR", "failed")
+    assert (second.level, second.metadata["status"]) == ("DEFAULT", "completed")
 
 
 async def test_an_attempt_that_was_cancelled_says_by_whom(traced, threads):

@@ -26,9 +26,8 @@ from orkestra import (
     TenantSettings,
 )
 from orkestra.langfuse import LangfuseProjects, Loss
-from orkestra.langfuse.attributes import Ended
 from orkestra.testing import Behaviour, LangfuseReceiver, ReceivedSpan
-from orkestra.tracing import Outcome, SpanRecord, trace_attributes
+from orkestra.tracing import FinishedSpan, Outcome, trace_attributes
 from tests.support.names import Fresh
 from tests.support.traced_worker import Traced, record_of
 from tests.support.waiting import PATIENCE, PATIENTLY, until
@@ -274,7 +273,7 @@ async def test_b23_tenants_that_nobody_knows_leave_nothing_behind(fresh, quiet_t
 
     with LangfuseReceiver(public_key=f"pk-{fresh.suffix}") as receiver:
         projects = LangfuseProjects(receiver.settings(queue_size=100), project_of, ask)
-        assert projects.caller(None) is None
+        assert await projects.caller(None) is None
         for number in range(100_000):
             projects.emit(record_of(tenant=f"tenant-{number}"))
             if number % 50 == 0:
@@ -282,7 +281,7 @@ async def test_b23_tenants_that_nobody_knows_leave_nothing_behind(fresh, quiet_t
         assert await projects.flush(PATIENTLY)
         assert projects._open == {}
         assert projects._asking == set()
-        assert projects._parked == 0
+        assert projects._deferred == 0
         assert projects.lost == {Loss.UNKNOWN_TENANT: 100_000}
         assert 0 < asked <= 100_000
         assert receiver.spans == []
@@ -325,7 +324,7 @@ async def test_the_spans_of_a_tenant_wait_until_the_directory_has_answered(fresh
             known[tenant] = LangfuseProject.model_validate(keys)
 
         projects = LangfuseProjects(receiver.settings(), project_of, ask)
-        projects.caller(None)
+        await projects.caller(None)
         await asyncio.to_thread(projects.emit, record_of(tenant="acme"))
         await asyncio.sleep(0)
         assert receiver.spans == []
@@ -356,7 +355,7 @@ class Street:
     async def ask(self, _: str) -> None:
         raise AssertionError
 
-    def record(self, number: int) -> SpanRecord:
+    def record(self, number: int) -> FinishedSpan:
         return record_of(tenant=f"tenant-{number % 4}", number=number)
 
     def numbers(self) -> list[list[int]]:
@@ -391,7 +390,7 @@ async def test_what_comes_after_its_project_made_room_reaches_it_all_the_same(st
     live.end(Outcome())
     street.projects.emit(street.record(2))  # which makes room
     assert await street.projects.flush(PATIENTLY)
-    left_open.put(Ended(street.record(5)))
+    left_open.emit(street.record(5))
     assert await street.projects.flush(PATIENTLY)
     assert street.numbers()[1] == [1, 5]
     assert street.projects.lost == {}

@@ -12,10 +12,10 @@ from temporalio.worker import Replayer, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from orkestra.devserver import DevServer
-from orkestra.langfuse import LangfuseSink
+from orkestra.langfuse import ActiveAttempt, LangfuseSink
 from orkestra.temporal.tracing import TracingInterceptor
 from orkestra.testing import LangfuseReceiver
-from orkestra.tracing import LiveSpan, Span, SpanRecord
+from orkestra.tracing import FinishedSpan, Span
 from tests.support.names import Fresh
 from tests.support.traced_worker import Traced
 from tests.support.waiting import PATIENCE, PATIENTLY
@@ -105,10 +105,10 @@ async def test_the_interceptor_works_without_the_plugin_and_without_tenants(
 class Broken(LangfuseSink):
     """Takes nothing, and says so as it should not."""
 
-    def emit(self, record: SpanRecord) -> None:
+    def emit(self, span: FinishedSpan) -> None:
         raise ZeroDivisionError
 
-    async def enter(self, span: Span) -> LiveSpan | None:
+    async def enter(self, span: Span) -> ActiveAttempt | None:
         raise ZeroDivisionError
 
 

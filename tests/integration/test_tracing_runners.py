@@ -97,7 +97,7 @@ async def test_behind_a_runner_that_hides_the_hook_spans_are_sent_at_once_and_it
     await stage.spans()
     names = {span.name for span in stage.receiver.spans}
     assert names == {"workflow:Buggy", "signal:poke", "activity:step"}
-    assert len([text for text in caplog.messages if "runner is not one" in text]) == 1
+    assert len([text for text in caplog.messages if "runner was not wrapped" in text]) == 1
 
 
 async def test_a_worker_that_ends_sends_what_its_runs_hold(stage):

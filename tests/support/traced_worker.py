@@ -11,7 +11,7 @@ from temporalio.worker import Worker
 
 from orkestra import OrkestraConfig, OrkestraPlugin
 from orkestra.testing import LangfuseReceiver, ReceivedSpan, TraceTree
-from orkestra.tracing import Outcome, Span, SpanKind, SpanRecord, TraceAttributes
+from orkestra.tracing import FinishedSpan, Outcome, Span, SpanKind, TraceAttributes
 from tests.support.names import Fresh
 from tests.support.waiting import PATIENTLY
 from tests.workflows import observed, traced
@@ -93,7 +93,7 @@ async def has_begun(handle: WorkflowHandle[Any, Any]) -> bool:
 
 def record_of(
     *, tenant: str | None = None, name: str = "workflow:X", number: int = 1, **others: Any
-) -> SpanRecord:
+) -> FinishedSpan:
     """A span that has ended."""
     span = Span(
         trace_id=f"{number:032x}",
@@ -108,4 +108,4 @@ def record_of(
         metadata={},
         **others,
     )
-    return SpanRecord(span=span, outcome=Outcome(), end_ns=2)
+    return FinishedSpan(span=span, outcome=Outcome(), end_ns=2)

@@ -10,7 +10,7 @@ from temporalio.api.common.v1 import Payload
 
 from orkestra.errors import InvalidTraceAttributeError
 from orkestra.temporal.tracing import TRACE_HEADER
-from orkestra.temporal.tracing.headers import complete, read_header, write_header
+from orkestra.temporal.tracing.headers import read_header, with_tenant_prefix, write_header
 from orkestra.tracing import (
     TraceAttributes,
     TraceContext,
@@ -91,8 +91,8 @@ def test_however_much_a_trace_is_told_its_ids_arrive(ascii_only):
 
 
 def test_b21_a_workflow_id_that_names_another_tenant_is_no_session_of_theirs():
-    unsaid = complete(TraceAttributes(), tenant="acme", workflow_id="beta:order-42")
-    own = complete(TraceAttributes(), tenant="acme", workflow_id="acme:order-42")
+    unsaid = with_tenant_prefix(TraceAttributes(), tenant="acme", workflow_id="beta:order-42")
+    own = with_tenant_prefix(TraceAttributes(), tenant="acme", workflow_id="acme:order-42")
     assert (unsaid.session_id, own.session_id) == ("acme:beta:order-42", "acme:order-42")
 
 

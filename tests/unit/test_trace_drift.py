@@ -12,7 +12,7 @@ from temporalio.bridge.proto.workflow_activation import (
 from temporalio.bridge.proto.workflow_commands import WorkflowCommand
 
 from orkestra.temporal.tracing import TracingInterceptor
-from orkestra.temporal.tracing.outbox import OPEN, TAKEN
+from orkestra.temporal.tracing.outbox import COMMITTED_EVICTIONS, INCONCLUSIVE_EVICTIONS
 from orkestra.temporal.tracing.tracing_interceptor import (
     TracingActivityInbound,
     TracingClientOutbound,
@@ -116,7 +116,10 @@ def test_what_an_activity_sends_out_is_heartbeats_only():
 def test_every_eviction_says_whether_the_server_took_the_task():
     """Spans of a task that was not taken are made again, and forgotten therefore."""
     reasons = {value.name for value in RemoveFromCache.EvictionReason.DESCRIPTOR.values}
-    known = {RemoveFromCache.EvictionReason.Name(reason) for reason in TAKEN | OPEN}
+    known = {
+        RemoveFromCache.EvictionReason.Name(reason)
+        for reason in COMMITTED_EVICTIONS | INCONCLUSIVE_EVICTIONS
+    }
     refused = {
         "FATAL",
         "LANG_FAIL",

@@ -35,11 +35,11 @@ from orkestra.temporal.backfill.rebuild import TenantResolver, failure_outcome, 
 from orkestra.tracing import (
     Captured,
     CaptureLimits,
+    FinishedSpan,
     Level,
     Outcome,
     Span,
     SpanKind,
-    SpanRecord,
     TraceAttributes,
 )
 
@@ -145,7 +145,7 @@ class Project:
     def is_sampled(self, span: Span) -> bool:
         return span.name != "unsampled"
 
-    def emit(self, record: SpanRecord) -> None:
+    def emit(self, record: FinishedSpan) -> None:
         self.emitted.append(record.span.span_id)
 
     async def flush(self, timeout: timedelta) -> bool:

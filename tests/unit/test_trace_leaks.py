@@ -13,15 +13,14 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from orkestra.config import LangfuseSettings
 from orkestra.langfuse import attribute_names as names
-from orkestra.langfuse.attributes import Ended, Observed
-from orkestra.langfuse.encode import Wire
-from orkestra.langfuse.mask import HIDDEN
+from orkestra.langfuse.attributes import HIDDEN, ThirdPartySpans
+from orkestra.langfuse.encode import SpanEncoder
 from orkestra.tracing import (
+    FinishedSpan,
     Level,
     Outcome,
     Span,
     SpanKind,
-    SpanRecord,
     TraceAttributes,
     capture,
     capture_error,
@@ -44,12 +43,12 @@ def broken(*, data: object) -> object:
     raise ValueError(data)
 
 
-def wire(mask: Callable[..., Any] | None = redact, **settings: Any) -> Wire:
+def encoder(mask: Callable[..., Any] | None = redact, **settings: Any) -> SpanEncoder:
     keys = {"public_key": "pk", "secret_key": "sk", "base_url": "http://127.0.0.1:1"}
-    return Wire(LangfuseSettings.model_validate({**keys, "mask": mask, **settings}))
+    return SpanEncoder(LangfuseSettings.model_validate({**keys, "mask": mask, **settings}))
 
 
-PLAIN, REDACTING, HIDING = wire(None), wire(), wire(broken)
+PLAIN, REDACTING, HIDING = encoder(None), encoder(), encoder(broken)
 
 
 def leaks(content: bytes) -> bool:
@@ -73,10 +72,13 @@ def span(**changes: Any) -> Span:
 
 
 def sent(
-    on: Wire, begun: Span, outcome: Outcome | None = None, added: dict[str, object] | None = None
+    on: SpanEncoder,
+    begun: Span,
+    outcome: Outcome | None = None,
+    added: dict[str, object] | None = None,
 ) -> bytes:
-    record = SpanRecord(span=begun, outcome=outcome or Outcome(), end_ns=2)
-    return on.encode(Ended(record, added or {})).content
+    finished = FinishedSpan(span=begun, outcome=outcome or Outcome(), end_ns=2, added=added or {})
+    return on.encode(finished).message.SerializeToString()
 
 
 texts = st.builds("{}{}{}".format, st.text(max_size=5), st.just(SECRET), st.text(max_size=5))
@@ -134,11 +136,11 @@ def test_no_field_of_a_span_of_others_leaks(written, text, other):
     event = made.events.add(name=text)
     event.attributes.append(pair("exception.stacktrace", f'File "x"\n  {other}'))
     made.links.add(trace_state=f"b={text}").attributes.append(pair("of", other))
-    item = Observed("acme", request.SerializeToString(), 1)
+    item = ThirdPartySpans("acme", request.SerializeToString(), 1)
 
     for on in (REDACTING, HIDING):
-        assert not leaks(on.encode(item).content)
-    assert leaks(PLAIN.encode(item).content)
+        assert not leaks(on.encode(item).message.SerializeToString())
+    assert leaks(PLAIN.encode(item).message.SerializeToString())
 
 
 def pair(key: str, value: str) -> KeyValue:
@@ -168,8 +170,9 @@ def test_b21_whatever_others_say_of_the_tenant_or_cannot_be_read_is_not_said(key
     request = ExportTraceServiceRequest()
     made = request.resource_spans.add().scope_spans.add().spans.add(name="chat")
     made.attributes.append(pair(key, value))
-    content = PLAIN.encode(Observed("acme", request.SerializeToString(), 1)).content
-    [span] = ExportTraceServiceRequest.FromString(content).resource_spans[0].scope_spans[0].spans
+    redacted = PLAIN.encode(ThirdPartySpans("acme", request.SerializeToString(), 1)).message
+    assert isinstance(redacted, ExportTraceServiceRequest)
+    [span] = redacted.resource_spans[0].scope_spans[0].spans
     found = {attribute.key: attribute.value for attribute in span.attributes}
     assert found.pop(f"{names.TRACE_METADATA}.tenant_id").string_value == '"acme"'
     tags = [tag.string_value for tag in found.pop(names.TRACE_TAGS).array_value.values]
@@ -193,7 +196,8 @@ def test_a_mask_that_goes_by_keys_sees_into_what_others_wrote():
     request = ExportTraceServiceRequest()
     made = request.resource_spans.add().scope_spans.add().spans.add(name="chat")
     made.attributes.append(pair(names.INPUT, json.dumps({"card": "4111", "amount": 3})))
-    left = wire(by_key).encode(Observed("acme", request.SerializeToString(), 1)).content
+    item = ThirdPartySpans("acme", request.SerializeToString(), 1)
+    left = encoder(by_key).encode(item).message.SerializeToString()
     assert b"4111" not in left
     assert b'{"card":"***","amount":3}' in left
 
@@ -205,7 +209,7 @@ def test_a_mask_that_goes_by_keys_sees_into_what_others_wrote():
 def test_arguments_and_results_can_be_kept_by_kind_and_by_name(pattern, is_hidden):
     begun = span(input=capture([SECRET], max_bytes=100))
     outcome = Outcome(output=capture(SECRET, max_bytes=100))
-    on = wire(None, capture_except=(pattern,))
+    on = encoder(None, capture_except=(pattern,))
     assert leaks(sent(on, begun, outcome)) is not is_hidden
 
 
@@ -220,6 +224,7 @@ def test_our_names_of_attributes_are_the_sdks():
     of_sdk = {
         value
         for name, value in ours.items()
-        if isinstance(value, str) and name not in {"TRACER", "TRACE_ID_BAGGAGE"}
+        if isinstance(value, str)
+        and name not in {"TRACER", "TRACE_ID_BAGGAGE", "OBSERVATION_PREFIX", "TRACE_PREFIX"}
     }
     assert of_sdk <= known

@@ -6,7 +6,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orkestra.langfuse.mask import HIDDEN, Masker
+from orkestra.langfuse.attributes import HIDDEN, Masker
 from orkestra.tracing import Captured, capture
 
 SECRET = "sk-abcdefghijklmnop"

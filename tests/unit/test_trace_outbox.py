@@ -11,8 +11,8 @@ from temporalio.bridge.proto.workflow_activation import RemoveFromCache, Workflo
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 
 from orkestra.temporal.tracing import outbox as module
-from orkestra.temporal.tracing.outbox import OPEN, Outbox, RunOutbox
-from orkestra.tracing import CaptureLimits, RunFacts, RunSpans, SpanRecord
+from orkestra.temporal.tracing.outbox import INCONCLUSIVE_EVICTIONS, Outbox, RunOutbox
+from orkestra.tracing import CaptureLimits, FinishedSpan, RunFacts, RunSpans
 from tests.support.traced_worker import record_of
 from tests.support.waiting import PATIENCE
 
@@ -43,7 +43,7 @@ class Sent:
         self.outcomes: list[Any] = []
         self._came = threading.Condition()
 
-    def __call__(self, record: SpanRecord) -> None:
+    def __call__(self, record: FinishedSpan) -> None:
         with self._came:
             self.names.append(record.span.name)
             self.outcomes.append(record.outcome)
@@ -127,7 +127,7 @@ def task(run: RunOutbox, length: int, *names: str, after: bool = True, **fields:
     """One activation, in which the run makes spans of these names."""
     run.before(WorkflowActivation(history_length=length, **fields))
     for number, name in enumerate(names):
-        run.hold(record_of(name=name, number=number + 1))
+        run.add(record_of(name=name, number=number + 1))
     if after:
         run.after(done())
 
@@ -184,7 +184,7 @@ def test_the_end_of_the_run_sends_them_at_once(outbox, sent):
     assert sent.names == ["a"]
 
 
-@pytest.mark.parametrize("reason", OPEN, ids=RemoveFromCache.EvictionReason.Name)
+@pytest.mark.parametrize("reason", INCONCLUSIVE_EVICTIONS, ids=RemoveFromCache.EvictionReason.Name)
 def test_after_an_eviction_that_tells_nothing_the_replay_does(outbox, sent, reason):
     taken, refused = run_of(outbox), run_of(outbox, run_id="refused")
     for run in (taken, refused):
@@ -208,7 +208,7 @@ def test_after_an_eviction_that_tells_nothing_the_replay_does(outbox, sent, reas
 def test_queries_do_not_put_the_ticks_off(outbox, sent, ticking):
     run = run_of(outbox)
     task(run, 3, "a")
-    ticking.tick(module.TICKS - 1)
+    ticking.tick(module.COMMIT_TICKS - 1)
     query = WorkflowActivation(history_length=3, is_replaying=True)
     query.jobs.add().query_workflow.query_id = "q"
     run.before(query)
@@ -230,7 +230,7 @@ def test_a_query_after_an_eviction_tells_nothing(outbox, sent):
 
 def test_ticks_send_what_nothing_else_does_and_a_long_sleep_is_one_tick(outbox, sent, ticking):
     task(run_of(outbox), 3, "a")
-    ticking.tick(module.TICKS - 1)
+    ticking.tick(module.COMMIT_TICKS - 1)
     assert ticking.asleep.acquire(timeout=PATIENCE)
     assert sent.names == []
     ticking._steps.release()
@@ -250,7 +250,7 @@ def test_ticks_do_not_count_while_local_activities_run(outbox, sent, ticking):
     resolving.jobs.add().resolve_activity.seq = 1
     run.before(resolving)
     run.after(done())
-    ticking.tick(module.TICKS)
+    ticking.tick(module.COMMIT_TICKS)
     sent.wait_for(1)
     assert sent.names == ["a"]
 
@@ -295,12 +295,12 @@ def test_a_heartbeat_that_leaves_something_in_the_history_is_a_task(outbox, sent
     assert sent.names == ["a"]
 
 
-@pytest.mark.parametrize("reason", sorted(OPEN))
+@pytest.mark.parametrize("reason", sorted(INCONCLUSIVE_EVICTIONS))
 def test_a_task_that_is_interrupted_in_a_local_activity_is_done_again(outbox, sent, reason):
     run = run_of(outbox)
     runs_a_local_activity(run)
     evict(run, reason)
-    assert (outbox.left_by("run"), sent.names) == (None, [])
+    assert (outbox.parked("run"), sent.names) == (None, [])
 
 
 def test_a_run_on_two_workers_of_one_process_is_two(outbox, sent):
@@ -326,14 +326,14 @@ def test_the_end_of_a_worker_sends_what_its_runs_hold_and_no_others(outbox, sent
     here, elsewhere = run_of(outbox), run_of(outbox, run_id="x", task_queue="elsewhere")
     task(here, 3, "a")
     task(elsewhere, 3, "b")
-    outbox.settle("queue")
+    outbox.flush_queue("queue")
     assert sent.names == ["a"]
 
 
 def test_without_the_hook_spans_are_sent_at_once_with_one_warning(outbox, sent, caplog):
     with caplog.at_level(logging.WARNING):
-        outbox.take(record_of(name="a"))
-        outbox.take(record_of(name="b"))
+        outbox.add(record_of(name="a"))
+        outbox.add(record_of(name="b"))
     assert sent.names == ["a", "b"]
     [warning] = caplog.messages
     assert "OrkestraPlugin" in warning
@@ -345,7 +345,7 @@ def test_what_is_not_as_expected_ends_the_holding_and_not_the_task(outbox, sent,
     task(run, 3, "a")
     assert run.before(odd) is None
     run.after(odd)
-    run.hold(record_of(name="b"))
+    run.add(record_of(name="b"))
     assert sent.names == ["a", "b"]
     assert len(caplog.messages) == 1
 
@@ -359,7 +359,7 @@ def failing(text: str) -> WorkflowActivationCompletion:
 def test_a_run_that_is_failed_around_its_code_says_so(outbox, sent):
     run = run_of(outbox)
     run.before(WorkflowActivation(history_length=3))
-    run.hold(record_of(name="workflow:Order"))
+    run.add(record_of(name="workflow:Order"))
     run.after(failing("a command was refused"))
     evict(run, RemoveFromCache.WORKFLOW_EXECUTION_ENDING)
     assert sent.names == ["workflow:Order"]
@@ -371,7 +371,7 @@ def test_a_run_that_is_failed_around_its_code_says_so(outbox, sent):
 def test_a_run_that_fails_without_its_code_has_a_span_all_the_same(outbox, sent, is_replaying):
     run = run_of(outbox)
     run.before(WorkflowActivation(history_length=3, is_replaying=is_replaying))
-    run.know(RunSpans(RUN))
+    run.set_spans(RunSpans(RUN))
     run.after(failing("no such argument"))
     evict(run, RemoveFromCache.WORKFLOW_EXECUTION_ENDING)
     assert sent.names == ([] if is_replaying else ["workflow:Order"])

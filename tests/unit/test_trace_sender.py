@@ -3,14 +3,12 @@
 from concurrent.futures import Future
 
 from orkestra.config import LangfuseSettings
-from orkestra.langfuse.encode import Wire
-from orkestra.langfuse.exporter import Losses, Sender
+from orkestra.langfuse.exporter import DropCounter, Sender
 from tests.support.waiting import PATIENCE, PATIENTLY
 
 
 def test_a_flush_that_a_close_overtakes_says_that_all_was_sent_where_nothing_was_left():
     settings = LangfuseSettings(public_key="pk", secret_key="sk", base_url="http://127.0.0.1:9")
-    sender = Sender(lambda: Wire(settings), Losses(), limit=10)
     overtaken: list[Future[bool]] = []
 
     def closing() -> None:
@@ -18,6 +16,6 @@ def test_a_flush_that_a_close_overtakes_says_that_all_was_sent_where_nothing_was
             overtaken.append(sender.flush(PATIENTLY))
             sender.stop()
 
-    sender.gather = closing
+    sender = Sender(settings, DropCounter(), closing)
     assert sender.flush(PATIENTLY).result(PATIENCE)
     assert overtaken[0].result(PATIENCE)

@@ -4,7 +4,7 @@ Importing it imports neither: that happens in threads, when they are first neede
 """
 
 from orkestra.langfuse.exporter import Loss
-from orkestra.langfuse.langfuse_sink import LangfuseSink
+from orkestra.langfuse.langfuse_sink import ActiveAttempt, LangfuseSink
 from orkestra.langfuse.projects import LangfuseProjects
 
-__all__ = ["LangfuseProjects", "LangfuseSink", "Loss"]
+__all__ = ["ActiveAttempt", "LangfuseProjects", "LangfuseSink", "Loss"]

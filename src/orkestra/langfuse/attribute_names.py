@@ -1,4 +1,4 @@
-"""The names that Langfuse gives to a span's attributes, without importing its SDK.
+"""Names of span attributes that Langfuse knows, each once, without importing its SDK.
 
 A test compares them with the SDK's.
 """
@@ -6,13 +6,18 @@ A test compares them with the SDK's.
 from typing import Final
 
 TRACER: Final = "langfuse-sdk"
-"""Instrumentation scope by which Langfuse knows spans that speak its own attributes."""
+"""Instrumentation scope of spans whose attributes are Langfuse's own."""
 
+OBSERVATION_PREFIX: Final = "langfuse.observation."
+TRACE_PREFIX: Final = "langfuse.trace."
+
+TRACE_NAME: Final = f"{TRACE_PREFIX}name"
 TRACE_USER: Final = "user.id"
 TRACE_SESSION: Final = "session.id"
-TRACE_TAGS: Final = "langfuse.trace.tags"
-TRACE_METADATA: Final = "langfuse.trace.metadata"
+TRACE_TAGS: Final = f"{TRACE_PREFIX}tags"
+TRACE_METADATA: Final = f"{TRACE_PREFIX}metadata"
 
+# Langfuse reads the labels of a trace from the attributes of other libraries, too.
 USERS: Final = frozenset(
     {TRACE_USER, "langfuse.user.id", "enduser.id", "ai.telemetry.metadata.userId"}
 )
@@ -23,17 +28,17 @@ SESSIONS: Final = frozenset(
 TAGS: Final = frozenset(
     {TRACE_TAGS, "langfuse.tags", "langfuse.tag.tags", "tag.tags", "ai.telemetry.metadata.tags"}
 )
-"""Where Langfuse also looks for the labels of a trace, as other libraries have them."""
 
-TYPE: Final = "langfuse.observation.type"
-METADATA: Final = "langfuse.observation.metadata"
-LEVEL: Final = "langfuse.observation.level"
-STATUS_MESSAGE: Final = "langfuse.observation.status_message"
-INPUT: Final = "langfuse.observation.input"
-OUTPUT: Final = "langfuse.observation.output"
-COMPLETION_START_TIME: Final = "langfuse.observation.completion_start_time"
-USAGE_DETAILS: Final = "langfuse.observation.usage_details"
-COST_DETAILS: Final = "langfuse.observation.cost_details"
+TYPE: Final = f"{OBSERVATION_PREFIX}type"
+METADATA: Final = f"{OBSERVATION_PREFIX}metadata"
+LEVEL: Final = f"{OBSERVATION_PREFIX}level"
+STATUS_MESSAGE: Final = f"{OBSERVATION_PREFIX}status_message"
+INPUT: Final = f"{OBSERVATION_PREFIX}input"
+OUTPUT: Final = f"{OBSERVATION_PREFIX}output"
+MODEL: Final = f"{OBSERVATION_PREFIX}model.name"
+COMPLETION_START_TIME: Final = f"{OBSERVATION_PREFIX}completion_start_time"
+USAGE_DETAILS: Final = f"{OBSERVATION_PREFIX}usage_details"
+COST_DETAILS: Final = f"{OBSERVATION_PREFIX}cost_details"
 
 ENVIRONMENT: Final = "langfuse.environment"
 RELEASE: Final = "langfuse.release"
@@ -44,4 +49,4 @@ IS_APP_ROOT: Final = "langfuse.internal.is_app_root"
 METADATA_PREFIXES: Final = (f"{METADATA}.", f"{TRACE_METADATA}.")
 
 TRACE_ID_BAGGAGE: Final = "langfuse_trace_id"
-"""Baggage that tells the SDK's processor that the trace has its root elsewhere."""
+"""Baggage by which the SDK's processor learns that the trace has its root elsewhere."""

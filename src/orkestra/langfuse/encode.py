@@ -1,27 +1,30 @@
-"""From what is handed in to what is posted: described, masked, encoded, sent.
+"""Spans on their way out: encoded as OTLP, redacted and posted to Langfuse.
 
-OTLP requests, written without OpenTelemetry's span objects.
+Only the exporter's thread imports this module, because it loads OpenTelemetry's messages and an
+HTTP client.
 
-A span that has ended needs no tracer, processor and exporter: it is some bytes. Spans that others
-made come as requests of their own, and requests can simply be joined, as protobuf has it.
-
-Masks what others put on spans, and sees that it names no other tenant.
-
-The SDK's own `mask` sees inputs, outputs and metadata only, each whole. Everything that is text is
-masked here, just before it is sent: names, status messages, exceptions, the attributes of other
-libraries. Users, sessions and tags are labels that people filter by: code that acts for one tenant
-must not be able to put its observations among another's, where tenants share a project.
+Third-party spans are redacted here, just before they leave. The SDK's own `mask` sees inputs,
+outputs and metadata only; here every text is masked: names, status messages, exceptions and the
+attributes of other libraries. Users, sessions and tags are labels that people filter by. In a
+project that tenants share, code that acts for one tenant must not be able to put its observations
+among another's (B21).
 """
 
+import base64
+import gzip
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from enum import Enum
 from importlib.metadata import version
-from struct import Struct
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import httpx
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import (
     AnyValue,
@@ -30,196 +33,31 @@ from opentelemetry.proto.common.v1.common_pb2 import (
     KeyValue,
 )
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
-from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
 
 from orkestra.config import LangfuseSettings
 from orkestra.langfuse import attribute_names as names
-from orkestra.langfuse.api import Delivery, Reply
-from orkestra.langfuse.attributes import Describer, Ended, Observed
-from orkestra.langfuse.mask import Masker, cleaned
+from orkestra.langfuse.attributes import Masker, SpanAttributes, ThirdPartySpans, encodable
 from orkestra.tenancy import scope_id
-from orkestra.tracing import SpanRecord, fitting
+from orkestra.tracing import (
+    TENANT_METADATA_KEY,
+    TENANT_TAG_PREFIX,
+    FinishedSpan,
+    fitting,
+    is_reserved_tag,
+)
 
+_TENANT_METADATA: Final = f"{names.TRACE_METADATA}.{TENANT_METADATA_KEY}"
+_TENANT_METADATA_KEYS: Final = frozenset(
+    {_TENANT_METADATA, f"{names.METADATA}.{TENANT_METADATA_KEY}"}
+)
+TRACE_LABELS: Final = (
+    names.USERS | names.SESSIONS | names.TAGS | _TENANT_METADATA_KEYS | {names.TRACE_METADATA}
+)
+"""Attributes of the whole trace, which an activity's code cannot set on its span."""
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Some spans, encoded.
-
-    Attributes:
-        content: A span of ours, or a whole request.
-        is_ours: Which of both.
-        spans: How many spans it has.
-    """
-
-    content: bytes
-    is_ours: bool
-    spans: int
-
-
-class Wire:
-    """The way to one project; used by one thread."""
-
-    def __init__(self, settings: LangfuseSettings) -> None:
-        """Send to the project of the settings."""
-        masker = Masker(settings.mask)
-        self._describer = Describer(settings, masker)
-        self._scrubber = Scrubber(masker)
-        self._envelope = Envelope(settings)
-        self._delivery = Delivery(settings)
-
-    def encode(self, item: Ended | Observed) -> Part:
-        """Mask and encode; whatever goes wrong is raised."""
-        if isinstance(item, Observed):
-            return Part(self._scrubber.scrubbed(item), is_ours=False, spans=item.spans)
-        try:
-            span = self._encoded(item)
-        except Exception:  # noqa: BLE001 - what code put on the span may be what cannot be written
-            span = self._encoded(Ended(item.record))
-        return Part(span, is_ours=True, spans=1)
-
-    def _encoded(self, ended: Ended) -> bytes:
-        describer = self._describer
-        failure = describer.failure(ended.record.outcome)
-        return encoded(ended.record, describer.name(ended), describer.attributes(ended), failure)
-
-    def post(self, parts: Sequence[Part]) -> Reply:
-        """Post some parts in one request."""
-        ours = [part.content for part in parts if part.is_ours]
-        others = b"".join(part.content for part in parts if not part.is_ours)
-        return self._delivery.post((self._envelope.around(ours) if ours else b"") + others)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._delivery.close()
-
-
-Value = str | float | Sequence[str]
-SpanValues = Mapping[str, Value]
-
-_RESOURCE_SPANS: Final = b"\x0a"
-_SCOPE_SPANS: Final = b"\x12"
-_SPANS: Final = b"\x12"
-_MORE: Final = 0x80
-
-# Tags of the fields of `Span`, `KeyValue`, `AnyValue` and `Status`.
-_TRACE_ID: Final = b"\x0a"
-_SPAN_ID: Final = b"\x12"
-_PARENT_ID: Final = b"\x22"
-_NAME: Final = b"\x2a"
-_KIND_INTERNAL: Final = b"\x30\x01"
-_START: Final = 0x39
-_END: Final = 0x41
-_TIMES: Final = Struct("<BQBQ")
-_ATTRIBUTE: Final = b"\x4a"
-_STATUS: Final = b"\x7a"
-_KEY: Final = b"\x0a"
-_VALUE: Final = b"\x12"
-_STRING: Final = b"\x0a"
-_MESSAGE: Final = b"\x12"
-_CODE_ERROR: Final = b"\x18\x02"
-
-_SHORT: Final = 200
-
-
-class Envelope:
-    """What stands around the spans of one project: who sends them."""
-
-    def __init__(self, settings: LangfuseSettings) -> None:
-        """Take environment, release and key from the settings."""
-        attributes = {
-            names.ENVIRONMENT: settings.environment,
-            names.RELEASE: settings.release,
-            "service.name": os.environ.get("OTEL_SERVICE_NAME"),
-        }
-        known = {key: value for key, value in attributes.items() if value}
-        scope = InstrumentationScope(
-            name=names.TRACER,
-            version=version("langfuse"),
-            attributes=_pairs({"public_key": settings.public_key or ""}),
-        )
-        resource = Resource(attributes=_pairs(known))
-        self._resource = ResourceSpans(resource=resource).SerializeToString()
-        self._scope = ScopeSpans(scope=scope).SerializeToString()
-
-    def around(self, spans: Iterable[bytes]) -> bytes:
-        """A request with spans that `encoded()` made."""
-        inside = self._scope + b"".join(_framed(_SPANS, span) for span in spans)
-        return _framed(_RESOURCE_SPANS, self._resource + _framed(_SCOPE_SPANS, inside))
-
-
-def encoded(record: SpanRecord, name: str, attributes: SpanValues, failure: str | None) -> bytes:
-    """A span as it goes over the wire.
-
-    Its bytes are written here because an object of protobuf's for each attribute takes several
-    times as long.
-
-    Args:
-        record: Its ids and times.
-        name: Its name, masked.
-        attributes: Its attributes, masked.
-        failure: What went wrong, masked; None where nothing did.
-    """
-    span = record.span
-    written = [
-        _framed(_TRACE_ID, bytes.fromhex(span.trace_id)),
-        _framed(_SPAN_ID, bytes.fromhex(span.span_id)),
-        _framed(_PARENT_ID, bytes.fromhex(span.parent_id or "")),
-        _framed(_NAME, name.encode()),
-        _KIND_INTERNAL,
-        _TIMES.pack(_START, span.start_ns, _END, max(span.start_ns, record.end_ns)),
-    ]
-    for key, value in attributes.items():
-        # Others than texts are remembered nowhere: 1, 1.0 and True are one key.
-        is_short = type(value) is str and len(value) <= _SHORT
-        written.append(_remembered(key, value) if is_short else _written(key, value))
-    if failure is not None:
-        written.append(_framed(_STATUS, _framed(_MESSAGE, failure.encode()) + _CODE_ERROR))
-    return b"".join(written)
-
-
-def _written(key: str, value: Value) -> bytes:
-    if type(value) is str:
-        content = _framed(_STRING, value.encode())
-    else:
-        content = value_of(value).SerializeToString()
-    return _framed(_ATTRIBUTE, _framed(_KEY, key.encode()) + _framed(_VALUE, content))
-
-
-_remembered: Final = lru_cache(1024)(_written)
-"""Most short attributes are on every span."""
-
-
-def _pairs(attributes: SpanValues) -> list[KeyValue]:
-    return [KeyValue(key=key, value=value_of(value)) for key, value in attributes.items()]
-
-
-def value_of(value: Value) -> AnyValue:
-    """A text, a bool, a number or several texts, as OTLP has them."""
-    if isinstance(value, str):
-        return AnyValue(string_value=value)
-    if isinstance(value, bool):
-        return AnyValue(bool_value=value)
-    if isinstance(value, int):
-        return AnyValue(int_value=value)
-    if isinstance(value, float):
-        return AnyValue(double_value=value)
-    return AnyValue(array_value=ArrayValue(values=[AnyValue(string_value=text) for text in value]))
-
-
-def _framed(tag: bytes, content: bytes) -> bytes:
-    length = len(content)
-    if length < _MORE:
-        return b"%b%c%b" % (tag, length, content)
-    written = bytearray(tag)
-    while length >= _MORE:
-        written.append(length & 0x7F | _MORE)
-        length >>= 7
-    written.append(length)
-    return bytes(written) + content
-
-
-_TECHNICAL: Final = frozenset(
+_NEVER_MASKED: Final = frozenset(
     {
         names.AS_ROOT,
         names.COMPLETION_START_TIME,
@@ -232,105 +70,162 @@ _TECHNICAL: Final = frozenset(
         names.USAGE_DETAILS,
     }
 )
-_SCOPED: Final = names.USERS | names.SESSIONS
-_TENANT_TAG: Final = "tenant:"
-_TENANT_KEY: Final = "tenant_id"
-_TENANT_METADATA: Final = f"{names.TRACE_METADATA}.{_TENANT_KEY}"
-_TENANT_KEYS: Final = frozenset({_TENANT_METADATA, f"{names.METADATA}.{_TENANT_KEY}"})
-LABELS: Final = _SCOPED | names.TAGS | _TENANT_KEYS | {names.TRACE_METADATA}
-"""Attributes that say whose a trace is, which code inside an attempt cannot set."""
 
 
-class Scrubber:
-    """Prepares spans that are not ours."""
+@dataclass(frozen=True, slots=True)
+class EncodedSpans:
+    """One span of Orkestra's, or a request of third-party spans.
 
-    def __init__(self, masker: Masker) -> None:
-        """Mask by the masker."""
-        self._masker = masker
+    Attributes:
+        message: The span or the request.
+        count: Number of spans.
+    """
 
-    def scrubbed(self, observed: Observed) -> bytes:
-        """The spans as they may leave."""
-        request = ExportTraceServiceRequest.FromString(observed.request)
-        for of_resource in request.resource_spans:
-            self._mask_values(of_resource.resource.attributes)
-            for of_scope in of_resource.scope_spans:
-                of_scope.scope.name = self._masker.text(of_scope.scope.name)
-                for span in of_scope.spans:
-                    self._scrub(span, observed.tenant)
+    message: OtlpSpan | ExportTraceServiceRequest
+    count: int = 1
+
+
+class SpanEncoder:
+    """Encoder for one project; used by one thread."""
+
+    def __init__(self, settings: LangfuseSettings) -> None:
+        self._masker = Masker(settings.mask)
+        self._attributes = SpanAttributes(settings, self._masker)
+        known = {
+            names.ENVIRONMENT: settings.environment,
+            names.RELEASE: settings.release,
+            "service.name": os.environ.get("OTEL_SERVICE_NAME"),
+        }
+        resource = {key: value for key, value in known.items() if value}
+        self._resource = Resource(attributes=_key_values(resource))
+        self._scope = InstrumentationScope(
+            name=names.TRACER,
+            version=version("langfuse"),
+            attributes=_key_values({"public_key": settings.public_key or ""}),
+        )
+
+    def encode(self, item: FinishedSpan | ThirdPartySpans) -> EncodedSpans:
+        """Mask and encode; raises whatever goes wrong."""
+        if isinstance(item, ThirdPartySpans):
+            return EncodedSpans(self._redacted(item), item.count)
+        try:
+            return EncodedSpans(self._span(item))
+        except Exception:  # noqa: BLE001 - perhaps it is only the code's own attributes that fail
+            return EncodedSpans(self._span(replace(item, added={}, name=None)))
+
+    def request(self, spans: Iterable[EncodedSpans]) -> bytes:
+        """Put spans together into one OTLP request."""
+        scope_spans = ScopeSpans(scope=self._scope)
+        request = ExportTraceServiceRequest()
+        for each in spans:
+            if isinstance(each.message, OtlpSpan):
+                scope_spans.spans.append(each.message)
+            else:
+                request.MergeFrom(each.message)
+        if scope_spans.spans:
+            resource_spans = ResourceSpans(resource=self._resource, scope_spans=[scope_spans])
+            request.resource_spans.append(resource_spans)
         return request.SerializeToString()
 
-    def _scrub(self, span: WireSpan, tenant: str | None) -> None:
+    def _span(self, finished: FinishedSpan) -> OtlpSpan:
+        span = finished.span
+        encoded = OtlpSpan(
+            trace_id=bytes.fromhex(span.trace_id),
+            span_id=bytes.fromhex(span.span_id),
+            parent_span_id=bytes.fromhex(span.parent_id or ""),
+            name=self._attributes.name(finished),
+            kind=OtlpSpan.SPAN_KIND_INTERNAL,
+            start_time_unix_nano=span.start_ns,
+            end_time_unix_nano=max(span.start_ns, finished.end_ns),
+            attributes=_key_values(self._attributes.of_span(finished)),
+        )
+        error = self._attributes.error_message(finished.outcome)
+        if error is not None:
+            encoded.status.CopyFrom(Status(message=error, code=Status.STATUS_CODE_ERROR))
+        return encoded
+
+    # --- Third-party spans -----------------------------------------------------------------------
+
+    def _redacted(self, spans: ThirdPartySpans) -> ExportTraceServiceRequest:
+        request = ExportTraceServiceRequest.FromString(spans.request)
+        for resource_spans in request.resource_spans:
+            self._mask_attributes(resource_spans.resource.attributes)
+            for scope_spans in resource_spans.scope_spans:
+                scope_spans.scope.name = self._masker.text(scope_spans.scope.name)
+                for span in scope_spans.spans:
+                    self._redact(span, spans.tenant)
+        return request
+
+    def _redact(self, span: OtlpSpan, tenant: str | None) -> None:
         span.ClearField("trace_state")
         if self._masker.is_on:
             span.name = self._masker.text(span.name)
             if span.status.message:
                 span.status.message = self._masker.text(span.status.message)
-            self._mask_values(span.attributes)
+            self._mask_attributes(span.attributes)
             for event in span.events:
                 event.name = self._masker.text(event.name)
-                self._mask_values(event.attributes)
+                self._mask_attributes(event.attributes)
         for link in span.links:
             link.ClearField("trace_state")
-            self._mask_values(link.attributes)
-        self._label(span, tenant)
+            self._mask_attributes(link.attributes)
+        self._relabel(span, tenant)
 
-    def _label(self, span: WireSpan, tenant: str | None) -> None:
-        """Make the labels the tenant's own, whatever the code inside set."""
+    def _relabel(self, span: OtlpSpan, tenant: str | None) -> None:
+        """Make the trace's labels the tenant's own, whatever the code has set (B21)."""
         kept: list[KeyValue] = []
-        tags = [] if tenant is None else [self._masker.text(f"{_TENANT_TAG}{tenant}")]
+        tags = [] if tenant is None else [self._masker.text(f"{TENANT_TAG_PREFIX}{tenant}")]
         for attribute in span.attributes:
             key, value = attribute.key, attribute.value
             if key in names.TAGS:
-                tags += [tag for tag in _texts(value) if not _is_reserved(tag)]
+                tags += [tag for tag in _texts(value) if not is_reserved_tag(tag)]
             elif key in (names.TRACE_METADATA, names.METADATA):
-                kept += [
-                    KeyValue(key=key, value=value_of(text)) for text in _untenanted(key, value)
-                ]
-            elif key not in _TENANT_KEYS:
-                if key in _SCOPED and tenant is not None:
+                if (text := _without_tenant(key, value)) is not None:
+                    kept += _key_values({key: text})
+            elif key not in _TENANT_METADATA_KEYS:
+                if key in names.USERS | names.SESSIONS and tenant is not None:
                     value.string_value = fitting(scope_id(tenant, value.string_value))
                 kept.append(KeyValue(key=key, value=value))
         if tags:
-            kept.append(KeyValue(key=names.TRACE_TAGS, value=value_of(list(dict.fromkeys(tags)))))
+            kept += _key_values({names.TRACE_TAGS: list(dict.fromkeys(tags))})
         if tenant is not None:
-            written = self._masker.written(json.dumps(tenant))
-            kept.append(KeyValue(key=_TENANT_METADATA, value=value_of(written)))
+            kept += _key_values({_TENANT_METADATA: self._masker.json_text(json.dumps(tenant))})
         del span.attributes[:]
         span.attributes.extend(kept)
 
-    def _mask_values(self, attributes: Iterable[KeyValue]) -> None:
+    def _mask_attributes(self, attributes: Iterable[KeyValue]) -> None:
         if not self._masker.is_on:
             return
         for attribute in attributes:
-            if attribute.key not in _TECHNICAL:
+            if attribute.key not in _NEVER_MASKED:
                 attribute.key = self._masker.key(attribute.key)
-                self._mask(attribute.value)
+                self._mask_value(attribute.value)
 
-    def _mask(self, value: AnyValue) -> None:
+    def _mask_value(self, value: AnyValue) -> None:
         kind = value.WhichOneof("value")
         if kind == "string_value":
-            value.string_value = self._masker.written(value.string_value)
+            value.string_value = self._masker.json_text(value.string_value)
         elif kind == "bytes_value":
             value.bytes_value = self._masker.text(value.bytes_value.decode("latin-1")).encode()
         elif kind == "array_value":
             for item in value.array_value.values:
-                self._mask(item)
+                self._mask_value(item)
         elif kind == "kvlist_value":
-            self._mask_values(value.kvlist_value.values)
+            self._mask_attributes(value.kvlist_value.values)
 
 
-def _untenanted(key: str, metadata: AnyValue) -> list[str]:
-    """All metadata in one, without what names the tenant; a trace's only if it is JSON."""
+def _without_tenant(key: str, metadata: AnyValue) -> str | None:
+    """Remove the tenant from metadata that is one text; None where that cannot be read."""
     try:
-        said = json.loads(metadata.string_value)
+        decoded = json.loads(metadata.string_value)
     except RecursionError:
-        return []
+        return None
     except ValueError:
-        said = None
-    if not isinstance(said, dict):
-        return [] if key == names.TRACE_METADATA else [metadata.string_value]
-    items = cast("dict[str, Any]", said).items()
-    return [json.dumps({key: value for key, value in items if key != _TENANT_KEY})]
+        decoded = None
+    if not isinstance(decoded, dict):
+        return None if key == names.TRACE_METADATA else metadata.string_value
+    items = cast("dict[str, Any]", decoded).items()
+    return json.dumps({key: value for key, value in items if key != TENANT_METADATA_KEY})
 
 
 def _texts(value: AnyValue) -> list[str]:
@@ -340,10 +235,132 @@ def _texts(value: AnyValue) -> list[str]:
     if not text.startswith("["):
         return [text]
     try:
-        return [cleaned(str(tag)) for tag in json.loads(text)]
+        return [encodable(str(tag)) for tag in json.loads(text)]
     except (ValueError, RecursionError):
         return [text]
 
 
-def _is_reserved(tag: str) -> bool:
-    return tag.strip().lower().startswith(_TENANT_TAG)
+def _key_values(attributes: Mapping[str, str | float | Sequence[str]]) -> list[KeyValue]:
+    return [KeyValue(key=key, value=any_value(value)) for key, value in attributes.items()]
+
+
+def any_value(value: str | float | Sequence[str]) -> AnyValue:
+    """Encode a text, a bool, a number or several texts."""
+    if isinstance(value, str):
+        return AnyValue(string_value=value)
+    if isinstance(value, bool):  # before int, of which it is a subclass
+        return AnyValue(bool_value=value)
+    if isinstance(value, int):
+        return AnyValue(int_value=value)
+    if isinstance(value, float):
+        return AnyValue(double_value=value)
+    return AnyValue(array_value=ArrayValue(values=[AnyValue(string_value=text) for text in value]))
+
+
+# --- HTTP ----------------------------------------------------------------------------------------
+
+_TRACES_PATH: Final = "api/public/otel/v1/traces"
+_PATH_VARIABLE: Final = "LANGFUSE_OTEL_TRACES_EXPORT_PATH"
+_TIMEOUT_SECONDS: Final = 5.0
+_MAX_RETRY_AFTER_SECONDS: Final = 60.0
+_RETRIABLE: Final = frozenset({408, 425, 429})
+_TOO_LARGE: Final = 413
+_SERVER_ERROR: Final = 500
+
+
+class Result(Enum):
+    """Result of posting a batch."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    TOO_LARGE = "too_large"
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """Answer of Langfuse to a batch.
+
+    Attributes:
+        result: Result of the batch.
+        reason: The reason, for people.
+        retry_after_seconds: Time for which Langfuse asks not to be called again.
+    """
+
+    result: Result
+    reason: str = ""
+    retry_after_seconds: float = 0.0
+
+
+class OtlpHttpClient:
+    """Client that posts batches as the Langfuse SDK does, and leaves retries to its caller.
+
+    The SDK's own exporter drops a batch after five seconds and logs every attempt. The transport is
+    used without httpx's client because that logs every request.
+    """
+
+    def __init__(self, settings: LangfuseSettings) -> None:
+        secret = settings.secret_key.get_secret_value() if settings.secret_key else ""
+        credentials = base64.b64encode(f"{settings.public_key}:{secret}".encode()).decode()
+        path = os.environ.get(_PATH_VARIABLE) or _TRACES_PATH
+        self._url = f"{settings.base_url.rstrip('/')}/{path.lstrip('/')}"
+        self._headers = {
+            "Authorization": f"Basic {credentials}",
+            "Content-Encoding": "gzip",
+            "Content-Type": "application/x-protobuf",
+            "x-langfuse-sdk-name": "python",
+            "x-langfuse-sdk-version": version("langfuse"),
+            "x-langfuse-public-key": settings.public_key or "",
+            "x-langfuse-ingestion-version": "4",
+        }
+        self._transport = httpx.HTTPTransport(proxy=_proxy(self._url))
+        self._timeout = httpx.Timeout(_TIMEOUT_SECONDS).as_dict()
+
+    def post(self, body: bytes) -> Response:
+        """Post an OTLP request, which is not compressed yet."""
+        request = httpx.Request(
+            "POST",
+            self._url,
+            headers=self._headers,
+            content=gzip.compress(body, compresslevel=1),
+            extensions={"timeout": self._timeout},
+        )
+        try:
+            response = self._transport.handle_request(request)
+            try:
+                text = response.read()[:200].decode("utf-8", "replace")
+            finally:
+                response.close()
+        except httpx.HTTPError as error:
+            return Response(Result.RETRY, f"{type(error).__name__}: {error}")
+        if response.is_success:
+            return Response(Result.ACCEPTED)
+        status, reason = response.status_code, f"Langfuse answered {response.status_code} {text!r}"
+        if status == _TOO_LARGE:
+            return Response(Result.TOO_LARGE, reason)
+        if status >= _SERVER_ERROR or status in _RETRIABLE:
+            pause = min(_seconds(response.headers.get("Retry-After", "")), _MAX_RETRY_AFTER_SECONDS)
+            return Response(Result.RETRY, reason, max(0.0, pause))
+        return Response(Result.REJECTED, reason)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+
+def _seconds(retry_after: str) -> float:
+    """Read the header, which has a number of seconds or a date."""
+    if retry_after.isdigit():
+        return float(retry_after)
+    try:
+        return parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except ValueError:
+        return 0.0
+
+
+def _proxy(url: str) -> str | None:
+    parts = urlsplit(url)
+    if parts.hostname is None or proxy_bypass(parts.hostname):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")

@@ -1,9 +1,7 @@
-"""The thread that sends the spans of one project, in batches, for as long as it takes.
+"""The thread that sends the spans of one project, in batches, and retries without giving up.
 
-Whoever hands in a span waits for nothing and wakes nobody but an idle thread: a span that comes
-while another lingers joins its batch. What waits is bounded; what does not fit is counted.
-
-Spans that were lost: counted always, logged once.
+Handing in a span waits for nothing: it wakes only an idle thread, and while the thread lingers a
+span joins the next batch. The queue is bounded. Spans that do not fit are dropped and counted.
 """
 
 import logging
@@ -19,47 +17,55 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from orkestra.langfuse.attributes import Ended, Observed
+from orkestra.config import LangfuseSettings
+from orkestra.langfuse.attributes import ThirdPartySpans
+from orkestra.tracing import FinishedSpan
 
 if TYPE_CHECKING:
-    from orkestra.langfuse.encode import Part, Wire
-
+    from orkestra.langfuse.encode import EncodedSpans, OtlpHttpClient, SpanEncoder
 
 _logger: Final = logging.getLogger(__name__)
 
+_BATCH_SPANS: Final = 512
+_BATCH_BYTES: Final = 2 * 1024 * 1024
+_LINGER_SECONDS: Final = 1.0
+_FIRST_BACKOFF_SECONDS: Final = 0.5
+_MAX_BACKOFF_SECONDS: Final = 30.0
+
+Item = FinishedSpan | ThirdPartySpans
+
 
 class Loss(StrEnum):
-    """Why spans were lost."""
+    """Reason why spans were lost."""
 
     QUEUE_FULL = "queue_full"
-    """They came faster than Langfuse took them; `queue_size` says how many may wait."""
+    """More spans waited than `queue_size` allows."""
     REJECTED = "rejected"
-    """Langfuse refused them for good: a wrong key, for instance."""
+    """Langfuse rejected them for good, for instance because of a wrong key."""
     TOO_LARGE = "too_large"
     """A single span was too large for Langfuse, or for a proxy before it."""
     UNSENT = "unsent"
-    """They still waited when everything was closed."""
+    """They still waited when tracing was closed."""
     UNKNOWN_TENANT = "unknown_tenant"
-    """The directory did not say in time to which project they belong."""
+    """The directory did not tell in time to which project they belong."""
     INTERNAL = "internal"
-    """They could not be written: an error of Orkestra's, of the mask's or of the SDK's."""
+    """They could not be encoded: an error of Orkestra's, of the mask's or of the SDK's."""
 
 
-class Losses:
-    """Counts lost spans by reason; safe to use from any thread."""
+class DropCounter:
+    """Counter of lost spans by reason. Safe to use from any thread."""
 
     def __init__(self) -> None:
-        """Begin at zero."""
         self._counts: Counter[Loss] = Counter()
         self._lock = threading.Lock()
 
-    def count(self, loss: Loss, spans: int, why: object) -> None:
+    def count(self, loss: Loss, spans: int, detail: object) -> None:
         """Count spans as lost, and log the first of each reason.
 
         Args:
             loss: The reason.
-            spans: How many were lost.
-            why: What happened, for the log.
+            spans: Number of spans.
+            detail: What happened, for the log.
         """
         if spans <= 0:
             return
@@ -67,32 +73,30 @@ class Losses:
             is_first = loss not in self._counts
             self._counts[loss] += spans
         if is_first:
-            message = "Spans are lost (%s): %s. Workflows go on; more of these are only counted"
-            _logger.warning(message, loss, why)
+            _logger.warning(
+                "Spans are lost (%s): %s. Workflows are not affected; more losses are only counted",
+                loss,
+                detail,
+            )
 
     def total(self) -> int:
-        """How many spans were lost altogether."""
+        """Return the number of lost spans."""
         with self._lock:
             return self._counts.total()
 
     def counts(self) -> Counter[Loss]:
-        """How many spans were lost, by reason."""
+        """Return the numbers of lost spans, by reason."""
         with self._lock:
             return self._counts.copy()
 
 
-_BATCH: Final = 512
-_BATCH_BYTES: Final = 2 * 1024 * 1024
-_LINGER: Final = 1.0
-_FIRST_BACKOFF: Final = 0.5
-_MAX_BACKOFF: Final = 30.0
-
-Item = Ended | Observed
-
-
 @dataclass(slots=True)
 class _Flush:
-    """Somebody waits until everything handed in so far is sent."""
+    """A caller that waits until everything handed in so far is sent.
+
+    Attributes:
+        until: Number of spans that were handed in when it began; None before they are gathered.
+    """
 
     deadline: float
     lost_before: int
@@ -106,22 +110,23 @@ class _Flush:
 
 
 class Sender:
-    """Takes what is to be sent; safe to use from any thread."""
+    """Queue and thread of one project. Safe to use from any thread.
 
-    def __init__(self, open_wire: "Callable[[], Wire]", losses: Losses, *, limit: int) -> None:
-        """Start the thread.
+    Args:
+        settings: The project.
+        drops: Counter of lost spans.
+        gather: Called in the thread before a flush: hands in what others still hold.
+    """
 
-        Args:
-            open_wire: Makes the way to Langfuse, in the thread.
-            losses: Where to count what is lost.
-            limit: How many spans may wait.
-        """
-        self.gather: Callable[[], None] = _nothing
-        self._open_wire = open_wire
-        self._losses = losses
-        self._limit = limit
+    def __init__(
+        self, settings: LangfuseSettings, drops: DropCounter, gather: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._drops = drops
+        self._gather_others = gather
+        self._limit = settings.queue_size
         self._items: deque[Item] = deque()
-        self._taken = 0
+        self._accepted = 0
         self._finished = 0
         self._sent = 0
         self._flushes: list[_Flush] = []
@@ -135,52 +140,49 @@ class Sender:
 
     @property
     def sent(self) -> int:
-        """How many spans Langfuse has taken."""
+        """Number of spans that Langfuse has accepted."""
         return self._sent
 
     @property
     def waiting(self) -> int:
-        """How many spans wait to be sent, or for Langfuse's answer."""
-        return 0 if self._is_stopped else self._taken - self._finished
+        """Number of spans that wait to be sent, or for Langfuse's answer."""
+        return 0 if self._is_stopped else self._accepted - self._finished
 
-    def put(self, item: Item, *, spans: int = 1) -> bool:
-        """Take something to send, or count it as lost where too much waits.
-
-        Args:
-            item: What to send.
-            spans: How many spans it has.
+    def put(self, item: Item) -> bool:
+        """Accept spans, or count them as lost where too many wait.
 
         Returns:
-            False where the sender was closed before, and has not counted it.
+            False where the sender was closed before; then they are not counted.
         """
         if os.getpid() != self._process:
-            return True  # a forked child has neither the thread nor, perhaps, the lock
+            return True  # a forked child has no thread, and the lock may be held for ever
+        spans = _count(item)
         with self._changed:
-            is_room = self._taken - self._finished + spans <= self._limit
-            is_taken = is_room and not self._is_closed
-            if is_taken:
+            is_room = self._accepted - self._finished + spans <= self._limit
+            is_accepted = is_room and not self._is_closed
+            if is_accepted:
                 self._items.append(item)
-                self._taken += spans
-                if self._is_idle or len(self._items) == _BATCH:
+                self._accepted += spans
+                if self._is_idle or len(self._items) == _BATCH_SPANS:
                     self._changed.notify()
-        if self._is_closed and not is_taken:
+        if self._is_closed and not is_accepted:
             return False
         if not is_room:
-            self._losses.count(Loss.QUEUE_FULL, spans, f"{self._limit} already wait to be sent")
+            self._drops.count(Loss.QUEUE_FULL, spans, f"{self._limit} already wait to be sent")
         return True
 
     def flush(self, timeout: timedelta, *, is_last: bool = False) -> Future[bool]:
-        """Ask for everything taken so far to be sent now.
+        """Send everything that was handed in so far now.
 
         Args:
-            timeout: How long to hurry for it.
-            is_last: Whether to take nothing more.
+            timeout: Time limit.
+            is_last: Whether to accept nothing more.
 
         Returns:
-            Will say whether all was delivered.
+            Future that says whether all of it was delivered.
         """
         flush = _Flush(
-            time.monotonic() + timeout.total_seconds(), self._losses.total(), is_last=is_last
+            time.monotonic() + timeout.total_seconds(), self._drops.total(), is_last=is_last
         )
         if os.getpid() != self._process:
             flush.answer(is_sent=True)
@@ -194,151 +196,153 @@ class Sender:
         return flush.done
 
     def stop(self) -> None:
-        """End the thread; what still waits is lost. May be called again."""
+        """End the thread, and drop what still waits. May be called again."""
         with self._changed:
             if self._is_stopped:
                 return
             self._is_stopped = self._is_closed = True
-            unsent = self._taken - self._finished
+            unsent = self._accepted - self._finished
             self._items.clear()
             self._changed.notify()
-        self._losses.count(Loss.UNSENT, unsent, "tracing was closed before Langfuse took them")
+        self._drops.count(Loss.UNSENT, unsent, "tracing was closed before Langfuse accepted them")
 
     def _run(self) -> None:
         try:
-            wire = self._open_wire()
-        except Exception as error:  # noqa: BLE001 - the work goes on, and this is counted
-            self._lose_everything(repr(error))
-            return
-        while (batch := self._next()) is not None:
-            parts = [part for item in batch if (part := self._encoded(wire, item)) is not None]
-            for some in _portions(parts):
-                self._send(wire, some)
-        wire.close()
+            # Deferred: loads OpenTelemetry's messages and an HTTP client, which take a while.
+            from orkestra.langfuse.encode import OtlpHttpClient, SpanEncoder  # noqa: PLC0415
 
-    def _next(self) -> "list[Item] | None":
-        """Wait for a batch; None where there is nothing more to do."""
-        lingering_until = None
+            encoder, http = SpanEncoder(self._settings), OtlpHttpClient(self._settings)
+        except Exception as error:  # noqa: BLE001 - the work goes on, and this is counted
+            while (batch := self._next_batch()) is not None:
+                spans = sum(_count(item) for item in batch)
+                self._finish(Loss.INTERNAL, spans, f"Langfuse cannot be used: {error!r}")
+            return
+        while (batch := self._next_batch()) is not None:
+            encoded = [each for item in batch if (each := self._encode(encoder, item)) is not None]
+            for request in _requests(encoded):
+                self._post(encoder, http, request)
+        http.close()
+
+    def _next_batch(self) -> "list[Item] | None":
+        """Wait for a batch; None where the thread is to end."""
+        linger_until = None
         with self._changed:
             while not self._is_stopped:
                 if ungathered := [flush for flush in self._flushes if flush.until is None]:
                     self._gather(ungathered)
                     continue
-                self._settle()
+                self._answer_flushes()
                 now = time.monotonic()
                 if not self._items:
-                    self._is_idle, lingering_until = True, None
+                    self._is_idle, linger_until = True, None
                     self._changed.wait()
                     self._is_idle = False
                     continue
-                lingering_until = lingering_until or now + _LINGER
-                if self._flushes or len(self._items) >= _BATCH or now >= lingering_until:
-                    return [self._items.popleft() for _ in range(min(_BATCH, len(self._items)))]
-                self._changed.wait(lingering_until - now)
-            self._settle()
+                linger_until = linger_until or now + _LINGER_SECONDS
+                if self._flushes or len(self._items) >= _BATCH_SPANS or now >= linger_until:
+                    size = min(_BATCH_SPANS, len(self._items))
+                    return [self._items.popleft() for _ in range(size)]
+                self._changed.wait(linger_until - now)
+            self._answer_flushes()
             return None
 
     def _gather(self, flushes: Sequence[_Flush]) -> None:
-        """Have what others still hold handed in, without the lock, which that needs."""
+        # Without the lock, because the others hand their spans in through put().
         self._changed.release()
         try:
-            self.gather()
+            self._gather_others()
         except Exception as error:  # noqa: BLE001 - the thread must live on
-            self._losses.count(Loss.INTERNAL, 1, repr(error))
+            self._drops.count(Loss.INTERNAL, 1, repr(error))
         finally:
             self._changed.acquire()
         for flush in flushes:
-            flush.until = self._taken
+            flush.until = self._accepted
             self._is_closed |= flush.is_last
 
-    def _settle(self) -> None:
-        """Answer those whose spans are all through, or who wait no longer."""
+    def _answer_flushes(self) -> None:
+        """Answer the flushes that are complete or late."""
         now = time.monotonic()
         for flush in tuple(self._flushes):
-            # A close may overtake a flush before it was gathered: all that came has to be through.
-            until = self._taken if self._is_stopped and flush.until is None else flush.until
-            is_through = until is not None and self._finished >= until
-            if is_through or self._is_stopped or now >= flush.deadline:
+            # stop() may come before a flush was gathered: then everything has to be finished.
+            until = self._accepted if self._is_stopped and flush.until is None else flush.until
+            is_complete = until is not None and self._finished >= until
+            if is_complete or self._is_stopped or now >= flush.deadline:
                 self._flushes.remove(flush)
-                is_sent = is_through and self._losses.total() == flush.lost_before
-                flush.answer(is_sent=is_sent)
+                flush.answer(is_sent=is_complete and self._drops.total() == flush.lost_before)
 
-    def _encoded(self, wire: "Wire", item: Item) -> "Part | None":
+    def _encode(self, encoder: "SpanEncoder", item: Item) -> "EncodedSpans | None":
         try:
-            return wire.encode(item)
-        except Exception as error:  # noqa: BLE001 - one span that cannot be written is lost alone
-            spans = item.spans if isinstance(item, Observed) else 1
-            self._finish(Loss.INTERNAL, spans, repr(error))
+            return encoder.encode(item)
+        except Exception as error:  # noqa: BLE001 - only this span is lost
+            self._finish(Loss.INTERNAL, _count(item), repr(error))
             return None
 
-    def _send(self, wire: "Wire", parts: "Sequence[Part]") -> None:
-        from orkestra.langfuse.api import Answer  # noqa: PLC0415 - brings an HTTP client
+    def _post(
+        self, encoder: "SpanEncoder", http: "OtlpHttpClient", encoded: "Sequence[EncodedSpans]"
+    ) -> None:
+        from orkestra.langfuse.encode import Result  # noqa: PLC0415 - loaded by now
 
-        spans, attempt = sum(part.spans for part in parts), 0
+        spans, attempt = sum(each.count for each in encoded), 0
         while not self._is_stopped:
             try:
-                reply = wire.post(parts)
+                response = http.post(encoder.request(encoded))
             except Exception as error:  # noqa: BLE001 - the thread must live on
                 self._finish(Loss.INTERNAL, spans, repr(error))
                 return
-            if reply.answer is Answer.TRY_AGAIN:
-                self._back_off(attempt, reply.retry_after)
+            if response.result is Result.RETRY:
+                self._back_off(attempt, response.retry_after_seconds)
                 attempt += 1
                 continue
-            if reply.answer is Answer.TOO_LARGE and len(parts) > 1:
-                half = len(parts) // 2
-                self._send(wire, parts[:half])
-                self._send(wire, parts[half:])
-            elif reply.answer is Answer.TOO_LARGE:
-                self._finish(Loss.TOO_LARGE, spans, reply.why)
+            if response.result is Result.TOO_LARGE and len(encoded) > 1:
+                half = len(encoded) // 2
+                self._post(encoder, http, encoded[:half])
+                self._post(encoder, http, encoded[half:])
+            elif response.result is Result.TOO_LARGE:
+                self._finish(Loss.TOO_LARGE, spans, response.reason)
             else:
-                loss = Loss.REJECTED if reply.answer is Answer.REJECTED else None
-                self._finish(loss, spans, reply.why)
+                loss = Loss.REJECTED if response.result is Result.REJECTED else None
+                self._finish(loss, spans, response.reason)
             return
 
-    def _finish(self, loss: Loss | None, spans: int, why: str) -> None:
+    def _finish(self, loss: Loss | None, spans: int, reason: str) -> None:
         with self._changed:
-            is_counted = loss is not None and not self._is_stopped
             self._finished += spans
-            self._sent += spans if loss is None and not self._is_stopped else 0
-        if is_counted and loss is not None:
-            self._losses.count(loss, spans, why)
+            if self._is_stopped:
+                return  # stop() has counted them as unsent
+            self._sent += spans if loss is None else 0
+        if loss is not None:
+            self._drops.count(loss, spans, reason)
 
-    def _back_off(self, attempt: int, at_least: float) -> None:
-        """Wait, but not for long where somebody waits for the flush and Langfuse allows it."""
-        longest = min(_MAX_BACKOFF, _FIRST_BACKOFF * 2 ** min(attempt, 10))
+    def _back_off(self, attempt: int, at_least_seconds: float) -> None:
+        """Wait, but not for long while a flush waits and Langfuse allows it."""
+        longest = min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** min(attempt, 10))
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
         began = time.monotonic()
         with self._changed:
             while not self._is_stopped:
-                self._settle()
-                shortest = _FIRST_BACKOFF if self._flushes else longest
-                left = began + max(at_least, jitter * shortest) - time.monotonic()
+                self._answer_flushes()
+                pause = _FIRST_BACKOFF_SECONDS if self._flushes else longest
+                left = began + max(at_least_seconds, jitter * pause) - time.monotonic()
                 if left <= 0:
                     return
                 next_flush = min((f.deadline for f in self._flushes), default=None)
                 until_flush = left if next_flush is None else next_flush - time.monotonic()
                 self._changed.wait(max(0.01, min(left, until_flush)))
 
-    def _lose_everything(self, why: str) -> None:
-        """Langfuse cannot be used: count what comes, and answer who waits."""
-        while (batch := self._next()) is not None:
-            spans = sum(item.spans if isinstance(item, Observed) else 1 for item in batch)
-            self._finish(Loss.INTERNAL, spans, f"Langfuse cannot be used: {why}")
+
+def _count(item: Item) -> int:
+    return item.count if isinstance(item, ThirdPartySpans) else 1
 
 
-def _portions(parts: "list[Part]") -> "list[list[Part]]":
-    """Split what would be too large for one request."""
-    portions: list[list[Part]] = []
+def _requests(encoded: "list[EncodedSpans]") -> "list[list[EncodedSpans]]":
+    """Split a batch that would be too large for one request."""
+    requests: list[list[EncodedSpans]] = []
     size = 0
-    for part in parts:
-        if not portions or size + len(part.content) > _BATCH_BYTES:
-            portions.append([])
+    for each in encoded:
+        length = each.message.ByteSize()
+        if not requests or size + length > _BATCH_BYTES:
+            requests.append([])
             size = 0
-        portions[-1].append(part)
-        size += len(part.content)
-    return portions
-
-
-def _nothing() -> None:
-    """There is nothing to gather."""
+        requests[-1].append(each)
+        size += length
+    return requests

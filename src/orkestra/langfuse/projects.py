@@ -1,4 +1,10 @@
-"""`LangfuseProjects`: a `TraceSink` that gives each tenant's spans to the tenant's own project."""
+"""`LangfuseProjects`: each tenant's spans to the tenant's own Langfuse project.
+
+A project is opened when the first span of one of its tenants comes, and the longest unused is
+closed when too many are open. The directory says which project is whose. It can only be asked on
+the event loop, but spans of workflow code come from other threads: those of a tenant that is not
+known yet are deferred to the loop.
+"""
 
 import asyncio
 import atexit
@@ -12,36 +18,37 @@ from typing import Final
 
 from orkestra.config import LangfuseProject, LangfuseSettings
 from orkestra.errors import OrkestraError
-from orkestra.langfuse.attributes import Taker
-from orkestra.langfuse.exporter import Loss, Losses
-from orkestra.langfuse.langfuse_sink import LangfuseSink, flush_at_exit, limits_of
-from orkestra.tracing import Caller, CaptureLimits, LiveSpan, Span, SpanCounts, SpanRecord
+from orkestra.langfuse.attributes import SpanReceiver
+from orkestra.langfuse.exporter import DropCounter, Loss
+from orkestra.langfuse.langfuse_sink import ActiveAttempt, LangfuseSink, flush_at_exit, limits_of
+from orkestra.tracing import Caller, CaptureLimits, FinishedSpan, Span, SpanCounts
 
-_RETIRING: Final = timedelta(minutes=1)
-_MANY: Final = 32
+_CLOSING_TIMEOUT: Final = timedelta(minutes=1)
+_MANY_CLOSING: Final = 32
 
 ProjectOf = Callable[[str], LangfuseProject | None]
-"""The project of a tenant, None for the shared one; a `LookupError` where it is not known yet."""
+"""Finds the project of a tenant, None for the shared one. Raises `LookupError` where the tenant is
+not known yet."""
 
 Ask = Callable[[str], Awaitable[object]]
-"""Asks for a tenant, so that its project becomes known."""
+"""Asks the directory for a tenant, so that its project becomes known."""
 
 
 class LangfuseProjects:
-    """Opens a project when the first span of one of its tenants comes, and keeps some open.
+    """Sends spans to several Langfuse projects.
 
-    Tenants without a project of their own share one. What belongs to a tenant that is not known
-    goes nowhere.
+    Tenants without a project of their own share one. Spans of unknown tenants are dropped and
+    counted. Methods of the same name as in `LangfuseSink` do the same.
     """
 
     def __init__(self, shared: LangfuseSettings, project_of: ProjectOf, ask: Ask) -> None:
         """Open nothing yet.
 
         Args:
-            shared: The shared project, and how all of them are sent to. Without keys, tenants that
-                have no project of their own are not traced.
-            project_of: Knows whose project is which; called from any thread.
-            ask: Makes it known.
+            shared: The shared project, and the options of all. Without keys, tenants that have no
+                project of their own are not traced.
+            project_of: Finds the project of a tenant; called from any thread.
+            ask: Asks the directory.
 
         Raises:
             MissingExtraError: The Langfuse SDK is not installed.
@@ -52,113 +59,117 @@ class LangfuseProjects:
         self._limits = limits_of(shared)
         self._shared = self._sink(shared) if shared.is_on else None
         self._open: OrderedDict[LangfuseProject, LangfuseSink] = OrderedDict()
+        self._closing: set[LangfuseSink] = set()
         self._lock = threading.Lock()
-        self._losses = Losses()
-        self._past: Counter[Loss] = Counter()
-        self._past_sent = 0
-        self._retiring: set[LangfuseSink] = set()
+        self._drops = DropCounter()
+        self._lost_by_closed: Counter[Loss] = Counter()
+        self._sent_by_closed = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asking: set[asyncio.Task[None]] = set()
-        self._parked = 0
+        self._deferred = 0
         self._is_closed = False
 
     @property
     def limits(self) -> CaptureLimits:
-        """See base class."""
+        """How much of arguments and results is captured."""
         return self._limits
 
     @property
     def lost(self) -> Counter[Loss]:
-        """How many spans were lost, by reason, in all projects."""
+        """Numbers of lost spans of all projects, by reason."""
         with self._lock:
-            return sum((sink.lost for sink in self._counted()), self._past + self._losses.counts())
+            lost = self._lost_by_closed + self._drops.counts()
+            return sum((sink.lost for sink in self._sinks()), lost)
 
     @property
     def counts(self) -> SpanCounts:
-        """What became of the spans of all projects."""
+        """Numbers of spans of all projects."""
         lost = self.lost
         with self._lock:
-            sinks = self._counted()
+            sinks = self._sinks()
             return SpanCounts(
-                sent=self._past_sent + sum(sink.sent for sink in sinks),
-                waiting=self._parked + sum(sink.waiting for sink in sinks),
+                sent=self._sent_by_closed + sum(sink.sent for sink in sinks),
+                waiting=self._deferred + sum(sink.waiting for sink in sinks),
                 lost={str(reason): spans for reason, spans in lost.items()},
             )
 
     def start(self) -> None:
-        """See base class."""
+        """See `LangfuseSink`."""
         self._note_loop()
         if self._shared is not None:
             self._shared.start()
 
     async def opened(self) -> None:
-        """See base class."""
+        """See `LangfuseSink`."""
         self.start()
         if self._shared is not None:
             await self._shared.opened()
         else:
-            await asyncio.to_thread(_import_langfuse)
+            # Takes a second, which the first activity would otherwise wait for.
+            await asyncio.to_thread(import_module, "orkestra.langfuse.observe")
 
-    def emit(self, record: SpanRecord) -> None:
-        """See base class."""
+    def emit(self, span: FinishedSpan) -> None:
+        """See `LangfuseSink`."""
         try:
-            self._emit(record)
+            self._emit(span)
         except LookupError:
-            self._park(record)
+            self._defer(span)
 
-    async def enter(self, span: Span) -> LiveSpan | None:
-        """See base class."""
-        self._note_loop()
+    async def enter(self, span: Span) -> ActiveAttempt | None:
+        """See `LangfuseSink`."""
         try:
-            if span.tenant is not None and not self._is_known(span.tenant):
-                await self._ask(span.tenant)
-            sink = self.sink_of(span.tenant)
+            sink = await self.project(span.tenant)
         except (LookupError, OrkestraError) as error:
-            self._losses.count(Loss.UNKNOWN_TENANT, 1, repr(error))
+            self._drops.count(Loss.UNKNOWN_TENANT, 1, repr(error))
             return None
         return None if sink is None else await sink.enter(span)
 
-    def caller(self, tenant: str | None) -> Caller | None:
-        """See base class."""
-        self._note_loop()
+    async def caller(self, tenant: str | None) -> Caller | None:
+        """See `LangfuseSink`."""
         try:
-            sink = self.sink_of(tenant)
-        except LookupError:
-            return None
-        return None if sink is None else sink.caller(tenant)
+            sink = await self.project(tenant)
+        except (LookupError, OrkestraError):
+            return None  # the call itself is refused for the same reason
+        return None if sink is None else await sink.caller(tenant)
 
     async def project(self, tenant: str | None) -> LangfuseSink | None:
-        """See base class."""
+        """Find the destination of a tenant's spans; None where they are not sent.
+
+        Args:
+            tenant: The tenant; None for work without one.
+
+        Raises:
+            UnknownTenantError: The directory does not know the tenant.
+            DirectoryUnavailableError: The directory gave no answer.
+        """
         self._note_loop()
-        if tenant is not None and not self._is_known(tenant):
+        with suppress(LookupError):
+            return self.sink_of(tenant)
+        if tenant is not None:
             await self._ask(tenant)
         return self.sink_of(tenant)
 
     async def flush(self, timeout: timedelta) -> bool:
-        """See base class."""
+        """See `LangfuseSink`."""
         if self._asking:
             await asyncio.wait(self._asking, timeout=timeout.total_seconds())
-        return all(await asyncio.gather(*(sink.flush(timeout) for sink in self._sinks())))
+        with self._lock:
+            sinks = self._sinks()
+        return all(await asyncio.gather(*(sink.flush(timeout) for sink in sinks)))
 
     async def close(self, timeout: timedelta) -> bool:
-        """See base class."""
+        """See `LangfuseSink`."""
         with self._lock:
             self._is_closed = True
+            sinks = self._sinks()
         atexit.unregister(self._flush_at_exit)
-        return all(await asyncio.gather(*(sink.close(timeout) for sink in self._sinks())))
-
-    def _emit(self, record: SpanRecord) -> None:
-        """Emit, once more where the project made room for others at this very moment."""
-        sink = self.sink_of(record.span.tenant)
-        if sink is not None and not sink.offer(record):
-            again = self.sink_of(record.span.tenant)
-            (again or sink).emit(record)
+        return all(await asyncio.gather(*(sink.close(timeout) for sink in sinks)))
 
     def sink_of(self, tenant: str | None) -> LangfuseSink | None:
-        """Where the spans of a tenant go; None where they are not sent.
+        """Open the destination of a tenant's spans; None where they are not sent.
 
         Raises:
-            LookupError: That is not known yet.
+            LookupError: The tenant is not known yet.
         """
         project = None if tenant is None else self._project_of(tenant)
         if project is None:
@@ -167,106 +178,100 @@ class LangfuseProjects:
             sink = self._open.get(project)
             if sink is None and not self._is_closed:
                 sink = self._open[project] = self._sink(self._settings.for_project(project))
-                self._make_room()
+                self._evict_idle()
             if sink is not None:
                 self._open.move_to_end(project)
         return sink
 
-    def _make_room(self) -> None:
-        """Retire the longest unused, but for those that code runs inside of, and the newest."""
+    def _sink(self, settings: LangfuseSettings) -> LangfuseSink:
+        return LangfuseSink(settings, route=self._receiver, at_exit=self._flush_at_exit)
+
+    def _receiver(self, tenant: str | None) -> SpanReceiver | None:
+        with suppress(LookupError):
+            return self.sink_of(tenant)
+        return None
+
+    def _sinks(self) -> list[LangfuseSink]:
+        """List all sinks that still send; the caller has the lock."""
+        return [*self._open.values(), *([self._shared] if self._shared else ()), *self._closing]
+
+    def _flush_at_exit(self) -> None:
+        with self._lock:
+            sinks = self._sinks()
+        flush_at_exit(sinks, self._settings.flush_timeout)
+
+    # --- Closing the longest unused --------------------------------------------------------------
+
+    def _evict_idle(self) -> None:
+        """Close the longest unused projects, but no busy one and not the newest."""
         excess = len(self._open) - self._settings.max_open_projects
         idle = [project for project, sink in self._open.items() if not sink.is_busy][:-1]
         for project in idle[: max(0, excess)]:
-            self._retire(self._open.pop(project))
+            sink = self._open.pop(project)
+            self._closing.add(sink)
+            # This is not in a hurry as a shutdown is, unless the threads of many closings add up.
+            is_hurried = len(self._closing) > _MANY_CLOSING
+            timeout = self._settings.flush_timeout
+            threading.Thread(
+                target=self._close_evicted,
+                args=(sink, timeout if is_hurried else max(timeout, _CLOSING_TIMEOUT)),
+                name="orkestra-retire",
+                daemon=True,
+            ).start()
 
-    def _sink(self, settings: LangfuseSettings) -> LangfuseSink:
-        return LangfuseSink(settings, route=self._taker, at_exit=self._flush_at_exit)
-
-    def _flush_at_exit(self) -> None:
-        """Wait for all projects at the same time."""
-        flush_at_exit(self._sinks(), self._settings.flush_timeout)
-
-    def _retire(self, sink: LangfuseSink) -> None:
-        """Send what the longest unused project still has, without waiting for it.
-
-        A shutdown is in a hurry and this is not, unless so many wait that their threads add up.
-        """
-        hurry = self._settings.flush_timeout
-        timeout = hurry if len(self._retiring) >= _MANY else max(hurry, _RETIRING)
-
-        def retire() -> None:
-            asyncio.run(sink.close(timeout))
-            with self._lock:
-                self._past += sink.lost
-                self._past_sent += sink.sent
-                self._retiring.discard(sink)
-
-        self._retiring.add(sink)
-        threading.Thread(target=retire, name="orkestra-retire", daemon=True).start()
-
-    def _sinks(self) -> list[LangfuseSink]:
+    def _close_evicted(self, sink: LangfuseSink, timeout: timedelta) -> None:
+        asyncio.run(sink.close(timeout))
         with self._lock:
-            return self._counted()
+            self._lost_by_closed += sink.lost
+            self._sent_by_closed += sink.sent
+            self._closing.discard(sink)
 
-    def _counted(self) -> list[LangfuseSink]:
-        """Those too that are on their way out and still send."""
-        return [*self._open.values(), *([self._shared] if self._shared else ()), *self._retiring]
-
-    def _taker(self, tenant: str | None) -> Taker | None:
-        try:
-            return self.sink_of(tenant)
-        except LookupError:
-            return None
-
-    def _is_known(self, tenant: str) -> bool:
-        try:
-            self._project_of(tenant)
-        except LookupError:
-            return False
-        return True
+    # --- Spans of tenants that are not known yet -------------------------------------------------
 
     def _note_loop(self) -> None:
         if self._loop is None or self._loop.is_closed():
-            with suppress(RuntimeError):  # nothing is asked where no loop runs
+            with suppress(RuntimeError):  # no loop runs: then the directory is not asked
                 self._loop = asyncio.get_running_loop()
 
-    def _park(self, record: SpanRecord) -> None:
-        """Ask for the tenant where the directory can be asked: not on a workflow's thread."""
+    def _emit(self, span: FinishedSpan) -> None:
+        sink = self.sink_of(span.span.tenant)
+        if sink is not None and not sink.offer(span):
+            # The project was closed at this very moment to make room: open it again.
+            again = self.sink_of(span.span.tenant)
+            (again or sink).emit(span)
+
+    def _defer(self, span: FinishedSpan) -> None:
+        """Hand a span to the event loop, where the directory can be asked."""
         loop = self._loop
         with self._lock:
-            is_room = loop is not None and self._parked < self._settings.queue_size
-            self._parked += is_room
+            is_room = loop is not None and self._deferred < self._settings.queue_size
+            self._deferred += is_room
         if loop is None or not is_room:
-            self._losses.count(Loss.UNKNOWN_TENANT, 1, "too many wait for the directory")
+            self._drops.count(Loss.UNKNOWN_TENANT, 1, "too many spans wait for the directory")
             return
         try:
-            loop.call_soon_threadsafe(self._ask_soon, record)
+            loop.call_soon_threadsafe(self._ask_soon, span)
         except RuntimeError:
-            self._unpark("the event loop is closed")
+            self._undefer("the event loop is closed")
 
-    def _ask_soon(self, record: SpanRecord) -> None:
-        task = asyncio.create_task(self._asked(record))
+    def _ask_soon(self, span: FinishedSpan) -> None:
+        task = asyncio.create_task(self._ask_and_emit(span))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
-    async def _asked(self, record: SpanRecord) -> None:
-        tenant = record.span.tenant
+    async def _ask_and_emit(self, span: FinishedSpan) -> None:
+        tenant = span.span.tenant
         try:
             if tenant is not None:
                 await self._ask(tenant)
-            self._emit(record)
-        except Exception as error:  # noqa: BLE001 - the directory may be anyone's code
-            self._unpark(repr(error))
+            self._emit(span)
+        except Exception as error:  # noqa: BLE001 - a directory may raise anything
+            self._undefer(repr(error))
         else:
-            self._unpark(None)
+            self._undefer(None)
 
-    def _unpark(self, why: str | None) -> None:
+    def _undefer(self, loss: str | None) -> None:
         with self._lock:
-            self._parked -= 1
-        if why is not None:
-            self._losses.count(Loss.UNKNOWN_TENANT, 1, why)
-
-
-def _import_langfuse() -> None:
-    """Takes a second, which the first activity would otherwise wait for."""
-    import_module("orkestra.langfuse.observe")
+            self._deferred -= 1
+        if loss is not None:
+            self._drops.count(Loss.UNKNOWN_TENANT, 1, loss)

@@ -1,8 +1,8 @@
-"""The private parts of the Langfuse SDK that there is no public way around, all in one place.
+"""Everything of the Langfuse SDK that Orkestra uses and that is not its public API.
 
-The SDK keeps one client for each public key in the process and silently ignores what later ones are
-given. It has no way to find or forget that client, to say which client `get_client()` means in a
-context, or to put its processor on a provider of one's own where the key has a client already.
+The SDK keeps one client for each public key in the process, and silently ignores the settings of
+later ones. There is no public way to find or forget that client, to choose the client that
+`get_client()` returns in a context, or to change which spans the SDK's processor exports.
 """
 
 import atexit
@@ -23,24 +23,21 @@ _manager: Final = cast("Any", LangfuseResourceManager)
 
 
 def registry_lock() -> AbstractContextManager[object]:
-    """Guards the SDK's clients; may be taken again by the thread that has it."""
+    """Return the lock of the SDK's clients, which is re-entrant."""
     return cast("AbstractContextManager[object]", _manager._lock)  # noqa: SLF001
 
 
 def resources_of(public_key: str) -> Any:
-    """What the SDK's client of the key works with, or None where the key has no client."""
+    """Return the resources of the SDK's client of the key; None where it has no client."""
     return _manager._instances.get(public_key)  # noqa: SLF001
 
 
 def make_client(
     settings: LangfuseSettings, provider: TracerProvider, exporter: SpanExporter
 ) -> Any:
-    """Make the SDK's client of the key, on our provider and over our exporter.
+    """Make the SDK's client of the key on a provider and an exporter, and return its resources.
 
-    Its hook for the interpreter's exit is taken off, because it waits for Langfuse without limit.
-
-    Returns:
-        What the client works with.
+    Its hook for the interpreter's exit is removed, because it waits for Langfuse without limit.
     """
     Langfuse(
         public_key=settings.public_key,
@@ -48,7 +45,8 @@ def make_client(
         base_url=settings.base_url,
         environment=settings.environment,
         release=settings.release,
-        should_export_span=_everything,
+        # Only spans for Langfuse reach this provider: there is nothing to filter out.
+        should_export_span=lambda _: True,
         tracer_provider=provider,
         span_exporter=exporter,
     )
@@ -58,52 +56,50 @@ def make_client(
 
 
 def confine(provider: TracerProvider, is_elsewhere: Callable[[ReadableSpan, str], bool]) -> None:
-    """Keep the SDK's processors on a provider of the application's from spans of other projects.
+    """Stop the SDK's processors on the application's provider from exporting other projects' spans.
 
     Args:
         provider: The application's provider.
-        is_elsewhere: Whether a span is for another project than the one of the key.
+        is_elsewhere: Checks that a span is for another project than the key's.
     """
     for processor in processors_of(provider):
         if isinstance(processor, LangfuseSpanProcessor):
             _confine_processor(processor, is_elsewhere)
 
 
+def _confine_processor(
+    processor: LangfuseSpanProcessor, is_elsewhere: Callable[[ReadableSpan, str], bool]
+) -> None:
+    private = cast("Any", processor)
+    should_export = private._should_export_span  # noqa: SLF001
+
+    def should_export_here(span: ReadableSpan) -> bool:
+        return bool(should_export(span)) and not is_elsewhere(span, processor.public_key)
+
+    private._should_export_span = should_export_here  # noqa: SLF001
+
+
 def keys_of(provider: TracerProvider) -> frozenset[str]:
-    """The projects that the SDK's processors on a provider send to."""
+    """Return the keys of the projects to which the SDK's processors on a provider send."""
     processors = processors_of(provider)
     return frozenset(p.public_key for p in processors if isinstance(p, LangfuseSpanProcessor))
 
 
 def processors_of(provider: TracerProvider) -> tuple[object, ...]:
-    """What has been added to a provider."""
+    """Return the processors of a provider."""
     return cast("Any", provider)._active_span_processor._span_processors  # type: ignore[no-any-return]  # noqa: SLF001
 
 
 def forget_client(public_key: str, resources: Any) -> None:
-    """Let the next client of the key be a new one; the SDK would give out the dead one."""
+    """Forget the client of the key if it has these resources, so that a new one can be made."""
     if resources_of(public_key) is resources:
         del _manager._instances[public_key]  # noqa: SLF001
 
 
 def client_in_context(public_key: str) -> AbstractContextManager[None]:
-    """Make `get_client()` and `@observe` mean the client of the key; with two they mean none."""
+    """Make `get_client()` and `@observe` use the client of the key.
+
+    In a process with several clients they would use none.
+    """
     choose = cast("Any", _get_client)._set_current_public_key  # noqa: SLF001
     return cast("AbstractContextManager[None]", choose(public_key))
-
-
-def _confine_processor(
-    processor: LangfuseSpanProcessor, is_elsewhere: Callable[[ReadableSpan, str], bool]
-) -> None:
-    hidden = cast("Any", processor)
-    wanted = hidden._should_export_span  # noqa: SLF001
-
-    def should_export(span: ReadableSpan) -> bool:
-        return bool(wanted(span)) and not is_elsewhere(span, processor.public_key)
-
-    hidden._should_export_span = should_export  # noqa: SLF001
-
-
-def _everything(_: ReadableSpan) -> bool:
-    """Only what is meant for Langfuse reaches our provider; the SDK's filter drops our spans."""
-    return True

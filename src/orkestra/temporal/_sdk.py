@@ -37,14 +37,13 @@ from temporalio.bridge.proto.workflow_activation import (
     WorkflowActivationJob,
 )
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
-from temporalio.client import Client
 from temporalio.nexus._link_conversion import nexus_link_to_temporal_link
 from temporalio.nexus._operation_context import _temporal_context as nexus_context
 from temporalio.service import ServiceClient
 from temporalio.service import _BridgeServiceClient as BridgeServiceClient
 
 if TYPE_CHECKING:
-    from temporalio.worker import ActivityInboundInterceptor, Worker
+    from temporalio.worker import Worker
 
 # The core's messages: a workflow task and what came of it. Interceptors see neither the server's
 # answer to a task nor all commands (cancelling an external workflow, upserting a memo).
@@ -244,15 +243,6 @@ METRIC_METER_FUNCTION: Final = "__temporal_get_metric_meter"
 
 # The activity's context, where the SDK keeps the client that `activity.client()` returns.
 activity_context: Final = activity._Context.current  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-
-
-def client_of_activity(inbound: "ActivityInboundInterceptor") -> Client | None:
-    """Find the worker's client; the SDK gives it to async activities, and to no interceptor."""
-    innermost: Any = inbound
-    while (next_one := getattr(innermost, "next", None)) is not None:
-        innermost = next_one
-    worker = getattr(innermost, "_worker", None)
-    return cast("Client | None", getattr(worker, "_client", None))
 
 
 _WORKFLOW: Final[Any] = temporalio.workflow

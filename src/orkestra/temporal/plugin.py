@@ -24,7 +24,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from temporalio import client, worker
@@ -47,7 +47,11 @@ from orkestra.temporal.sandbox import sandbox_runner
 from orkestra.temporal.tenant import TenantInterceptor, TenantWorkerInterceptor
 from orkestra.temporal.tracing import TracingClientInterceptor, TracingInterceptor, TracingOptions
 from orkestra.tenancy import AllTenants, check_tenant_id
-from orkestra.tracing import SpanCounts, TraceProject, TraceSink
+from orkestra.tracing import SpanCounts
+
+if TYPE_CHECKING:
+    # Tracing is optional: `import orkestra` must not import its Langfuse side.
+    from orkestra.langfuse import LangfuseProjects, LangfuseSink
 
 _logger: Final = logging.getLogger("orkestra.temporal.plugin")
 
@@ -162,8 +166,8 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
     @property
     def lost_spans(self) -> Mapping[str, int]:
         """Number of lost spans by reason; empty where tracing is off."""
-        lost: Mapping[str, int] = getattr(self._state.sink, "lost", {})
-        return lost
+        sink = self._state.sink
+        return {} if sink is None else {str(reason): n for reason, n in sink.lost.items()}
 
     @property
     def search_attribute(self) -> str:
@@ -185,7 +189,7 @@ class OrkestraPlugin(client.Plugin, worker.Plugin):
         """The tenant that the client is bound to."""
         return self._tenant
 
-    async def project_of(self, tenant: str | None) -> TraceProject | None:
+    async def project_of(self, tenant: str | None) -> "LangfuseSink | None":
         """Find the project for the spans of a tenant; None where they are not sent.
 
         Args:
@@ -407,7 +411,7 @@ class PluginState:
     config: OrkestraConfig
     placements: Placements
     labels: TenantLabels
-    sink: TraceSink | None
+    sink: "LangfuseProjects | None"
     policy: GuardPolicy
 
     @classmethod
@@ -440,7 +444,7 @@ class PluginState:
         )
 
 
-def _sink(config: OrkestraConfig, placements: Placements) -> TraceSink | None:
+def _sink(config: OrkestraConfig, placements: Placements) -> "LangfuseProjects | None":
     settings = config.langfuse
     has_projects = any(tenant.langfuse is not None for tenant in config.tenants.values())
     if not (settings.is_on or (has_projects and settings.enabled is not False)):
@@ -541,7 +545,7 @@ class WorkerIntegration:
                 yield
         finally:
             if self.tracing is not None:
-                self.tracing.settle(running.task_queue)
+                self.tracing.flush_queue(running.task_queue)
             config = running.config()
             threads = config["activity_executor"] if "activity_executor" in config else None
             if isinstance(threads, ActivityThreadPool):
@@ -612,7 +616,7 @@ def without_orkestra_interceptors(interceptors: Iterable[_Interceptor]) -> list[
 
 def span_counts(plugins: Iterable[OrkestraPlugin]) -> SpanCounts:
     """Add up the spans of plugins; plugins of one manager share a sink, which counts once."""
-    sinks: dict[int, TraceSink] = {}
+    sinks: dict[int, LangfuseProjects] = {}
     tracing: dict[int, TracingInterceptor] = {}
     for plugin in plugins:
         sink, interceptor = plugin._state.sink, plugin._worker.tracing  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of the same module
@@ -621,8 +625,7 @@ def span_counts(plugins: Iterable[OrkestraPlugin]) -> SpanCounts:
         if interceptor is not None:
             tracing[id(interceptor)] = interceptor
     held = SpanCounts(held=sum(each.held for each in tracing.values()))
-    taken = [getattr(each, "counts", SpanCounts()) for each in sinks.values()]
-    return SpanCounts.sum([held, *taken])
+    return SpanCounts.sum([held, *(sink.counts for sink in sinks.values())])
 
 
 @cache

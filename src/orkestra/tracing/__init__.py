@@ -1,29 +1,33 @@
-"""Traces as plain data: ids, spans and the attributes of a trace. Standard library only.
+"""Traces as plain data: ids, spans and attributes. Standard library only.
 
 Workflow code computes all of this inside the sandbox; `orkestra.langfuse` sends it.
 """
 
 from orkestra.tracing.capture import Captured, CaptureLimits, Json, capture, capture_error
 from orkestra.tracing.context import (
+    TENANT_METADATA_KEY,
+    TENANT_TAG_PREFIX,
+    TRACE_METADATA_KEYS,
+    Caller,
     MetadataValue,
     TraceAttributes,
     TraceContext,
     current_trace_attributes,
     fitting,
     inherited_attributes,
+    is_reserved_tag,
     trace_attributes,
 )
-from orkestra.tracing.sink import Caller, SpanCounts, TraceProject, TraceSink
 from orkestra.tracing.spans import (
     AttemptFacts,
+    FinishedSpan,
     Level,
-    LiveSpan,
     Outcome,
     RunFacts,
     RunSpans,
     Span,
+    SpanCounts,
     SpanKind,
-    SpanRecord,
     activity_span,
     nanoseconds,
     trace_id_of,
@@ -32,13 +36,16 @@ from orkestra.tracing.spans import (
 )
 
 __all__ = [
+    "TENANT_METADATA_KEY",
+    "TENANT_TAG_PREFIX",
+    "TRACE_METADATA_KEYS",
     "AttemptFacts",
     "Caller",
     "CaptureLimits",
     "Captured",
+    "FinishedSpan",
     "Json",
     "Level",
-    "LiveSpan",
     "MetadataValue",
     "Outcome",
     "RunFacts",
@@ -46,17 +53,15 @@ __all__ = [
     "Span",
     "SpanCounts",
     "SpanKind",
-    "SpanRecord",
     "TraceAttributes",
     "TraceContext",
-    "TraceProject",
-    "TraceSink",
     "activity_span",
     "capture",
     "capture_error",
     "current_trace_attributes",
     "fitting",
     "inherited_attributes",
+    "is_reserved_tag",
     "nanoseconds",
     "trace_attributes",
     "trace_id_of",

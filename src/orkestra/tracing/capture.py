@@ -1,8 +1,8 @@
-"""A bounded picture of a value, taken where the value lives.
+"""Snapshots of values: bounded in size and time, taken where the value lives.
 
-Arguments and results are captured on the thread that runs the workflow, which the SDK gives two
-seconds: no more of a value is looked at than may be sent. Nothing is converted or validated,
-properties do not run, and what workflow code changes later does not change the picture.
+Arguments and results are captured on the thread that runs the workflow, which the SDK's deadlock
+detector gives two seconds. So no more of a value is visited than may be sent, nothing is converted
+or validated, and properties do not run. Later changes of the value do not change its snapshot.
 """
 
 import enum
@@ -16,7 +16,6 @@ from typing import Any, Final, TypeAlias, cast
 from uuid import UUID
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
-"""What JSON can say."""
 
 _MAX_DEPTH: Final = 20
 _SAFE_INTEGER: Final = 2**53
@@ -35,12 +34,12 @@ _NOT_BY_ATTRIBUTES: Final[frozenset[type[Any]]] = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureLimits:
-    """What of a workflow's and an activity's values may be looked at.
+    """Limits of what is captured of workflows and activities.
 
     Attributes:
         input: Whether arguments are captured.
         output: Whether results are captured.
-        max_bytes: How much of a value is captured, in bytes of UTF-8.
+        max_bytes: Size of one snapshot, in characters of its texts and numbers.
     """
 
     input: bool = True
@@ -50,11 +49,11 @@ class CaptureLimits:
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A picture of a value.
+    """Snapshot of a value.
 
     Attributes:
         value: The value as JSON.
-        is_cut: Whether there was more of it.
+        is_cut: Whether a part of it was left out.
     """
 
     value: Json
@@ -62,59 +61,51 @@ class Captured:
 
 
 def capture(value: object, *, max_bytes: int) -> Captured:
-    """Take a picture of a value, of bounded size and in bounded time.
+    """Take a snapshot of a value.
 
     Args:
         value: Anything; objects are shown by their public attributes.
-        max_bytes: How much of it, measured in characters of texts and numbers; as JSON it may
-            be larger.
-
-    Returns:
-        The picture.
+        max_bytes: Its size in characters of texts and numbers; as JSON it may be larger.
     """
-    camera = _Camera(max_bytes)
-    shown = camera.show(value, 0)
-    return Captured(shown, camera.is_cut)
+    snapshotter = _Snapshotter(max_bytes)
+    return Captured(snapshotter.show(value, 0), snapshotter.is_cut)
 
 
 def capture_error(error: BaseException, *, max_bytes: int) -> Captured:
-    """Take a picture of an error and its causes: types and messages, no traceback.
+    """Take a snapshot of an error and its causes: types and messages in one text, no traceback.
 
     Args:
         error: The error.
-        max_bytes: How many characters to show at most.
-
-    Returns:
-        A picture that is one text.
+        max_bytes: Length of the text, in characters.
     """
     shown: list[str] = []
     cause: BaseException | None = error
-    while cause is not None and len(shown) < _MAX_CAUSES and not _is_traceback(cause):
+    # A process pool adds a cause of this type, whose text is the child's traceback.
+    while (
+        cause is not None
+        and len(shown) < _MAX_CAUSES
+        and type(cause).__name__ != "_RemoteTraceback"
+    ):
         shown.append(_one_error(cause, max_bytes))
         cause = cause.__cause__
     text = "; caused by ".join(shown)
     return Captured(text[:max_bytes], len(text) > max_bytes)
 
 
-def _is_traceback(cause: BaseException) -> bool:
-    """Whether a pool of processes put it there to show where in the child the error was raised."""
-    return type(cause).__name__ == "_RemoteTraceback"
-
-
 def _one_error(error: BaseException, max_length: int) -> str:
     name = type(error).__name__
     try:
         message = str(error)[: max_length + 1]
-        # An error that Temporal brought from elsewhere begins with the type that it had there.
+        # The message of an error from another process begins with the type that it had there.
         kind = getattr(error, "type", None)
         is_named = isinstance(kind, str) and message.startswith(kind)
-    except Exception:  # noqa: BLE001 - an error that cannot say what it is must not become another
+    except Exception:  # noqa: BLE001 - __str__ may raise anything
         return name
     return message if is_named else f"{name}: {message}" if message else name
 
 
-class _Camera:
-    """Walks a value until its budget is used up."""
+class _Snapshotter:
+    """Walks a value until the budget of characters is used up."""
 
     def __init__(self, budget: int) -> None:
         self._left = budget
@@ -141,7 +132,7 @@ class _Camera:
                 if value.__class__ is kind and _NOT_BY_ATTRIBUTES.isdisjoint(kind.__mro__):
                     return self._object(value, depth)
             return self._shown(value, depth)
-        except Exception:  # noqa: BLE001 - an odd value must not fail the work that it belongs to
+        except Exception:  # noqa: BLE001 - no value may fail the work
             return self._name(value)
 
     def _shown(self, value: object, depth: int) -> Json:
@@ -190,7 +181,6 @@ class _Camera:
         return shown
 
     def _object(self, value: object, depth: int) -> Json:
-        """Public attributes as they are stored: properties and validators do not run."""
         if is_dataclass(value) and not isinstance(value, type):
             names = [field.name for field in fields(value)]
             pairs = [(name, _stored(value, name)) for name in names]
@@ -227,8 +217,8 @@ class _Camera:
 
 
 def _stored(value: object, name: str) -> object:
-    """An attribute without what its class does when it is asked for; None where that fails."""
+    """Read an attribute as it is stored: properties and `__getattr__` do not run."""
     try:
         return object.__getattribute__(value, name)
-    except Exception:  # noqa: BLE001 - a descriptor raises what it likes, and the rest can be shown
+    except Exception:  # noqa: BLE001 - a descriptor may raise anything
         return None

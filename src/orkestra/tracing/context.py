@@ -1,10 +1,9 @@
-"""What the caller of a workflow may say about its trace: user, session, tags and metadata.
+"""Trace attributes that callers set, and the trace context that the header carries.
 
-What travels in the trace header: `["<trace>","<parent span>",{attributes}]` in plain JSON.
-
-The ids are base64url without padding and the attributes are left out where there are none, because
-every byte stands in the history of every activity. Ids that the receiver computes itself are empty
-texts. What cannot be read is ignored: a header from elsewhere must not fail anything.
+The header is plain JSON: `["<trace>","<parent span>",{attributes}]`. Ids are base64url without
+padding and empty attributes are left out, because every byte is in the history of every activity.
+Ids that the receiver computes itself are empty. Anybody may send a header: what is malformed or
+reserved is ignored and fails nothing (B21).
 """
 
 import base64
@@ -24,12 +23,12 @@ MAX_ATTRIBUTE_LENGTH: Final = 200
 """Langfuse drops longer values."""
 
 MAX_ATTRIBUTES_BYTES: Final = 8 * 1024
-"""How long all of them together may be: they stand in the history of every activity."""
+"""Size of all attributes of a trace together: they are in the history of every activity."""
 
-_RESERVED_TAG_PREFIX: Final = "tenant:"
-_RESERVED_METADATA: Final = frozenset(
-    {"namespace", "run_id", "task_queue", "tenant_id", "workflow_id", "workflow_type"}
-)
+TENANT_TAG_PREFIX: Final = "tenant:"
+TENANT_METADATA_KEY: Final = "tenant_id"
+TRACE_METADATA_KEYS: Final = ("workflow_type", "workflow_id", "run_id", "namespace", "task_queue")
+_RESERVED_METADATA: Final = frozenset({TENANT_METADATA_KEY, *TRACE_METADATA_KEYS})
 
 _DIGEST_LENGTH: Final = 16
 
@@ -39,11 +38,11 @@ _NO_METADATA: Final[Mapping[str, MetadataValue]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceAttributes:
-    """Attributes of a trace, beside those that Orkestra sets itself.
+    """Attributes of a trace that its caller sets.
 
     Attributes:
-        user_id: For whom the work is done.
-        session_id: Groups traces, for instance those of one conversation.
+        user_id: User for whom the work is done.
+        session_id: Group of traces, for instance of one conversation.
         tags: Labels to filter by.
         metadata: More values to filter by.
     """
@@ -54,11 +53,10 @@ class TraceAttributes:
     metadata: Mapping[str, MetadataValue] = field(default_factory=lambda: _NO_METADATA)
 
     def __bool__(self) -> bool:
-        """Whether anything is set."""
         return bool(self.user_id or self.session_id or self.tags or self.metadata)
 
     def merged(self, inner: "TraceAttributes") -> "TraceAttributes":
-        """These attributes with those of an inner scope over them; tags and metadata add up."""
+        """Lay an inner scope's attributes over these; tags and metadata add up."""
         return TraceAttributes(
             user_id=inner.user_id or self.user_id,
             session_id=inner.session_id or self.session_id,
@@ -68,7 +66,7 @@ class TraceAttributes:
 
 
 def fitting(value: str) -> str:
-    """The value if Langfuse keeps it, else its beginning and a hash of it all."""
+    """Return the value if Langfuse keeps it, else its beginning and a hash of all of it."""
     if len(value) <= MAX_ATTRIBUTE_LENGTH:
         return value
     digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
@@ -79,7 +77,7 @@ _current: ContextVar[TraceAttributes | None] = ContextVar("orkestra_trace_attrib
 
 
 def current_trace_attributes() -> TraceAttributes:
-    """The attributes for workflows that the running code starts."""
+    """Return the attributes for workflows that the running code starts."""
     return _current.get() or TraceAttributes()
 
 
@@ -91,26 +89,27 @@ def trace_attributes(
     tags: Sequence[str] = (),
     metadata: Mapping[str, MetadataValue] | None = None,
 ) -> Generator[TraceAttributes]:
-    """Set attributes of the traces of all workflows started in the code below.
+    """Set attributes of the traces of all workflows that the code inside starts.
 
-    They hold for the whole trace: continuations, children and activities, and the observations made
-    inside activities. Scopes nest: an inner user or session wins, tags and metadata add up.
+    They apply to the whole trace: continuations, children and activities, and the observations
+    made inside activities. Scopes nest: an inner user or session wins, tags and metadata add up.
 
     Args:
-        user_id: For whom the work is done, 1 to 200 characters; shown with the tenant's prefix.
-        session_id: Groups traces, 1 to 200 characters, shown with the tenant's prefix; without
+        user_id: User for whom the work is done, 1 to 200 characters; shown with the tenant's
+            prefix.
+        session_id: Group of traces, 1 to 200 characters, shown with the tenant's prefix; without
             one, the workflow's ID is the session.
-        tags: Labels of 1 to 200 characters; those beginning with `tenant:` are Orkestra's.
-        metadata: Text, numbers and bools of up to 200 characters as JSON; `tenant_id`,
-            `workflow_id` and the like are Orkestra's.
+        tags: Labels of 1 to 200 characters; those beginning with `tenant:` are reserved.
+        metadata: Text, numbers and bools of up to 200 characters as JSON; keys that Orkestra sets,
+            such as `tenant_id` and `workflow_id`, are reserved.
 
-    All of them together, those of outer scopes included, have 8 KiB as JSON at most.
+    All of them together, outer scopes included, take 8 KiB as JSON at most.
 
     Yields:
-        The attributes that now hold.
+        The attributes that are now in effect.
 
     Raises:
-        InvalidTraceAttributeError: A value is too long, of another type, or reserved, or they are
+        InvalidTraceAttributeError: A value is too long, of another type, or reserved, or there are
             too many.
 
     Example:
@@ -138,7 +137,7 @@ def trace_attributes(
 
 @contextmanager
 def inherited_attributes(attributes: TraceAttributes) -> Generator[None]:
-    """Give the workflows that are started in the code below what their caller's trace has."""
+    """Apply the attributes of a caller's trace to the workflows that the code inside starts."""
     token = _current.set(attributes.merged(current_trace_attributes()))
     try:
         yield
@@ -159,7 +158,7 @@ def _check_size(attributes: TraceAttributes) -> None:
     texts = attributes.user_id, attributes.session_id, attributes.tags, dict(attributes.metadata)
     if (size := len(json.dumps(texts))) > MAX_ATTRIBUTES_BYTES:
         msg = (
-            f"trace attributes of {size} bytes in all are more than {MAX_ATTRIBUTES_BYTES}:"
+            f"trace attributes take {size} bytes, more than {MAX_ATTRIBUTES_BYTES}:"
             " set fewer tags and less metadata"
         )
         raise InvalidTraceAttributeError(msg)
@@ -194,17 +193,17 @@ def _checked_metadata(metadata: Mapping[str, MetadataValue]) -> dict[str, Metada
 
 
 def is_reserved_tag(tag: str) -> bool:
-    """Whether the tag says whose a trace is, which callers cannot set."""
-    return tag.strip().lower().startswith(_RESERVED_TAG_PREFIX)
+    """Check for the tenant's tag, which callers cannot set (B21)."""
+    return tag.strip().lower().startswith(TENANT_TAG_PREFIX)
 
 
 def is_reserved_metadata(key: str) -> bool:
-    """Whether metadata of the key says what a trace is, which callers cannot set."""
+    """Check for metadata that Orkestra sets, which callers cannot."""
     return key.strip().lower() in _RESERVED_METADATA
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Whether Langfuse keeps the value as an attribute of a trace."""
+    """Check for a text that Langfuse keeps as an attribute of a trace."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ATTRIBUTE_LENGTH:
         return False
     try:
@@ -215,7 +214,7 @@ def is_text(value: object) -> TypeGuard[str]:
 
 
 def is_metadata(value: object) -> TypeGuard[MetadataValue]:
-    """Whether Langfuse keeps the value as metadata of a trace."""
+    """Check for a value that Langfuse keeps as metadata of a trace."""
     if not isinstance(value, MetadataValue):
         return False
     try:
@@ -236,14 +235,14 @@ _END_OF_TIME_NS: Final = 2**63
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceContext:
-    """Where in a trace the receiver stands.
+    """Trace context for the receiver of a call.
 
     Attributes:
         trace_id: The trace, as 32 hexadecimal digits; None means that the receiver computes it.
-        span_id: The span that the receiver's hangs under, as 16 hexadecimal digits.
+        span_id: Parent of the receiver's span, as 16 hexadecimal digits.
         attributes: Attributes of the trace.
-        start_ns: When the receiver's span begins, where the sender says so: a local activity's,
-            whose header is not in the history.
+        start_ns: Start of a local activity's span, in nanoseconds since 1970; only its workflow
+            knows it, because no event of the history has it.
     """
 
     trace_id: str | None = None
@@ -252,9 +251,12 @@ class TraceContext:
     start_ns: int | None = None
 
     def encode(self, *, ascii_only: bool = False) -> bytes:
-        """The header's content, escaped for protocols whose headers are ASCII if need be.
+        """Write the header's content.
 
         Attributes that would make it too long to be read are left out: the ids must arrive.
+
+        Args:
+            ascii_only: Whether to escape all other characters.
         """
         trace, span = _pack(self.trace_id), _pack(self.span_id)
         values = _written(self.attributes, self.start_ns)
@@ -268,14 +270,7 @@ class TraceContext:
 
     @classmethod
     def decode(cls, data: bytes) -> Self | None:
-        """Read a header's content.
-
-        Args:
-            data: What `encode()` made, or anything else.
-
-        Returns:
-            What it says; None where it cannot be read.
-        """
+        """Read a header's content; None where it is malformed."""
         if len(data) > _MAX_BYTES:
             return None
         try:
@@ -289,6 +284,21 @@ class TraceContext:
         if not isinstance(content, list) or (span_id and not trace_id):
             return None
         return cls(trace_id=trace_id, span_id=span_id, attributes=attributes, start_ns=start_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Span that the running code is in.
+
+    Attributes:
+        trace_id: Its trace, as 32 hexadecimal digits.
+        span_id: Its id, as 16 hexadecimal digits.
+        is_joined: Whether a workflow started now continues its trace; else it only links to it.
+    """
+
+    trace_id: str
+    span_id: str
+    is_joined: bool = True
 
 
 def _pack(hexadecimal: str | None) -> str:
@@ -323,7 +333,7 @@ def _written(attributes: TraceAttributes, start_ns: int | None) -> dict[str, Any
 
 
 def _read(values: dict[str, object]) -> TraceAttributes:
-    """Keep what `trace_attributes()` would have let through."""
+    """Keep the attributes that `trace_attributes()` would have accepted."""
     if not values:
         return _NO_ATTRIBUTES
     tags, metadata = values.get("g", []), _mapping(values.get("m", {}))

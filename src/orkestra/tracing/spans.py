@@ -1,8 +1,10 @@
-"""Trace and span ids, computed from what the server has recorded.
+"""Spans as plain data, and their ids, computed from what the server has recorded.
 
 A workflow's span is sent by whichever worker completes it, long after the processes that began it
-may be gone, and a history may be read years later. So no id is drawn at random: every process
-computes the same one from the same facts, and all of them stand in the history.
+may be gone, and a history may be read years later. So no id is random: every process computes the
+same one from the same facts, and all of these facts are in the history. Workers build their spans
+with `RunSpans` and `activity_span()`, and so does the backfill from a history, so both agree in
+ids, parents, names and start times.
 
 | id of | bytes | parts |
 | --- | --- | --- |
@@ -30,29 +32,22 @@ The start times are the server's, cut to whole microseconds:
 | a local activity attempt's span | of the workflow's clock when it was scheduled |
 | all others | of the workflow's clock when it was delivered to, or issued by, the workflow's code |
 
-The workflow's clock is `workflow.time_ns()`; `orkestra.tracing.WorkflowClock` tells how a history
-gives it. A query is not in the history: its start time is the worker's.
+The workflow's clock is `workflow.time_ns()`; `orkestra.temporal.backfill.history` derives it from
+a history. A query is not in the history: its start time is the worker's.
 
-A history does not know whether a signal was ever taken by a handler, nor when attempts of an
-activity before the last began; a reset run's history begins with events of the run that was reset,
+A history does not tell whether a handler has taken a signal, nor when attempts of an activity
+before the last one began. A reset run's history begins with events of the run that was reset,
 whose spans are that run's.
-
-Spans as plain data, which cross from the workflow sandbox to the host in one call.
-
-What every span of a run looks like, from plain facts: the same on its worker and from history.
-
-Workers build their spans here, and so does whoever rebuilds a trace from a history. So the two are
-alike in ids, parents, names and start times: `orkestra.tracing.spans` says how they are computed.
 """
 
 import hashlib
-from collections.abc import Mapping
-from concurrent.futures import Executor
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from orkestra.tracing.capture import Captured
@@ -62,10 +57,12 @@ _TRACE_ID_DIGITS: Final = 32
 _SPAN_ID_DIGITS: Final = 16
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_MICROSECOND_NS: Final = 1000
+_NO_ATTRIBUTES: Final = TraceAttributes()
 
 
 def trace_id_of(namespace: str, workflow_id: str, first_run_id: str) -> str:
-    """The trace of an execution chain: all its retries, cron runs and continuations.
+    """Compute the trace id of an execution chain: all its retries, cron runs and continuations.
 
     Args:
         namespace: Namespace of the workflow.
@@ -79,66 +76,50 @@ def trace_id_of(namespace: str, workflow_id: str, first_run_id: str) -> str:
 
 
 def workflow_span_id(run_id: str) -> str:
-    """The span of one run of a workflow: 16 hexadecimal digits."""
+    """Compute the span id of one run of a workflow: 16 hexadecimal digits."""
     return _span_id("workflow", run_id)
 
 
 def message_span_id(run_id: str, kind: Literal["signal", "update"], key: int | str) -> str:
-    """The span of a signal or update that a run handled.
-
-    Args:
-        run_id: Run ID of the run that handled it.
-        kind: What it was.
-        key: The ID of the signal's event in the run's history, or the update's ID.
-
-    Returns:
-        16 hexadecimal digits.
-    """
+    """Compute the span id of a signal (key: ID of its event) or an update (key: its ID)."""
     return _span_id(kind, run_id, str(key))
 
 
 def activity_span_id(run_id: str, activity_id: str, attempt: int, start_ns: int) -> str:
-    """The span of one attempt of an activity.
+    """Compute the span id of one attempt of an activity.
 
-    Args:
-        run_id: Run ID of the workflow, or of a standalone activity.
-        activity_id: Activity ID.
-        attempt: Number of the attempt, from 1; resetting an activity begins again at 1.
-        start_ns: When the span begins, in whole microseconds as nanoseconds since 1970.
-
-    Returns:
-        16 hexadecimal digits.
+    The start time tells attempts of one number apart: resetting an activity begins again at 1.
     """
     return _span_id("activity", run_id, activity_id, str(attempt), str(start_ns))
 
 
 def timer_span_id(run_id: str, timer_id: str) -> str:
-    """The span of a timer, by the ID that its event has: 16 hexadecimal digits."""
+    """Compute the span id of a timer."""
     return _span_id("timer", run_id, timer_id)
 
 
 def nexus_span_id(run_id: str, number: int) -> str:
-    """The span of the run's n-th Nexus operation, from 1: 16 hexadecimal digits."""
+    """Compute the span id of the run's n-th Nexus operation, from 1."""
     return _span_id("nexus", run_id, str(number))
 
 
 def child_span_id(run_id: str, child_id: str, start_ns: int) -> str:
-    """The span of a child that did not start, by its workflow ID: 16 hexadecimal digits."""
+    """Compute the span id of a child that did not start."""
     return _span_id("child", run_id, child_id, str(start_ns))
 
 
 def undelivered_span_id(run_id: str, workflow_id: str, signal: str, start_ns: int) -> str:
-    """The span of a signal that did not reach the workflow of the ID: 16 hexadecimal digits."""
+    """Compute the span id of a signal that did not reach the workflow of the ID."""
     return _span_id("undelivered", run_id, workflow_id, signal, str(start_ns))
 
 
 def query_span_id(run_id: str, query_id: str, start_ns: int) -> str:
-    """The span of a query: 16 hexadecimal digits."""
+    """Compute the span id of a query."""
     return _span_id("query", run_id, query_id, str(start_ns))
 
 
 def nanoseconds(time: datetime) -> int:
-    """An aware time as nanoseconds since 1970, exactly; `timestamp()` would round."""
+    """Convert an aware time to nanoseconds since 1970, exactly; `timestamp()` would round."""
     return (time - _EPOCH) // _MICROSECOND * 1000
 
 
@@ -153,7 +134,7 @@ def _digest(*parts: str) -> str:
 
 
 class SpanKind(StrEnum):
-    """What a span shows."""
+    """Kind of work that a span shows."""
 
     WORKFLOW = "workflow"
     ACTIVITY = "activity"
@@ -167,7 +148,7 @@ class SpanKind(StrEnum):
 
 
 class Level(StrEnum):
-    """How it ended, in Langfuse's words."""
+    """Severity, in Langfuse's words."""
 
     DEFAULT = "DEFAULT"
     WARNING = "WARNING"
@@ -176,20 +157,20 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """What is known of a span when it begins.
+    """Beginning of a span.
 
     Attributes:
-        trace_id: The trace, as 32 hexadecimal digits.
-        span_id: The span, as 16 hexadecimal digits.
-        parent_id: The span it hangs under; None for the root.
-        kind: What it shows.
-        name: Its name, for instance `workflow:Order`.
-        start_ns: When it began, in nanoseconds since 1970.
-        run_id: The workflow run that it belongs to.
-        tenant: The tenant that it belongs to.
+        trace_id: Trace id, as 32 hexadecimal digits.
+        span_id: Span id, as 16 hexadecimal digits.
+        parent_id: Span id of the parent; None for the root.
+        kind: Kind of work that it shows.
+        name: Name, for instance `workflow:Order`.
+        start_ns: Start time, in nanoseconds since 1970.
+        run_id: Run ID of its workflow.
+        tenant: Tenant of the work.
         attributes: Attributes of the whole trace.
-        metadata: More about this span.
-        input: Arguments, where they are captured.
+        metadata: Metadata that is known at the start.
+        input: Snapshot of the arguments.
     """
 
     trace_id: str
@@ -207,13 +188,13 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a span ended.
+    """End of a span.
 
     Attributes:
-        level: Whether it went well.
-        message: What went wrong.
-        output: The result, where it is captured.
-        metadata: More about the end.
+        level: Severity.
+        message: Text of the error.
+        output: Snapshot of the result.
+        metadata: Metadata that is known at the end.
     """
 
     level: Level = Level.DEFAULT
@@ -223,57 +204,64 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpanRecord:
-    """A span that has ended, to be sent as a whole.
+class FinishedSpan:
+    """Span that has ended, to be sent as a whole.
 
     Attributes:
-        span: How it began.
-        outcome: How it ended.
-        end_ns: When it ended, in nanoseconds since 1970.
+        span: Its beginning.
+        outcome: Its end.
+        end_ns: Time of its end, in nanoseconds since 1970.
+        added: Attributes that an activity's code has set on its span, by their names in Langfuse.
+        name: Name that an activity's code has given its span.
     """
 
     span: Span
     outcome: Outcome
     end_ns: int
+    added: Mapping[str, object] = field(default_factory=dict[str, object])
+    name: str | None = None
 
 
-class LiveSpan(Protocol):
-    """A span that the running code is in: what the code observes nests under it."""
+@dataclass(frozen=True, kw_only=True)
+class SpanCounts:
+    """Numbers of spans so far.
 
-    def through(self, pool: Executor) -> Executor:
-        """A pool of processes in which the span is the current one, too.
+    Attributes:
+        sent: Spans that Langfuse has accepted.
+        held: Spans of workflow code whose workflow task the server has not committed yet.
+        waiting: Spans that wait to be sent.
+        lost: Spans that will not be sent, by reason.
+    """
 
-        Args:
-            pool: The pool that runs the code.
-        """
-        ...
+    sent: int = 0
+    held: int = 0
+    waiting: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict[str, int])
 
-    def end(self, outcome: Outcome) -> None:
-        """Leave the span and send it; never raises."""
-        ...
-
-
-_MICROSECOND_NS: Final = 1000
-_NO_ATTRIBUTES: Final = TraceAttributes()
+    @classmethod
+    def sum(cls, counts: "Iterable[SpanCounts]") -> "SpanCounts":
+        """Add counts up."""
+        every = list(counts)
+        return cls(
+            sent=sum(each.sent for each in every),
+            held=sum(each.held for each in every),
+            waiting=sum(each.waiting for each in every),
+            lost=sum((Counter(each.lost) for each in every), Counter[str]()),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What its worker and its history know of a workflow run.
+    """Facts of a workflow run that its worker and its history agree in.
 
     Attributes:
-        namespace: Its namespace.
-        workflow_id: Its workflow ID as the server has it.
-        run_id: Its run ID.
+        workflow_id: Workflow ID as the server has it.
         first_run_id: Run ID of the first run of its chain.
-        workflow_type: Its type.
-        task_queue: Its task queue.
         start_ns: Time of the event `WorkflowExecutionStarted`, in nanoseconds since 1970.
-        attempt: Which attempt of its retry policy it is.
-        tenant: Its tenant.
-        carried: What the trace header of its start says.
-        attributes: The trace's attributes as they are shown, the session filled in.
-        ui_url: Where Temporal's web interface is, for the link.
+        attempt: Number of the attempt of its retry policy, from 1.
+        carried: Content of the trace header that it was started with.
+        attributes: Attributes that the trace shows, the session filled in.
+        ui_url: Address of Temporal's web interface, for the link.
     """
 
     namespace: str
@@ -291,10 +279,9 @@ class RunFacts:
 
 
 class RunSpans:
-    """The spans of one run; each method says how one begins."""
+    """Factory of the spans of one run."""
 
     def __init__(self, facts: RunFacts) -> None:
-        """Hash what all spans of the run share."""
         self.facts = facts
         carried = facts.carried
         self.trace_id = carried.trace_id or trace_id_of(
@@ -316,20 +303,20 @@ class RunSpans:
 
     @property
     def context(self) -> TraceContext:
-        """Where what the run does stands: below the run's own span."""
+        """Context for what the run calls: below the run's own span."""
         return self.below(_NO_ATTRIBUTES)
 
     def below(self, attributes: TraceAttributes) -> TraceContext:
-        """The same, with attributes to tell."""
+        """Make the context for what the run calls, with attributes of the trace."""
         return TraceContext(trace_id=self.trace_id, span_id=self.span_id, attributes=attributes)
 
     def operation_context(self, number: int) -> TraceContext:
-        """What the run's n-th Nexus operation is told, from 1: its own span."""
+        """Make the context for the run's n-th Nexus operation, from 1: its own span."""
         span_id = nexus_span_id(self.facts.run_id, number)
         return TraceContext(trace_id=self.trace_id, span_id=span_id)
 
     def workflow(self, *, input: Captured | None = None) -> Span:
-        """The run's own span: the root, or below the caller's, the parent's or the first run's."""
+        """Begin the run's own span: the root, or below its caller, parent or first run."""
         facts = self.facts
         metadata: dict[str, MetadataValue] = {"attempt": facts.attempt}
         if facts.ui_url is not None:
@@ -355,14 +342,14 @@ class RunSpans:
         sender: TraceContext | None = None,
         input: Captured | None = None,
     ) -> Span:
-        """A signal that the run took.
+        """Begin the span of a signal.
 
         Args:
             name: The signal's name.
-            key: The ID of its event in the history.
+            key: ID of its event in the history.
             start_ns: The workflow's clock when it was delivered.
-            sender: What its trace header says.
-            input: Its arguments.
+            sender: Content of its trace header.
+            input: Snapshot of its arguments.
         """
         span_id = message_span_id(self.facts.run_id, "signal", key)
         return self._span(SpanKind.SIGNAL, span_id, name, start_ns, _sender(sender), input=input)
@@ -376,15 +363,7 @@ class RunSpans:
         sender: TraceContext | None = None,
         input: Captured | None = None,
     ) -> Span:
-        """An update that the run accepted.
-
-        Args:
-            name: The update's name.
-            update_id: Its ID.
-            start_ns: The workflow's clock when it was delivered.
-            sender: What its trace header says.
-            input: Its arguments.
-        """
+        """Begin the span of an accepted update; the arguments are those of `signal()`."""
         span_id = message_span_id(self.facts.run_id, "update", update_id)
         metadata = {"update_id": update_id, **_sender(sender)}
         return self._span(SpanKind.UPDATE, span_id, name, start_ns, metadata, input=input)
@@ -392,18 +371,12 @@ class RunSpans:
     def query(
         self, name: str, *, query_id: str, start_ns: int, input: Captured | None = None
     ) -> Span:
-        """A query; no history has it, and its start time is the worker's."""
+        """Begin the span of a query; no history has it, and its start time is the worker's."""
         span_id = query_span_id(self.facts.run_id, query_id, _whole(start_ns))
         return self._span(SpanKind.QUERY, span_id, name, start_ns, {}, input=input)
 
     def timer(self, *, timer_id: str, start_ns: int, seconds: float) -> Span:
-        """A timer.
-
-        Args:
-            timer_id: Its ID in the history.
-            start_ns: The workflow's clock when it was started.
-            seconds: After which time it was to fire.
-        """
+        """Begin the span of a timer that was started at the workflow's clock."""
         span_id = timer_span_id(self.facts.run_id, timer_id)
         metadata: dict[str, MetadataValue] = {"timer_id": timer_id, "seconds": seconds}
         return self._span(SpanKind.TIMER, span_id, "", start_ns, metadata)
@@ -419,7 +392,7 @@ class RunSpans:
         carried: TraceContext | None = None,
         input: Captured | None = None,
     ) -> Span:
-        """A Nexus operation that the run called.
+        """Begin the span of a Nexus operation.
 
         Args:
             number: Its number among those of the run, from 1.
@@ -427,29 +400,29 @@ class RunSpans:
             service: The service.
             operation: The operation.
             start_ns: The workflow's clock when it was called.
-            carried: What its trace header says in the history; it names the span.
-            input: Its argument.
+            carried: Content of its trace header in the history, which has the span id.
+            input: Snapshot of its argument.
         """
         metadata: dict[str, MetadataValue] = {
             "endpoint": endpoint,
             "service": service,
             "operation": operation,
         }
-        told = carried.span_id if carried is not None else None
-        span_id = told or nexus_span_id(self.facts.run_id, number)
+        span_id = carried.span_id if carried is not None else None
+        span_id = span_id or nexus_span_id(self.facts.run_id, number)
         name = f"{service}/{operation}"
         return self._span(SpanKind.NEXUS, span_id, name, start_ns, metadata, input=input)
 
     def child(
         self, workflow_type: str, *, child_id: str, start_ns: int, input: Captured | None = None
     ) -> Span:
-        """A child that did not start; one that does has a workflow span of its own.
+        """Begin the span of a child that did not start; others have a workflow span of their own.
 
         Args:
             workflow_type: The child's type.
             child_id: The child's workflow ID.
-            start_ns: The workflow's clock when it was to be started.
-            input: Its arguments.
+            start_ns: The workflow's clock when the command was issued.
+            input: Snapshot of its arguments.
         """
         span_id = child_span_id(self.facts.run_id, child_id, _whole(start_ns))
         metadata: dict[str, MetadataValue] = {"child_workflow_id": child_id}
@@ -458,13 +431,13 @@ class RunSpans:
     def undelivered(
         self, signal: str, *, workflow_id: str, start_ns: int, input: Captured | None = None
     ) -> Span:
-        """A signal to another workflow that it did not get; else the receiver has the span.
+        """Begin the span of a signal that did not arrive; else the receiver has the span.
 
         Args:
             signal: The signal's name.
-            workflow_id: The workflow that was to get it.
-            start_ns: The workflow's clock when it was sent.
-            input: Its arguments.
+            workflow_id: Workflow ID of the receiver.
+            start_ns: The workflow's clock when the command was issued.
+            input: Snapshot of its arguments.
         """
         started = _whole(start_ns)
         span_id = undelivered_span_id(self.facts.run_id, workflow_id, signal, started)
@@ -499,24 +472,18 @@ class RunSpans:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFacts:
-    """What its worker and its history know of one attempt of an activity.
+    """Facts of one attempt of an activity that its worker and its history agree in.
 
     Attributes:
-        namespace: Its namespace.
         workflow_id: Workflow ID; None for a standalone activity.
         workflow_type: Workflow type; None for a standalone activity.
         run_id: Run ID of the workflow, or of a standalone activity.
-        activity_id: Its activity ID.
-        activity_type: Its type.
-        task_queue: Its task queue.
         attempt: Number of the attempt, from 1.
         start_ns: Time of the event `ActivityTaskStarted`; of a local activity the workflow's clock
             when it was scheduled. In nanoseconds since 1970.
-        is_local: Whether it is a local activity.
-        tenant: Its tenant.
-        carried: What its trace header says. The history has none for a local activity, whose
-            worker is told where its run stands, `RunSpans.context`.
-        attributes: The trace's attributes as they are shown.
+        carried: Content of its trace header. The history has none for a local activity, whose
+            worker gets `RunSpans.context`.
+        attributes: Attributes that the trace shows.
     """
 
     namespace: str
@@ -540,14 +507,13 @@ def activity_span(
     input: Captured | None = None,
     of_worker: Mapping[str, MetadataValue] = MappingProxyType({}),
 ) -> Span:
-    """How the span of an activity's attempt begins.
+    """Begin the span of an activity's attempt.
 
-    An attempt that was scheduled without a trace header stands below its run, whose first run it
-    takes to be the same.
+    Without a trace header the attempt is a child of its run, taken for the first of its chain.
 
     Args:
-        facts: What is known of it.
-        input: Its arguments.
+        facts: Facts of the attempt.
+        input: Snapshot of its arguments.
         of_worker: Metadata that only its worker knows.
     """
     owner_id = facts.workflow_id or facts.activity_id
@@ -582,7 +548,7 @@ def activity_span(
 
 
 def ui_link(ui_url: str, namespace: str, workflow_id: str, run_id: str) -> str:
-    """The page of a run in Temporal's web interface."""
+    """Link to the page of a run in Temporal's web interface."""
     space, workflow, run = (quote(part, safe="") for part in (namespace, workflow_id, run_id))
     return f"{ui_url.rstrip('/')}/namespaces/{space}/workflows/{workflow}/{run}"
 

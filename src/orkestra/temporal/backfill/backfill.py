@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
@@ -31,7 +31,11 @@ from orkestra.temporal.backfill.rebuild import (
     spans_from_history,
 )
 from orkestra.temporal.plugin import plugin_of
-from orkestra.tracing import CaptureLimits, Span, SpanRecord, TraceProject
+from orkestra.tracing import CaptureLimits, FinishedSpan, Span
+
+if TYPE_CHECKING:
+    # Tracing is optional: `import orkestra` must not import its Langfuse side.
+    from orkestra.langfuse import LangfuseSink
 
 _RECENT: Final = timedelta(minutes=1)
 _CONCURRENCY: Final = 4
@@ -334,7 +338,7 @@ class Uploader:
         self,
         report: BackfillReport,
         spans: Sequence[PartialSpan],
-        project: TraceProject,
+        project: "LangfuseSink",
         existing: ExistingIds,
     ) -> BackfillReport:
         """Send the spans of a run that its project lacks.
@@ -368,13 +372,13 @@ class Uploader:
             dry_run=self._options.dry_run,
         )
 
-    def _is_settled(self, record: SpanRecord) -> bool:
+    def _is_settled(self, record: FinishedSpan) -> bool:
         if self._options.force:
             return True
         age = timedelta(microseconds=(time.time_ns() - record.end_ns) // 1_000)
         return age >= self._options.older_than
 
-    def _claim(self, record: SpanRecord, existing: ExistingIds) -> bool:
+    def _claim(self, record: FinishedSpan, existing: ExistingIds) -> bool:
         key = record.span.trace_id, record.span.span_id
         if key in self._sent or record.span.span_id in existing.get(_trace_of(record), ()):
             return False
@@ -382,11 +386,11 @@ class Uploader:
         return True
 
 
-def _trace_of(record: SpanRecord) -> tuple[str | None, str]:
+def _trace_of(record: FinishedSpan) -> tuple[str | None, str]:
     return record.span.tenant, record.span.trace_id
 
 
-async def _send(project: TraceProject, records: Sequence[SpanRecord]) -> None:
+async def _send(project: "LangfuseSink", records: Sequence[FinishedSpan]) -> None:
     for begin in range(0, len(records), _BATCH_SPANS):
         for record in records[begin : begin + _BATCH_SPANS]:
             project.emit(record)

@@ -28,7 +28,7 @@ from temporalio.converter import (
     DataConverter,
     WorkflowSerializationContext,
 )
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, is_cancelled_exception
+from temporalio.exceptions import is_cancelled_exception
 
 from orkestra.config import TenancySettings
 from orkestra.errors import TENANT_MISMATCH, TENANT_REQUIRED, TenantMismatchError
@@ -41,26 +41,30 @@ from orkestra.temporal.backfill.history import (
 )
 from orkestra.temporal.tenant.stamp import TenantCodec
 from orkestra.temporal.tracing import TracingOptions
-from orkestra.temporal.tracing.headers import Headers, complete, read_header, read_nexus_header
+from orkestra.temporal.tracing.headers import (
+    Headers,
+    read_header,
+    read_nexus_header,
+    with_tenant_prefix,
+)
+from orkestra.temporal.tracing.outcomes import failure_outcome, terminal_outcome
 from orkestra.tracing import (
     AttemptFacts,
     Captured,
     CaptureLimits,
+    FinishedSpan,
     Level,
     MetadataValue,
     Outcome,
     RunFacts,
     RunSpans,
     Span,
-    SpanRecord,
     TraceContext,
     activity_span,
     capture,
-    capture_error,
 )
 
 _REFUSALS: Final = frozenset({TENANT_MISMATCH, TENANT_REQUIRED})
-_MAX_MESSAGE_CHARS: Final = 4 * 1024
 _MICROSECOND_NS: Final = 1_000
 _MILLISECOND_NS: Final = 1_000_000
 
@@ -83,11 +87,11 @@ class PartialSpan:
     is_abandoned: bool = False
 
     @property
-    def record(self) -> SpanRecord | None:
+    def record(self) -> FinishedSpan | None:
         """Span as it is sent; None if it has no end."""
         if self.outcome is None or self.end_ns is None:
             return None
-        return SpanRecord(span=self.span, outcome=self.outcome, end_ns=self.end_ns)
+        return FinishedSpan(span=self.span, outcome=self.outcome, end_ns=self.end_ns)
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def run_info(run: RunHistory, tenants: TenantResolver, *, ui_url: str | None) ->
         attempt=max(started.attempt, 1),
         tenant=tenant,
         carried=carried,
-        attributes=complete(carried.attributes, tenant=tenant, workflow_id=root_id),
+        attributes=with_tenant_prefix(carried.attributes, tenant=tenant, workflow_id=root_id),
         ui_url=ui_url,
     )
 
@@ -234,24 +238,6 @@ class RunHistoryContext:
 
 def _kind(event: HistoryEvent) -> str:
     return (event.WhichOneof("attributes") or "").removesuffix("_event_attributes")
-
-
-def failure_outcome(error: BaseException, *, status: str = "failed") -> Outcome:
-    """Return the outcome of a failure; only its author can lower it to a warning (BENIGN)."""
-    is_benign = (
-        isinstance(error, ApplicationError) and error.category is ApplicationErrorCategory.BENIGN
-    )
-    return Outcome(
-        level=Level.WARNING if is_benign else Level.ERROR,
-        message=capture_error(error, max_bytes=_MAX_MESSAGE_CHARS),
-        metadata={"status": status},
-    )
-
-
-def terminal_outcome(status: str, message: str, *, level: Level = Level.WARNING) -> Outcome:
-    """Return the outcome of something that was stopped from outside."""
-    shown = Captured(message[:_MAX_MESSAGE_CHARS], len(message) > _MAX_MESSAGE_CHARS)
-    return Outcome(level=level, message=shown, metadata={"status": status})
 
 
 _CANCELLED: Final = terminal_outcome("cancelled", "cancelled")
@@ -362,7 +348,9 @@ def _attempt_facts(
         # A local activity, or a worker that did not trace: directly below the run.
         carried = context.spans.context
     else:
-        attributes = complete(carried.attributes, tenant=run.tenant, workflow_id=run.workflow_id)
+        attributes = with_tenant_prefix(
+            carried.attributes, tenant=run.tenant, workflow_id=run.workflow_id
+        )
     return AttemptFacts(
         namespace=run.namespace,
         workflow_id=run.workflow_id,

@@ -1,41 +1,29 @@
-"""The tracing interceptor, for clients and workers alike.
+"""`TracingInterceptor`: one trace for each workflow execution, whichever processes work on it.
 
-The client's side: a header only where workers cannot compute what it would say.
-
-The activity's side: a live span around each attempt, so that what it observes nests below.
-
-The Nexus handler's side: what it starts stands below the operation in the caller's trace.
-
-What became of the attempt before this one.
-
-An attempt whose worker was lost, or whose heartbeat stayed away, sends no span that says so. Only
-the server knows, and an attempt is not told: it has to ask.
+Ids are computed from what the server has recorded, so most of a trace needs no help: a client only
+sends a header where workers cannot know what it says (the caller's span, the trace's attributes),
+and workflow code makes its spans in `workflow_spans`, inside the sandbox. Activities are the
+exception. An attempt's span is active while its code runs, so that what the code observes nests
+below it.
 """
 
-import asyncio
 import inspect
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import nexusrpc.handler
 from temporalio import activity, client, worker
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import TimeoutType
-from temporalio.api.failure.v1 import Failure
-from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.client import (
     ActivityHandle,
-    Client,
     CreateScheduleInput,
-    Interceptor,
     OutboundInterceptor,
     Schedule,
     ScheduleActionStartWorkflow,
@@ -59,17 +47,15 @@ from temporalio.worker import (
     NexusOperationInboundInterceptor,
 )
 
-from orkestra.errors import OrkestraError
-from orkestra.temporal._sdk import client_of_activity
 from orkestra.temporal.tracing.headers import (
     Headers,
-    complete,
-    outcome_of_attempt,
     read_header,
     read_nexus_header,
+    with_tenant_prefix,
     write_header,
 )
 from orkestra.temporal.tracing.outbox import Outbox, RunOutbox
+from orkestra.temporal.tracing.outcomes import attempt_outcome
 from orkestra.temporal.tracing.workflow_spans import (
     EMIT,
     EMIT_QUERY,
@@ -82,14 +68,12 @@ from orkestra.tracing import (
     AttemptFacts,
     Caller,
     CaptureLimits,
-    LiveSpan,
+    FinishedSpan,
     MetadataValue,
     Outcome,
     Span,
-    SpanRecord,
     TraceAttributes,
     TraceContext,
-    TraceSink,
     activity_span,
     capture,
     current_trace_attributes,
@@ -97,41 +81,173 @@ from orkestra.tracing import (
     nanoseconds,
 )
 
-SinkFor = Callable[[str | None], TraceSink]
-"""Chooses where a tenant's spans go."""
+if TYPE_CHECKING:
+    # Tracing is optional: `import orkestra` must not import its Langfuse side.
+    from orkestra.langfuse import ActiveAttempt, LangfuseProjects, LangfuseSink
+
+_logger: Final = logging.getLogger(__name__)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+_nexus_caller: ContextVar[Caller | None] = ContextVar("orkestra_nexus_operation", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracingOptions:
+    """Which spans are made of workflows.
+
+    Attributes:
+        ui_url: Address of Temporal's web interface; workflow spans link to their pages there.
+        queries: Whether queries have spans.
+        timer_threshold: Timers of at least this duration have spans; None means no timer has.
+    """
+
+    ui_url: str | None = None
+    queries: bool = False
+    timer_threshold: timedelta | None = timedelta(seconds=10)
+
+
+class TracingInterceptor(client.Interceptor, worker.Interceptor):
+    """Makes one trace of each workflow execution.
+
+    Give it to the client; workers take it from there. Tenants are read from `current_tenant()`, so
+    on a worker it comes after the interceptor that sets them.
+
+    Example:
+        ```python
+        sink = LangfuseSink(settings)
+        client = await Client.connect("localhost:7233", interceptors=[TracingInterceptor(sink)])
+        ```
+    """
+
+    def __init__(
+        self,
+        sink: "LangfuseSink | LangfuseProjects",
+        *,
+        tenant: str | None = None,
+        identity: str | None = None,
+        options: TracingOptions | None = None,
+    ) -> None:
+        """Send all spans to the sink.
+
+        Args:
+            sink: Receives the spans; whoever made it closes it.
+            tenant: The tenant that the client is bound to; None means `current_tenant()`.
+            identity: Name of this worker on the server; None means `pid@host`, the SDK's default.
+            options: Which spans are made of workflows; None means the defaults.
+        """
+        self._sink = sink
+        self._tenant = tenant
+        self._identity = identity or f"{os.getpid()}@{socket.gethostname()}"
+        self._options = options or TracingOptions()
+        self._outbox = Outbox(
+            self._send, limits=sink.limits, timer_threshold=self._options.timer_threshold
+        )
+        self._is_silent = False
+        run = RunOptions(
+            limits=sink.limits, ui_url=self._options.ui_url, queries=self._options.queries
+        )
+        self._workflow_class = type(
+            "TracingWorkflowInbound", (TracingWorkflowInbound,), {"options": run}
+        )
+
+    def for_tenant(self, tenant: str) -> "TracingClientInterceptor":
+        """Make the interceptor of a client that is bound to the tenant and makes no workers."""
+        return TracingClientInterceptor(self._sink, tenant)
+
+    def for_replayer(self) -> "TracingInterceptor":
+        """Make the interceptor of a replayer, which sends nothing.
+
+        Being told what is a replay is not enough: at the end of the history of a workflow that
+        still runs, the SDK says that it is not replaying.
+        """
+        silent = TracingInterceptor(self._sink, identity=self._identity, options=self._options)
+        silent._is_silent = True
+        return silent
+
+    @property
+    def held(self) -> int:
+        """Number of spans that wait until the server has committed their workflow task."""
+        return self._outbox.held
+
+    def run_hook(self, details: worker.WorkflowInstanceDetails) -> RunOutbox:
+        """Make the hook of a run, for `orkestra.temporal.run_hooks`."""
+        return self._outbox.hook(details)
+
+    def flush_queue(self, task_queue: str) -> None:
+        """Send the held spans of a worker that has stopped."""
+        self._outbox.flush_queue(task_queue)
+
+    def emit(self, span: FinishedSpan) -> None:
+        """Receive a span from workflow code; the only way out of the sandbox. Never raises."""
+        if not self._is_silent:
+            self._outbox.add(span)
+
+    def _emit_query(self, span: FinishedSpan) -> None:
+        # A query leaves nothing in the history: no workflow task has to be committed first.
+        if not self._is_silent:
+            self._send(span)
+
+    def _send(self, span: FinishedSpan) -> None:
+        try:
+            self._sink.emit(span)
+        except Exception:
+            _logger.exception("A span was lost")
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
+        """See base class."""
+        return TracingClientOutbound(next, self._sink, self._tenant)
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        """See base class."""
+        return TracingActivityInbound(next, self._sink, self._identity)
+
+    def workflow_interceptor_class(
+        self, input: worker.WorkflowInterceptorClassInput
+    ) -> type[worker.WorkflowInboundInterceptor]:
+        """See base class."""
+        functions = cast("Any", input).unsafe_extern_functions
+        functions.update({EMIT: self.emit, EMIT_QUERY: self._emit_query, NOW: time.time_ns})
+        return self._workflow_class
+
+    def intercept_nexus_operation(
+        self, next: NexusOperationInboundInterceptor
+    ) -> NexusOperationInboundInterceptor:
+        """See base class."""
+        return TracingNexusInbound(next)
+
+
+# --- Clients -------------------------------------------------------------------------------------
+
+
+class TracingClientInterceptor(client.Interceptor):
+    """The client's half of `TracingInterceptor`, for a client of one tenant."""
+
+    __slots__ = ("_sink", "_tenant")
+
+    def __init__(self, sink: "LangfuseSink | LangfuseProjects", tenant: str) -> None:
+        self._sink = sink
+        self._tenant = tenant
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
+        """See base class."""
+        return TracingClientOutbound(next, self._sink, self._tenant)
 
 
 class _Call(Protocol):
     headers: Headers
 
 
-class TracingClientInterceptor(Interceptor):
-    """The client's side alone, with nothing of what workers share."""
-
-    __slots__ = ("_sink_for", "_tenant")
-
-    def __init__(self, sink_for: SinkFor, tenant: str) -> None:
-        """Carry for the tenant.
-
-        Args:
-            sink_for: Chooses where a tenant's spans go.
-            tenant: The tenant that the client is bound to.
-        """
-        self._sink_for = sink_for
-        self._tenant = tenant
-
-    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
-        """See base class."""
-        return TracingClientOutbound(next, self._sink_for, self._tenant)
-
-
 class TracingClientOutbound(OutboundInterceptor):
-    """Carries the caller's observation and the trace's attributes into what it starts."""
+    """Sends the caller's span and the trace's attributes with what the client starts."""
 
-    def __init__(self, next: OutboundInterceptor, sink_for: SinkFor, tenant: str | None) -> None:
-        """Carry for the tenant; None means the tenant of the running code."""
+    def __init__(
+        self,
+        next: OutboundInterceptor,
+        sink: "LangfuseSink | LangfuseProjects",
+        tenant: str | None,
+    ) -> None:
         super().__init__(next)
-        self._sink_for = sink_for
+        self._sink = sink
         self._tenant = tenant
 
     async def start_workflow(self, input: StartWorkflowInput) -> WorkflowHandle[Any, Any]:
@@ -175,8 +291,8 @@ class TracingClientOutbound(OutboundInterceptor):
         updater = input.updater
 
         async def stamped(current: ScheduleUpdateInput) -> ScheduleUpdate | None:
-            made = updater(current)
-            update = await made if inspect.isawaitable(made) else made
+            returned = updater(current)
+            update = await returned if inspect.isawaitable(returned) else returned
             if update is not None:
                 _stamp_schedule(update.schedule)
             return update
@@ -184,48 +300,38 @@ class TracingClientOutbound(OutboundInterceptor):
         input.updater = stamped
         await super().update_schedule(input)
 
-    async def _stamp_start(self, call: _Call, server_id: str) -> None:
-        caller = await self._caller(server_id)
+    async def _stamp_start(self, call: _Call, execution_id: str) -> None:
+        """Continue the caller's trace, or start one that links to it."""
+        caller = await self._caller(execution_id)
         attributes = current_trace_attributes()
-        if caller is not None and caller.is_joined:
+        if caller is None:
+            context = TraceContext(attributes=attributes)
+        elif caller.is_joined:
             context = TraceContext(
                 trace_id=caller.trace_id, span_id=caller.span_id, attributes=attributes
             )
         else:
-            context = TraceContext(attributes=attributes.merged(_link(caller)))
+            link = {"caller_trace_id": caller.trace_id, "caller_span_id": caller.span_id}
+            context = TraceContext(attributes=attributes.merged(TraceAttributes(metadata=link)))
         is_empty = context.trace_id is None and not context.attributes
         call.headers = write_header(call.headers, None if is_empty else context)
 
-    async def _stamp_message(self, call: _Call, server_id: str) -> None:
-        """Say where a signal or update comes from; its span belongs to the workflow's trace."""
-        caller = await self._caller(server_id)
+    async def _stamp_message(self, call: _Call, execution_id: str) -> None:
+        """Say who sends a signal or update; its span belongs to the receiver's trace."""
+        caller = await self._caller(execution_id)
         context = None
         if caller is not None:
             context = TraceContext(trace_id=caller.trace_id, span_id=caller.span_id)
         call.headers = write_header(call.headers, context)
 
-    async def _caller(self, server_id: str) -> Caller | None:
-        if (operation := current_operation()) is not None:
+    async def _caller(self, execution_id: str) -> Caller | None:
+        if (operation := _nexus_caller.get()) is not None:
             return operation
-        tenant = self._tenant or current_tenant() or owner_of(server_id)
-        sink = self._sink_for(tenant)
-        try:
-            await sink.project(tenant)  # which the directory may have to be asked for
-        except OrkestraError:
-            return None  # the call is refused for the same reason
-        return sink.caller(tenant)
-
-
-def _link(caller: Caller | None) -> TraceAttributes:
-    """Where a trace came from that does not continue its caller's."""
-    if caller is None:
-        return TraceAttributes()
-    found = {"caller_trace_id": caller.trace_id, "caller_span_id": caller.span_id}
-    return TraceAttributes(metadata=found)
+        return await self._sink.caller(self._tenant or current_tenant() or owner_of(execution_id))
 
 
 def _stamp_schedule(schedule: Schedule) -> None:
-    """Each run of a schedule is a trace of its own: only the attributes are carried.
+    """Send the attributes only, because each run of a schedule is a trace of its own.
 
     An action that was read from the server brings its header with it, which stays as it is where
     no attributes are set now.
@@ -236,140 +342,7 @@ def _stamp_schedule(schedule: Schedule) -> None:
         action.headers = write_header(action.headers or {}, TraceContext(attributes=attributes))
 
 
-_logger: Final = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TracingOptions:
-    """Which spans are made of workflows.
-
-    Attributes:
-        ui_url: Where Temporal's web interface is; workflows' spans link to their pages there.
-        queries: Whether queries have spans.
-        timer_threshold: Timers that took as long have spans; None means that none have.
-    """
-
-    ui_url: str | None = None
-    queries: bool = False
-    timer_threshold: timedelta | None = timedelta(seconds=10)
-
-
-class TracingInterceptor(client.Interceptor, worker.Interceptor):
-    """Makes one trace of each workflow execution.
-
-    Give it to the client; workers take it from there. Tenants are read from `current_tenant()`, so
-    on a worker it comes after the interceptor that sets them.
-
-    Example:
-        ```python
-        sink = LangfuseSink(settings)
-        client = await Client.connect("localhost:7233", interceptors=[TracingInterceptor(sink)])
-        ```
-    """
-
-    def __init__(
-        self,
-        sink: TraceSink,
-        *,
-        tenant: str | None = None,
-        identity: str | None = None,
-        options: TracingOptions | None = None,
-    ) -> None:
-        """Send all spans to the sink.
-
-        Args:
-            sink: Where spans go; whoever made it closes it.
-            tenant: The tenant that the client is bound to; None means `current_tenant()`.
-            identity: Name of this worker on the server; None means `pid@host`, the SDK's default.
-            options: Which spans are made of workflows; None means the defaults.
-        """
-        self._sink = sink
-        self._tenant = tenant
-        self._identity = identity or f"{os.getpid()}@{socket.gethostname()}"
-        self._options = options or TracingOptions()
-        self._outbox = Outbox(
-            self._send, limits=sink.limits, timer_threshold=self._options.timer_threshold
-        )
-        self._is_silent = False
-        run = RunOptions(
-            limits=sink.limits, ui_url=self._options.ui_url, queries=self._options.queries
-        )
-        self._workflow_class = type(
-            "TracingWorkflowInbound", (TracingWorkflowInbound,), {"options": run}
-        )
-
-    def for_tenant(self, tenant: str) -> TracingClientInterceptor:
-        """The same for a client that is bound to the tenant, and can make no worker."""
-        return TracingClientInterceptor(self._sink_for, tenant)
-
-    def for_replayer(self) -> "TracingInterceptor":
-        """The same interceptor for a replayer, which sends nothing.
-
-        The end of the history of a workflow that still runs is no replay to the SDK.
-        """
-        silent = TracingInterceptor(self._sink, identity=self._identity, options=self._options)
-        silent._is_silent = True
-        return silent
-
-    def _sink_for(self, tenant: str | None) -> TraceSink:
-        """Where a tenant's spans go: everything that is sent asks here."""
-        return self._sink
-
-    def run_hook(self, details: worker.WorkflowInstanceDetails) -> RunOutbox:
-        """What holds a run's spans until the server has taken its tasks, for the runner."""
-        return self._outbox.hook(details)
-
-    @property
-    def held(self) -> int:
-        """How many spans wait for the server to take what made them."""
-        return self._outbox.held
-
-    def settle(self, task_queue: str) -> None:
-        """Send what the runs of a worker hold which has ended."""
-        self._outbox.settle(task_queue)
-
-    def emit(self, record: SpanRecord) -> None:
-        """Take a span from workflow code; the only way out of the sandbox. Never raises."""
-        if not self._is_silent:
-            self._outbox.take(record)
-
-    def _send(self, record: SpanRecord) -> None:
-        try:
-            self._sink_for(record.span.tenant).emit(record)
-        except Exception:
-            _logger.exception("A span was lost")
-
-    def intercept_client(self, next: client.OutboundInterceptor) -> client.OutboundInterceptor:
-        """See base class."""
-        return TracingClientOutbound(next, self._sink_for, self._tenant)
-
-    def intercept_activity(
-        self, next: worker.ActivityInboundInterceptor
-    ) -> worker.ActivityInboundInterceptor:
-        """See base class."""
-        return TracingActivityInbound(next, self._sink_for, self._identity)
-
-    def workflow_interceptor_class(
-        self, input: worker.WorkflowInterceptorClassInput
-    ) -> type[worker.WorkflowInboundInterceptor]:
-        """See base class."""
-        functions = cast("Any", input).unsafe_extern_functions
-        functions[EMIT], functions[NOW] = self.emit, time.time_ns
-        functions[EMIT_QUERY] = _nothing if self._is_silent else self._send
-        return self._workflow_class
-
-    def intercept_nexus_operation(
-        self, next: worker.NexusOperationInboundInterceptor
-    ) -> worker.NexusOperationInboundInterceptor:
-        """See base class."""
-        return TracingNexusInbound(next)
-
-
-def _nothing(record: SpanRecord) -> None:
-    """A replayer's span."""
-
-
-_MILLISECOND: Final = timedelta(milliseconds=1)
+# --- Activities ----------------------------------------------------------------------------------
 
 
 class TracingActivityInbound(ActivityInboundInterceptor):
@@ -378,52 +351,46 @@ class TracingActivityInbound(ActivityInboundInterceptor):
     def __init__(
         self,
         next: ActivityInboundInterceptor,
-        sink_for: Callable[[str | None], TraceSink],
+        sink: "LangfuseSink | LangfuseProjects",
         identity: str,
     ) -> None:
-        """Send to the tenant's sink, as the worker of this identity."""
         super().__init__(next)
-        self._sink_for = sink_for
+        self._sink = sink
         self._identity = identity
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         """See base class."""
-        sink = self._sink_for(current_tenant())
-        live = await self._entered(input, sink)
-        if live is None:
+        attempt = await self._enter(input)
+        if attempt is None:
             return await super().execute_activity(input)
         if not isinstance(input.executor, ThreadPoolExecutor | None):
-            input.executor = live.through(input.executor)
-        previous = Fate(self)
+            input.executor = attempt.traced_pool(input.executor)
         try:
             result = await super().execute_activity(input)
         except BaseException as error:
-            live.end(_with(_outcome(error), await previous.known()))
+            attempt.end(_outcome(error))
             raise
-        limits = sink.limits
+        limits = self._sink.limits
         output = capture(result, max_bytes=limits.max_bytes) if limits.output else None
-        outcome = Outcome(output=output, metadata={"status": "completed"})
-        live.end(_with(outcome, await previous.known()))
+        attempt.end(Outcome(output=output, metadata={"status": "completed"}))
         return result
 
-    async def _entered(self, input: ExecuteActivityInput, sink: TraceSink) -> LiveSpan | None:
+    async def _enter(self, input: ExecuteActivityInput) -> "ActiveAttempt | None":
         try:
-            return await sink.enter(self._span(input, sink.limits))
+            return await self._sink.enter(self._span(input, self._sink.limits))
         except Exception:
-            _logger.exception("An activity runs untraced")
+            _logger.exception("An activity runs without a span")
             return None
 
     def _span(self, input: ExecuteActivityInput, limits: CaptureLimits) -> Span:
         info = activity.info()
         carried = read_header(input.headers)
         tenant = current_tenant()
-        owner_id = info.workflow_id or info.activity_id
-        run_id = info.workflow_run_id or info.activity_run_id or ""
         facts = AttemptFacts(
             namespace=info.namespace,
             workflow_id=info.workflow_id,
             workflow_type=info.workflow_type,
-            run_id=run_id,
+            run_id=info.workflow_run_id or info.activity_run_id or "",
             activity_id=info.activity_id,
             activity_type=info.activity_type,
             task_queue=info.task_queue,
@@ -432,41 +399,38 @@ class TracingActivityInbound(ActivityInboundInterceptor):
             is_local=info.is_local,
             tenant=tenant,
             carried=carried,
-            attributes=complete(carried.attributes, tenant=tenant, workflow_id=owner_id),
+            attributes=with_tenant_prefix(
+                carried.attributes,
+                tenant=tenant,
+                workflow_id=info.workflow_id or info.activity_id,
+            ),
         )
-        taken = capture(list(input.args), max_bytes=limits.max_bytes) if limits.input else None
+        args = capture(list(input.args), max_bytes=limits.max_bytes) if limits.input else None
         latency = (info.started_time - info.current_attempt_scheduled_time) / _MILLISECOND
         of_worker: dict[str, MetadataValue] = {
             "worker": self._identity,
             "schedule_to_start_ms": round(latency, 3),
         }
-        return activity_span(facts, input=taken, of_worker=of_worker)
+        return activity_span(facts, input=args, of_worker=of_worker)
 
 
 def _outcome(error: BaseException) -> Outcome:
-    """How the attempt ended, with the reasons where it was cancelled."""
-    outcome = outcome_of_attempt(error)
+    """Tell how the attempt ended, with the reasons where it was cancelled."""
+    outcome = attempt_outcome(error)
     details = activity.cancellation_details()
     if details is None or not is_cancelled_exception(error):
         return outcome
-    reasons = [name for name, holds in vars(details).items() if holds]
-    return _with(outcome, {"cancelled_by": ", ".join(reasons)})
+    reasons = ", ".join(
+        name for name, holds in cast("Mapping[str, bool]", vars(details)).items() if holds
+    )
+    return replace(outcome, metadata={**outcome.metadata, "cancelled_by": reasons})
 
 
-def _with(outcome: Outcome, metadata: Mapping[str, str]) -> Outcome:
-    return replace(outcome, metadata={**outcome.metadata, **metadata}) if metadata else outcome
-
-
-_operation: ContextVar[Caller | None] = ContextVar("orkestra_nexus_operation", default=None)
-
-
-def current_operation() -> Caller | None:
-    """The span of the Nexus operation whose handler the running code is."""
-    return _operation.get()
+# --- Nexus operations ----------------------------------------------------------------------------
 
 
 class TracingNexusInbound(NexusOperationInboundInterceptor):
-    """Tells the client's side which operation is being handled."""
+    """Makes what a handler starts a part of the trace of the operation's caller."""
 
     async def execute_nexus_operation_start(
         self, input: ExecuteNexusOperationStartInput
@@ -477,74 +441,9 @@ class TracingNexusInbound(NexusOperationInboundInterceptor):
         carried = read_nexus_header(input.ctx.headers)
         if carried.trace_id is None or carried.span_id is None:
             return await super().execute_nexus_operation_start(input)
-        token = _operation.set(Caller(carried.trace_id, carried.span_id))
+        token = _nexus_caller.set(Caller(carried.trace_id, carried.span_id))
         try:
             with inherited_attributes(carried.attributes):
                 return await super().execute_nexus_operation_start(input)
         finally:
-            _operation.reset(token)
-
-
-_PATIENCE_SECONDS: Final = 0.25
-
-_TIMEOUTS: Final = {
-    TimeoutType.TIMEOUT_TYPE_HEARTBEAT: "timed out: no heartbeat",
-    TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE: "timed out: start to close",
-    TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START: "timed out: schedule to start",
-    TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE: "timed out: schedule to close",
-}
-
-
-class Fate:
-    """How the attempt before this one ended, as soon as the server has said it."""
-
-    def __init__(self, inbound: ActivityInboundInterceptor) -> None:
-        """Ask, while the attempt runs, if there was one before.
-
-        Args:
-            inbound: An interceptor of the attempt.
-        """
-        self._asking: asyncio.Task[str | None] | None = None
-        info = activity.info()
-        if info.attempt == 1 or info.is_local or info.workflow_id is None:
-            return
-        if (client := client_of_activity(inbound)) is not None:
-            self._asking = asyncio.create_task(_ask(client, info))
-
-    async def known(self) -> dict[str, str]:
-        """Metadata that says it; waits a quarter of a second at most."""
-        asking = self._asking
-        if asking is None:
-            return {}
-        try:
-            await asyncio.wait({asking}, timeout=_PATIENCE_SECONDS)
-        except asyncio.CancelledError:
-            _logger.debug("Cancelled while asking what became of the attempt before")
-        if not asking.done():
-            asking.cancel()
-            return {"previous_attempt": "unknown"}
-        return {"previous_attempt": asking.result() or "unknown"}
-
-
-async def _ask(client: Client, info: activity.Info) -> str | None:
-    ids = {"workflow_id": info.workflow_id or "", "run_id": info.workflow_run_id or ""}
-    execution = WorkflowExecution(**ids)
-    request = DescribeWorkflowExecutionRequest(namespace=info.namespace, execution=execution)
-    try:
-        described = await client.workflow_service.describe_workflow_execution(request)
-    except Exception as error:  # noqa: BLE001 - the attempt does not depend on it
-        _logger.debug("What became of the attempt before is not known: %r", error)
-        return None
-    pending = (p for p in described.pending_activities if p.activity_id == info.activity_id)
-    found = next(pending, None)
-    return (
-        _said(found.last_failure) if found is not None and found.HasField("last_failure") else None
-    )
-
-
-def _said(failure: Failure) -> str:
-    if failure.HasField("timeout_failure_info"):
-        return _TIMEOUTS.get(failure.timeout_failure_info.timeout_type, "timed out")
-    if failure.HasField("canceled_failure_info"):
-        return "cancelled"
-    return "failed"
+            _nexus_caller.reset(token)
