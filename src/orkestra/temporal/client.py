@@ -1,4 +1,7 @@
-"""Clients from the configuration, and starting workflows."""
+"""Creating clients from the configuration, and starting workflows with them.
+
+Both return the SDK's own objects: `Client` and `WorkflowHandle`.
+"""
 
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,7 +32,7 @@ _Result = TypeVar("_Result")
 _Args = TypeVarTuple("_Args")
 
 PlainSearchAttribute = str | bool | int | float | datetime | Sequence[str]
-"""A search attribute's value, from which its type follows."""
+"""Value of a search attribute; its type determines the attribute's."""
 
 _KEYS: Final[tuple[tuple[type, Callable[[str], SearchAttributeKey[Any]]], ...]] = (
     (str, SearchAttributeKey.for_keyword),
@@ -81,9 +84,9 @@ async def create_temporal_client(
             `temporal.namespace`.
         tenant: The tenant that the client is bound to; None means that each call acts for
             `current_tenant()`; `ALL_TENANTS` makes an operator's client.
-        manager: Shares its connection with other clients; without one the connection lives as
+        manager: Shares its connection with other clients; without one, the connection lives as
             long as the client.
-        plugins: More plugins; Orkestra's own comes last, nearest to the wire.
+        plugins: More plugins; Orkestra's own comes last, next to the server.
         interceptors: More client interceptors.
         data_converter: Converter for arguments and results.
 
@@ -99,7 +102,7 @@ async def create_temporal_client(
         DirectoryUnavailableError: The directory gave no answer.
     """
     if manager is None:
-        # To the manager, so that their say in how the connection is opened counts.
+        # To the manager, so that they take part in opening the connection.
         manager = TemporalConnectionManager(config, plugins=plugins)
         plugins = ()
     return await manager.get_client(
@@ -153,28 +156,28 @@ async def start_workflow(  # type: ignore[misc]  # mypy: *args of any type take 
     """Start a workflow for a tenant and return the SDK's handle to it.
 
     Args:
-        client: Any client of Orkestra's, bound to a tenant or not.
+        client: Any client of Orkestra, bound to a tenant or not.
         workflow: The workflow's run method, or its name.
         args: Arguments of the run method.
         task_queue: Queue of the workers that serve it; the directory may send a tenant's work to
             a queue of its own instead.
-        workflow_id: The tenant's own ID of 1 to 900 bytes; None makes one.
+        workflow_id: The tenant's own ID of 1 to 900 bytes; None makes a UUID.
         memo: Notes shown in lists.
-        search_attributes: Typed, or plain values whose type says the attribute's: text is a
+        search_attributes: Typed, or plain values whose type determines the attribute's: text is a
             Keyword, a sequence of texts a KeywordList.
-        tenant: The tenant, where the client is not bound and the code is in no scope. Where the
-            directory gives it a namespace of its own, the workflow is started there.
+        tenant: The tenant, where neither the client nor the running code has one. If the directory
+            gives it a namespace of its own, the workflow starts there.
         options: Every other option of `Client.start_workflow`.
 
     Returns:
         The handle; its `id` is the ID on the server, with the tenant's prefix.
 
     Raises:
-        TenantError: There is no tenant, it is malformed, unknown or suspended, or another is
-            already acted for.
+        TenantError: There is no tenant, it is malformed, unknown or suspended, or the client or the
+            running code acts for another.
         DirectoryUnavailableError: The directory gave no answer.
         ConfigurationError: The task queue is empty.
-        SearchAttributeError: A plain search attribute has a type that Temporal has not.
+        SearchAttributeError: A plain search attribute has a type that Temporal does not have.
 
     Example:
         ```python
@@ -195,13 +198,13 @@ async def start_workflow(  # type: ignore[misc]  # mypy: *args of any type take 
         id=str(uuid.uuid4()) if workflow_id is None else workflow_id,
         task_queue=task_queue,
         memo=memo,
-        search_attributes=_typed(search_attributes),
+        search_attributes=None if search_attributes is None else _typed(search_attributes),
         **options,
     )
 
 
 async def _bound(client: Client, tenant: str) -> Client:
-    """The client bound to the tenant, so that the handle it gives stays the tenant's for good."""
+    """Bind the client to the tenant, so that its handles stay the tenant's."""
     plugin = plugin_of(client)
     if plugin.tenant == tenant:
         return client
@@ -214,9 +217,9 @@ async def _bound(client: Client, tenant: str) -> Client:
 
 
 def _typed(
-    attributes: TypedSearchAttributes | Mapping[str, PlainSearchAttribute] | None,
-) -> TypedSearchAttributes | None:
-    if attributes is None or isinstance(attributes, TypedSearchAttributes):
+    attributes: TypedSearchAttributes | Mapping[str, PlainSearchAttribute],
+) -> TypedSearchAttributes:
+    if isinstance(attributes, TypedSearchAttributes):
         return attributes
     return TypedSearchAttributes([_pair(name, value) for name, value in attributes.items()])
 
@@ -229,7 +232,7 @@ def _pair(name: str, value: PlainSearchAttribute) -> SearchAttributePair[Any]:
     if all(isinstance(item, str) for item in items):
         return SearchAttributePair(SearchAttributeKey.for_keyword_list(name), items)
     msg = (
-        f"search attribute {name!r} = {value!r} has no type in Temporal: give text, a number,"
+        f"search attribute {name!r} = {value!r} has no type in Temporal: pass text, a number,"
         " a bool, a datetime or a list of texts"
     )
     raise SearchAttributeError(msg)

@@ -1,8 +1,7 @@
-"""`configure_logging()`: the whole process's logging, for whoever asks for it.
+"""`configure_logging()`: each log line says for which tenant, workflow or activity it was written.
 
-What workflow or activity a line was logged from, whichever logger it was logged with.
-
-One line for a machine, or some for a person; no secret and no control character in either.
+The context is found when a line is logged, whichever logger it was logged with, so that lines of
+libraries have it, too. Secrets and control characters never appear in a line.
 """
 
 import json
@@ -21,7 +20,7 @@ from orkestra.tenancy import current_tenant
 
 LogStyle: TypeAlias = Literal["auto", "json", "text"]
 
-_SHORTEST_SECRET: Final = 6
+_SHORTEST_SECRET_LENGTH: Final = 6
 
 
 def configure_logging(
@@ -31,20 +30,20 @@ def configure_logging(
     stream: TextIO | None = None,
     config: OrkestraConfig | None = None,
 ) -> None:
-    """Write the process's log so that each line says for whom it was written.
+    """Configure the process's logging with the context of each line.
 
-    Lines from workflow and activity code, with whichever logger, carry the tenant, the workflow's
-    ID, run and queue, the activity and its attempt. What a workflow has logged before is not logged
-    again when it is replayed. Handlers that the root logger has are replaced.
+    Lines from workflow and activity code, with any logger, have the tenant, the workflow's ID, run
+    and queue, the activity and its attempt. A replay does not log lines again. The handlers of the
+    root logger are replaced.
 
-    Nobody calls this for you but `orkestra worker`. To keep your own handlers, give them a
-    `TaskContextFilter` instead.
+    Only `orkestra worker` calls this for you. To keep your own handlers, add a
+    `TaskContextFilter` to them instead.
 
     Args:
-        level: Records of this level and above are written.
+        level: Lowest level that is written.
         style: `json` is one object a line, `text` is for people; `auto` is text on a terminal.
-        stream: Where to write; None means standard error.
-        config: Its secrets are hidden wherever they appear.
+        stream: Destination; None means standard error.
+        config: Configuration whose secrets are hidden wherever they appear.
     """
     out = sys.stderr if stream is None else stream
     is_text = style == "text" or (style == "auto" and out.isatty())
@@ -53,18 +52,18 @@ def configure_logging(
     handler.setFormatter((TextFormatter if is_text else JsonFormatter)(secrets=_long(secrets)))
     handler.addFilter(TaskContextFilter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # They would say in the message what now stands in fields of its own.
+    # These would repeat in the message what the fields have.
     workflow.logger.workflow_info_on_message = False
     activity.logger.activity_info_on_message = False
 
 
 def _long(secrets: Iterable[str]) -> list[str]:
-    """Those that are no ordinary words, which would hide half of the log."""
-    return [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+    """Leave out short ones, which may be ordinary words and would hide half of the log."""
+    return [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET_LENGTH]
 
 
 def _secrets(settings: object) -> Iterator[str]:
-    """Every secret of the settings."""
+    """Find every secret of the settings."""
     match settings:
         case SecretStr():
             yield settings.get_secret_value()
@@ -79,15 +78,16 @@ def _secrets(settings: object) -> Iterator[str]:
 
 
 CONTEXT: Final = "task_context"
-"""Attribute of a log record that holds what `TaskContextFilter` found."""
+"""Attribute of a log record with the context that `TaskContextFilter` found."""
 
 _FieldValue = str | int
 
 
 class TaskContextFilter(logging.Filter):
-    """Notes on each record where it was logged, and drops what a workflow said before a replay.
+    """Filter that adds the context to each record, and drops records of a workflow's replay.
 
-    Give it to a handler, not to a logger: filters of loggers do not see their children's records.
+    Add it to a handler, not to a logger: filters of loggers do not see the records of their
+    children.
 
     Example:
         ```python
@@ -97,7 +97,7 @@ class TaskContextFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See base class."""
-        if hasattr(record, CONTEXT):  # another handler's filter was here
+        if hasattr(record, CONTEXT):  # another handler has this filter, too
             return True
         if workflow.in_workflow() and workflow.unsafe.is_replaying_history_events():
             return False
@@ -106,16 +106,16 @@ class TaskContextFilter(logging.Filter):
 
 
 def task_context() -> Mapping[str, _FieldValue]:
-    """The tenant, and the workflow or activity that the calling code belongs to."""
+    """Find the tenant, and the workflow or activity, of the calling code."""
     fields: dict[str, _FieldValue | None] = {"tenant": current_tenant()}
     if activity.in_activity():
-        fields |= _of_activity(activity.info())
+        fields |= _activity_fields(activity.info())
     elif workflow.in_workflow():
-        fields |= _of_workflow(workflow.info())
+        fields |= _workflow_fields(workflow.info())
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _of_activity(info: activity.Info) -> dict[str, _FieldValue | None]:
+def _activity_fields(info: activity.Info) -> dict[str, _FieldValue | None]:
     return {
         "namespace": info.namespace,
         "task_queue": info.task_queue,
@@ -128,7 +128,7 @@ def _of_activity(info: activity.Info) -> dict[str, _FieldValue | None]:
     }
 
 
-def _of_workflow(info: workflow.Info) -> dict[str, _FieldValue | None]:
+def _workflow_fields(info: workflow.Info) -> dict[str, _FieldValue | None]:
     return {
         "namespace": info.namespace,
         "task_queue": info.task_queue,
@@ -139,8 +139,12 @@ def _of_workflow(info: workflow.Info) -> dict[str, _FieldValue | None]:
     }
 
 
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_OF_THE_SDK: Final = frozenset(
+_STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+}
+_SDK_ATTRIBUTES: Final = frozenset(
     {CONTEXT, "temporal_workflow", "temporal_activity", "temporal_log", "workflow_info"}
     | {"activity_info"}
 )
@@ -149,44 +153,41 @@ _INDENT: Final = "    "
 
 
 class _Formatter(logging.Formatter):
-    """Takes a record apart, with the secrets hidden."""
+    """Common part of the formatters, which hides secrets."""
 
     def __init__(self, *, secrets: Collection[str] = ()) -> None:
-        """Format records.
-
-        Args:
-            secrets: Texts that never appear, the longest first where one contains another.
-        """
+        """Format records without the given secrets."""
         super().__init__()
+        # The longest first, because one may contain another.
         self._secrets = sorted(secrets, key=len, reverse=True)
 
     def hide(self, text: str) -> str:
-        """The text with each secret replaced."""
+        """Replace each secret in the text."""
         for secret in self._secrets:
             text = text.replace(secret, _HIDDEN)
         return text
 
-    def trouble(self, record: logging.LogRecord) -> str | None:
-        """The traceback, if there is one."""
+    def exception_text(self, record: logging.LogRecord) -> str | None:
+        """Format the traceback; None where there is none."""
         parts = [self.formatException(record.exc_info)] if record.exc_info else []
         parts += [record.stack_info] if record.stack_info else []
         return self.hide("\n".join(parts)) if parts else None
 
-    def given(self, record: logging.LogRecord) -> dict[str, Any]:
-        """What the caller gave as `extra`."""
+    def extra_fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        """Find the caller's `extra`."""
         return {
             name: _jsonable(value, self.hide)
             for name, value in vars(record).items()
-            if name not in _STANDARD and name not in _OF_THE_SDK
+            if name not in _STANDARD_ATTRIBUTES and name not in _SDK_ATTRIBUTES
         }
 
 
 class JsonFormatter(_Formatter):
-    """One JSON object a record, in ASCII, for a log collector.
+    """Formatter for log collectors: one JSON object a record, in ASCII.
 
     `time`, `level`, `logger` and `message` are always there; `tenant`, `namespace`, `task_queue`,
     `workflow_type`, `workflow_id`, `run_id`, `activity_type`, `activity_id` and `attempt` where
-    there is one; `extra` and `exception` if given.
+    there is one; `extra` and `exception` where there are some.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -199,31 +200,31 @@ class JsonFormatter(_Formatter):
             "message": self.hide(record.getMessage()),
             **_context(record),
         }
-        if given := self.given(record):
-            fields["extra"] = given
-        if trouble := self.trouble(record):
-            fields["exception"] = trouble
+        if extra := self.extra_fields(record):
+            fields["extra"] = extra
+        if exception := self.exception_text(record):
+            fields["exception"] = exception
         return json.dumps(fields)
 
 
 class TextFormatter(_Formatter):
-    """A line for a person, and the traceback below it, indented."""
+    """Formatter for people: one line a record, and the traceback indented below it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See base class."""
         when = datetime.fromtimestamp(record.created).astimezone()
         context = _context(record)
-        given = {k: v for k, v in self.given(record).items() if k not in context}
-        shown = "".join(f" {name}={value}" for name, value in {**given, **context}.items())
+        extra = {k: v for k, v in self.extra_fields(record).items() if k not in context}
+        shown = "".join(f" {name}={value}" for name, value in {**extra, **context}.items())
         line = f"{when:%H:%M:%S} {record.levelname} {record.name}: "
         lines = [escaped(f"{line}{self.hide(record.getMessage())}{shown}")]
-        if trouble := self.trouble(record):
-            lines += [_INDENT + escaped(each) for each in trouble.split("\n")]
+        if exception := self.exception_text(record):
+            lines += [_INDENT + escaped(each) for each in exception.split("\n")]
         return "\n".join(lines)
 
 
 def escaped(text: str) -> str:
-    r"""The text on one line, with characters that a terminal would obey written as `\x1b`."""
+    r"""Write the text on one line, with control characters as `\x1b`."""
     if text.isprintable():
         return text
     return "".join(
@@ -237,11 +238,11 @@ def _context(record: logging.LogRecord) -> Mapping[str, str | int]:
 
 
 def _jsonable(value: object, hide: Callable[[str], str]) -> Any:
-    """Numbers as they are, the rest as text; never an error."""
+    """Keep numbers, and turn the rest into text; never fail."""
     is_number = isinstance(value, bool | int) or (isinstance(value, float) and isfinite(value))
     if value is None or is_number:
         return value
     try:
         return hide(str(value))
-    except Exception as error:  # noqa: BLE001 - a line must not be lost for one bad value
+    except Exception as error:  # noqa: BLE001 - one bad value must not lose the line
         return f"<{type(value).__name__}: {type(error).__name__}>"

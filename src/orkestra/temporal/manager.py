@@ -1,4 +1,9 @@
-"""`TemporalConnectionManager`: one connection for all namespaces and tenants of a process."""
+"""`TemporalConnectionManager`: one connection for all namespaces and tenants of a process.
+
+Many coroutines may need the connection at the same time, some of them cancel, and one may close the
+manager meanwhile. So opening is a single flight that all of them join, and `_until_closed()` tells
+a caller's own cancellation from that by `close()`.
+"""
 
 import asyncio
 import http.client
@@ -42,23 +47,26 @@ from orkestra.temporal.plugin import OrkestraPlugin
 from orkestra.tenancy import AllTenants
 
 _Result = TypeVar("_Result")
+_METRICS_HOST: Final = "127.0.0.1"
+_METRICS_SECONDS: Final = 3.0
+_PORT_ATTEMPTS: Final = 10
 
 
 class TemporalConnectionManager:
-    """Opens one connection when it is first needed, and makes clients on it.
+    """Owner of one connection, opened when it is first needed, and maker of clients on it.
 
-    Clients of any namespace and tenant share the connection, or the `temporal.pool_size` of them,
-    which they get in turn; making one costs no call. Where the
-    manager is dropped without `close()`, the connection lives as long as its clients.
+    Clients of any namespace and tenant share the connection, or take turns on
+    `temporal.pool_size` connections; making a client costs no call. If the manager is dropped
+    without `close()`, the connection lives as long as its clients.
 
     Args:
         config: The configuration; None loads it as `OrkestraConfig.load()` does.
-        plugins: Plugins of every client; Orkestra's own comes last, nearest to the wire.
+        plugins: Plugins of every client; Orkestra's own comes last, next to the server.
         interceptors: Interceptors of every client.
         data_converter: Converter for arguments and results.
         runtime: Runtime of the SDK's core; None means its default one.
-        directory: Knows the tenants; None means those of the configuration, or, where it names
-            none, that every well-formed tenant is known.
+        directory: The tenants; None means those of the configuration, or, where it names none,
+            that every well-formed tenant is known.
 
     Example:
         ```python
@@ -95,12 +103,12 @@ class TemporalConnectionManager:
 
     @property
     def placements(self) -> Placements:
-        """Where tenants belong, as the directory says."""
+        """Directory of the tenants."""
         return self._plugin.placements
 
     @property
     def statistics(self) -> ConnectionStatistics:
-        """What the connections of this manager are doing, without asking the server."""
+        """Snapshot of the connections of this manager, without a call to the server."""
         shared = list(self._shared.values())
         connections = [each for each in (*shared, *self._dedicated) if not each.is_closed]
         return ConnectionStatistics(
@@ -135,19 +143,19 @@ class TemporalConnectionManager:
     ) -> Client:
         """Make a client, opening the connection where there is none yet.
 
-        All who ask while it is being opened wait for the same attempt; where that fails, each of
-        them gets the error, and the next call tries again.
+        Concurrent callers wait for the same attempt; if it fails, each of them gets the error, and
+        the next call tries again.
 
         Args:
             namespace: None means the tenant's own where the directory gives it one, else
                 `temporal.namespace`.
             tenant: The tenant that the client is bound to; None means that each call acts for
                 `current_tenant()`; `ALL_TENANTS` makes an operator's client.
-            dedicated: Open a connection for this client alone; the manager closes it, too.
+            dedicated: Open a connection for this client only; the manager closes it, too.
             plugins: More plugins of this client, after the manager's. The connection is shared, so
-                their `connect_service_client` is not asked.
+                their `connect_service_client` is not called.
             interceptors: More interceptors of this client.
-            data_converter: The default stands for the manager's.
+            data_converter: The default means the manager's.
 
         Returns:
             The SDK's own client.
@@ -165,7 +173,7 @@ class TemporalConnectionManager:
         """
         name = self.config.temporal.namespace if namespace is None else namespace
         if not name:
-            msg = f"namespace {name!r} is empty: give a name, or None for the configured one"
+            msg = f"namespace {name!r} is empty: pass a name, or None for the configured one"
             raise ConfigurationError(msg)
         ours = self._plugin if tenant is None else self._plugin.for_tenant(tenant)
         if isinstance(tenant, str) and not self.placements.is_open:
@@ -187,10 +195,10 @@ class TemporalConnectionManager:
         )
 
     async def close(self) -> None:
-        """Close every connection, also under those who still hold clients or wait in a call.
+        """Close every connection, also under clients that are still in use.
 
-        Traces that wait are sent then, within `langfuse.flush_timeout`. It may be called again, and
-        while a connection is being opened.
+        Spans that wait are sent after that, within `langfuse.flush_timeout`. It may be called
+        again, and while a connection is being opened.
 
         Raises:
             WorkersRunningError: Workers run on a connection; nothing was closed.
@@ -232,7 +240,7 @@ class TemporalConnectionManager:
         return connection
 
     async def _open(self) -> Connection:
-        # Whether a namespace exists is the matter of those who ask for it, one by one.
+        # `get_client()` verifies the namespace of each client.
         settings = self.config.temporal.model_copy(update={"verify_namespace": False})
         connection = await open_connection(
             settings, runtime=self._runtime, plugins=self._plugins, counters=self._counters
@@ -249,7 +257,7 @@ class TemporalConnectionManager:
         self._verified.add(namespace)
 
     async def _until_closed(self, shared: Awaitable[_Result]) -> _Result:
-        """Wait for what `close()` cancels, and tell that from a cancellation of the caller."""
+        """Wait for work that `close()` cancels, and tell that from a cancellation of the caller."""
         try:
             return await shared
         except asyncio.CancelledError:
@@ -273,20 +281,15 @@ class TemporalConnectionManager:
         )
 
 
-_HOST: Final = "127.0.0.1"
-_ATTEMPTS: Final = 10
-_PATIENCE: Final = 3.0
-
-
 class MeteredRuntime(Runtime):
-    """A runtime whose metrics can be read as text, in the form of Prometheus.
+    """Runtime whose metrics can be read, in Prometheus's text format.
 
-    The core serves them on a free port of this machine's loopback. What it logs goes to the logger
+    The core serves them on a free port of the loopback interface. Its log goes to the logger
     `temporalio.core` instead of standard output.
     """
 
     def __init__(self) -> None:
-        """Start the core's threads and its server of metrics.
+        """Start the core's threads and its metrics server.
 
         Raises:
             OSError: No port was free.
@@ -294,41 +297,41 @@ class MeteredRuntime(Runtime):
         forwarding = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
         filters = TelemetryFilter(core_level="WARN", other_level="ERROR")
         log = LoggingConfig(filter=filters, forwarding=forwarding)
-        for _ in range(_ATTEMPTS):
+        for _ in range(_PORT_ATTEMPTS):
             self._port = _free_port()
-            metrics = PrometheusConfig(bind_address=f"{_HOST}:{self._port}")
+            metrics = PrometheusConfig(bind_address=f"{_METRICS_HOST}:{self._port}")
             try:
                 super().__init__(telemetry=TelemetryConfig(logging=log, metrics=metrics))
-            except ValueError:  # somebody was faster
+            except ValueError:  # another process took the port
                 continue
             return
-        msg = f"no free port on {_HOST} for the metrics of Temporal's core"
+        msg = f"no free port on {_METRICS_HOST} for the metrics of Temporal's core"
         raise OSError(msg)
 
     def metrics_text(self) -> str:
-        """The core's metrics, and those that were counted through its meter.
+        """Read the metrics of the core, and those counted through its meter.
 
-        It waits for a few milliseconds; call it in a thread.
+        It blocks for a few milliseconds; call it in a thread.
 
         Raises:
             OSError: They cannot be read.
         """
-        connection = http.client.HTTPConnection(_HOST, self._port, timeout=_PATIENCE)
+        connection = http.client.HTTPConnection(_METRICS_HOST, self._port, timeout=_METRICS_SECONDS)
         try:
             connection.request("GET", "/metrics")
             return connection.getresponse().read().decode()
         except http.client.HTTPException as error:
-            msg = f"the metrics of Temporal's core cannot be read: {error!r}"
+            msg = f"cannot read the metrics of Temporal's core: {error!r}"
             raise OSError(msg) from error
         finally:
             connection.close()
 
 
 def metered_runtime() -> MeteredRuntime:
-    """The process's metered runtime, made where there is none yet.
+    """Return the process's metered runtime; the first call makes it.
 
-    Give it to a `TemporalConnectionManager` whose workers are to show the core's metrics at
-    `/metrics`; `create_worker()` does so by itself where it opens the connection.
+    Pass it to a `TemporalConnectionManager` whose workers should show the core's metrics at
+    `/metrics`. Where `create_worker()` opens the connection, it does that itself.
 
     Raises:
         OSError: No port was free.
@@ -338,18 +341,18 @@ def metered_runtime() -> MeteredRuntime:
 
 @cache
 def _runtime_of_process(_pid: int) -> MeteredRuntime:
-    """One for each process, because runtimes do not survive a fork."""
+    """Make one for each process, because runtimes do not work after a fork."""
     return MeteredRuntime()
 
 
 def runtime_of(client: Client) -> MeteredRuntime | None:
-    """The metered runtime that the client is connected with, if it is one."""
+    """Return the client's runtime if it is a metered one."""
     runtime = unguarded_service(client).config.runtime or Runtime.default()
     return runtime if isinstance(runtime, MeteredRuntime) else None
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((_HOST, 0))
+        probe.bind((_METRICS_HOST, 0))
         port: int = probe.getsockname()[1]
         return port

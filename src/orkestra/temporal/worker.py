@@ -1,8 +1,7 @@
-"""Workers from the configuration.
+"""`create_worker()`: the SDK's own worker from the configuration and from discovered definitions.
 
-The worker's settings in the SDK's own objects.
-
-Finding every `@workflow.defn` and `@activity.defn` of a module or package.
+Workflow code is imported and validated in the sandbox here, so that mistakes in it show before the
+first task arrives, with the chain of imports that led to them.
 """
 
 import importlib
@@ -58,8 +57,8 @@ async def create_worker(
 ) -> Worker:
     """Connect and make the SDK's own worker, ready for `run_worker()`.
 
-    Activities that are not async run in a pool of threads, `worker.activity_threads` of them.
-    Workflow code is imported and validated here, not when the first task arrives.
+    Activities that are not async run in `worker.activity_threads` threads. Workflow code is
+    imported and validated here, not when the first task arrives.
 
     Args:
         config: The configuration; None loads it as `OrkestraConfig.load()` does. With a manager,
@@ -72,15 +71,15 @@ async def create_worker(
         interceptors: More worker interceptors; Orkestra's own come first.
         namespace: None means `temporal.namespace`.
         tenants: Serve these tenants only, on a queue or in a namespace that the directory gives
-            to them alone; None serves all. The work of others is never run here, but keeps failing
-            its tasks until it gets to a worker that serves them.
+            to them alone; None serves all. Work of others never runs here; its tasks fail until a
+            worker that serves them gets them.
         manager: Shares its connection; without one the worker has a connection of its own, which
             `run_worker()` closes.
         data_converter: Converter for arguments and results.
         options: Any other option of `temporalio.worker.Worker`; it wins over the configuration.
 
     Returns:
-        The worker, which does not poll yet.
+        The worker; it does not poll yet.
 
     Raises:
         ConfigurationError: The task queue is empty, nothing is registered, an option is wrong, or
@@ -102,7 +101,7 @@ async def create_worker(
         workflows = list(dict.fromkeys((*workflows, *found.workflows)))
         activities = list(dict.fromkeys((*activities, *found.activities)))
     if not workflows and not activities and not options.get("nexus_service_handlers"):
-        msg = "the worker has nothing to do: give workflows, activities or workflows_path"
+        msg = "the worker has nothing to do: pass workflows, activities or workflows_path"
         raise ConfigurationError(msg)
     check_unique_names(workflows, activities)
     if manager is None:
@@ -131,22 +130,21 @@ async def create_workers(
     manager: TemporalConnectionManager | None = None,
     **options: Any,
 ) -> list[Worker]:
-    """Make a worker for every place where the directory sends a queue's work.
+    """Make a worker for every task queue and namespace to which the directory sends work.
 
-    That is the shared queue, and the queues and namespaces of tenants that have their own; the
-    workers of those serve nobody else. A tenant that is given a place later is served there by
-    workers that are made later.
+    These are the shared queue, and the queues and namespaces of tenants that have their own; the
+    workers there serve no other tenants. For a tenant that moves later, make workers again.
 
     Args:
         config: The configuration; None loads it as `OrkestraConfig.load()` does. With a manager,
             the manager's is used.
-        task_queue: The queue as the code has it, that is the shared one.
-        manager: Shares its connection and knows the directory; without one the workers have a
-            connection of their own, which `run_worker()` closes.
-        options: Every other option of `create_worker()`, for each of the workers.
+        task_queue: The shared queue, which the code names.
+        manager: Shares its connection and its directory; without one the workers have a connection
+            of their own, which `run_worker()` closes.
+        options: Every other option of `create_worker()`, for each worker.
 
     Returns:
-        The workers, the shared queue's first, ready for `run_worker()`.
+        The workers, that of the shared queue first, ready for `run_worker()`.
 
     Raises:
         ConfigurationError: As of `create_worker()`.
@@ -175,7 +173,7 @@ async def create_workers(
 
 
 def _own_manager(config: OrkestraConfig) -> TemporalConnectionManager:
-    """A connection of the worker's own, metered where its metrics are asked for."""
+    """Make a manager for this worker, with readable metrics where the probes need them."""
     runtime = metered_runtime() if config.worker.probes_address is not None else None
     return TemporalConnectionManager(config, runtime=runtime)
 
@@ -192,7 +190,7 @@ def _make(client: Client, *, workflows: Sequence[type], **options: Any) -> Worke
         worker = Worker(client, workflows=workflows, **options)
     except RuntimeError as error:
         if error.__cause__ is None:
-            msg = f"the worker for task queue {options['task_queue']!r} was refused: {error}"
+            msg = f"the worker for task queue {options['task_queue']!r} was rejected: {error}"
             raise ConfigurationError(msg) from error
         raise DiscoveryError(_explain(workflows, error)) from error
     except (ValueError, TypeError) as error:
@@ -205,7 +203,7 @@ def _make(client: Client, *, workflows: Sequence[type], **options: Any) -> Worke
 
 
 def _explain(workflows: Sequence[type], error: BaseException) -> str:
-    """One line: what failed, the modules that led there, and how to mend it."""
+    """Explain in one line what failed, which modules led there, and how to fix it."""
     modules = {workflow.__module__ for workflow in workflows}
     root: BaseException = error
     chain: list[str] = []
@@ -218,14 +216,14 @@ def _explain(workflows: Sequence[type], error: BaseException) -> str:
         if not is_machinery and (not chain or chain[-1] != name):
             chain.append(name)
         traceback = traceback.tb_next
-    mend = "keep clocks, randomness and I/O out of it, or add it to worker.sandbox.passthrough"
+    remedy = "keep clocks, randomness and I/O out of it, or add it to worker.sandbox.passthrough"
     if "__main__" in modules or "__temporal_main__" in chain:
-        mend = "move the workflow to its own module, or guard the script by __name__ == '__main__'"
+        remedy = "move the workflow to its own module, or guard it by __name__ == '__main__'"
     path = " -> ".join(chain) or ", ".join(sorted(modules))
-    return f"{error}: {type(root).__name__}: {root} (imported by {path}): {mend}"
+    return f"{error}: {type(root).__name__}: {root} (imported by {path}): {remedy}"
 
 
-_SAME: Final = (
+_SAME_NAMES: Final = (
     "graceful_shutdown_timeout",
     "max_concurrent_activities",
     "max_concurrent_workflow_tasks",
@@ -244,19 +242,19 @@ _POLLERS: Final = (
     "activity_task_poller_behavior",
     "nexus_task_poller_behavior",
 )
-_SDK_POLLERS: Final = 5
-_SDK_CONCURRENT_ACTIVITIES: Final = 100
+_DEFAULT_POLLERS: Final = 5
+_DEFAULT_CONCURRENT_ACTIVITIES: Final = 100
 
 
 def sdk_options(settings: WorkerSettings, given: dict[str, Any]) -> dict[str, Any]:
-    """What `temporalio.worker.Worker` is to get.
+    """Make the options of `temporalio.worker.Worker`.
 
     Args:
         settings: The configuration.
-        given: Options of the SDK's that win over the configuration; a tuner also wins over the
-            configured numbers, and the other way round.
+        given: Options of the SDK that override the configuration; a tuner also overrides the
+            configured numbers of slots, and numbers a configured tuner.
     """
-    options: dict[str, Any] = {name: getattr(settings, name) for name in _SAME}
+    options: dict[str, Any] = {name: getattr(settings, name) for name in _SAME_NAMES}
     options |= {name: _pollers(getattr(settings, name)) for name in _POLLERS}
     options["tuner"] = None if settings.tuner is None else _tuner(settings.tuner)
     if settings.deployment_config is not None:
@@ -270,23 +268,23 @@ def sdk_options(settings: WorkerSettings, given: dict[str, Any]) -> dict[str, An
 
 
 def activity_threads(settings: WorkerSettings, options: dict[str, Any]) -> int:
-    """How many threads activities need that are not async: one for each that may run at once.
+    """Count the threads for activities that are not async: one for each that may run at once.
 
     Args:
-        settings: The configuration, which may name the number.
-        options: The options of the worker, as `sdk_options()` gave them.
+        settings: The configuration, which may set the number.
+        options: Options of the worker, as from `sdk_options()`.
     """
     if settings.activity_threads is not None:
         return settings.activity_threads
     if options["tuner"] is not None and settings.tuner is not None:
         return settings.tuner.maximum_activities
     concurrent: int | None = options["max_concurrent_activities"]
-    return concurrent or _SDK_CONCURRENT_ACTIVITIES
+    return concurrent or _DEFAULT_CONCURRENT_ACTIVITIES
 
 
 def _pollers(settings: PollerSettings) -> PollerBehavior:
     if not settings.autoscaling:
-        return PollerBehaviorSimpleMaximum(maximum=settings.maximum or _SDK_POLLERS)
+        return PollerBehaviorSimpleMaximum(maximum=settings.maximum or _DEFAULT_POLLERS)
     minimum, initial, maximum = settings.range
     return PollerBehaviorAutoscaling(minimum=minimum, maximum=maximum, initial=initial)
 
@@ -314,12 +312,7 @@ def _deployment(settings: DeploymentSettings) -> WorkerDeploymentConfig:
 
 @dataclass(frozen=True)
 class Discovered:
-    """What a module or package defines.
-
-    Attributes:
-        workflows: Workflow classes, in the order of their modules' names.
-        activities: Activity functions, likewise.
-    """
+    """Definitions of a module or package, in the order of their modules' names."""
 
     workflows: tuple[type, ...]
     activities: tuple[Callable[..., Any], ...]
@@ -328,8 +321,8 @@ class Discovered:
 def discover(path: str | ModuleType) -> Discovered:
     """Import a module, and everything below it if it is a package, and collect definitions.
 
-    A definition counts where it is defined, not where it is imported, and `__main__` modules are
-    left alone.
+    A definition counts where it is defined, not where it is imported. `__main__` modules are
+    skipped.
 
     Args:
         path: Dotted name of the module or package, or the module itself.
@@ -361,10 +354,10 @@ def discover(path: str | ModuleType) -> Discovered:
 
 
 def check_unique_names(workflows: Sequence[type], activities: Sequence[Callable[..., Any]]) -> None:
-    """Refuse two workflows, or two activities, that share a name.
+    """Check that no two workflows, and no two activities, have the same name.
 
     Raises:
-        DiscoveryError: They do; the message says where both stand.
+        DiscoveryError: They have; the message says where both are defined.
     """
     for attribute, values, kind in (
         (WORKFLOW_DEFINITION, workflows, "workflows"),
@@ -383,11 +376,11 @@ def check_unique_names(workflows: Sequence[type], activities: Sequence[Callable[
 def _add(found: dict[str, Any], name: str | None, value: object, kind: str) -> None:
     key = name or "(dynamic)"
     if found.setdefault(key, value) is not value:
-        msg = f"two {kind} are named {key!r}: {_place(found[key])} and {_place(value)}; rename one"
+        msg = f"two {kind} are named {key!r}: {_path(found[key])} and {_path(value)}: rename one"
         raise DiscoveryError(msg)
 
 
-def _place(value: Any) -> str:
+def _path(value: Any) -> str:
     return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', value)}"
 
 
@@ -406,7 +399,7 @@ def _import(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             msg = (
-                f"module {name!r} does not exist: give a dotted name that can be imported from here"
+                f"module {name!r} does not exist: pass a dotted name that can be imported from here"
             )
         else:
             msg = f"module {name!r} cannot be imported: {error.name!r} is not installed"
