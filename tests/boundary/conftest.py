@@ -1,4 +1,4 @@
-"""What the tests of a hostile tenant start from."""
+"""Fixtures of the hostile tenant."""
 
 from collections.abc import AsyncIterator
 

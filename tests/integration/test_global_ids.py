@@ -121,7 +121,7 @@ once = pytest.mark.parametrize("house", [1000], indirect=True)
 
 
 async def refusal(call: Awaitable[object], *names: str) -> str:
-    """What a caller learns of something that is not there, without the name it asked for."""
+    """The error that a caller gets for a missing execution, without the names it gave."""
     with pytest.raises(RPCError) as caught:
         await call
     assert caught.value.status is RPCStatusCode.NOT_FOUND

@@ -19,7 +19,7 @@ HOSTILE = (
     "TemporalNamespaceDivision IS NOT NULL",
     "TemporalNamespaceDivision = 'TemporalScheduler' OR ",
 )
-"""What has opened, closed, hidden or joined something in some query language."""
+"""Fragments that open, close, hide or join something in some query language."""
 
 _BLANKS = st.sampled_from([" ", "  ", "\n", "\t", " \r\n "])
 _GAPS = st.sampled_from(["", " ", "\n"])
@@ -30,7 +30,7 @@ _DIRECTIONS = st.sampled_from(["", " ASC", " desc", ", `my-attribute`", " DESC, 
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute, the literals to compare it with, and what its type allows."""
+    """Search attribute, the literals to compare it with, and the operators of its type."""
 
     name: str
     literals: Texts = field(repr=False)
@@ -52,7 +52,7 @@ def quoted(values: Texts) -> Texts:
 
 
 def hostile_values(*fragments: str) -> Texts:
-    """Text for the inside of a string, without what no value may have."""
+    """Text for the inside of a string, without characters that are refused in values."""
     allowed = [text for text in (*HOSTILE, *fragments) if text.isprintable() and "\\" not in text]
     return st.lists(st.sampled_from(allowed), min_size=1, max_size=4).map("".join)
 

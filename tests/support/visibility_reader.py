@@ -1,7 +1,7 @@
-"""A second reading of visibility queries, the server's: its lexer's rules with everything in them.
+"""Second parser of visibility queries, with all the rules of the server's own.
 
 Comments are skipped, a backslash escapes, both quotes delimit strings, NOT binds tighter than AND
-and AND tighter than OR. It was written after the server's parser and shares no code with ours.
+and AND tighter than OR. It follows the server's parser, and shares no code with Orkestra's.
 """
 
 import re
@@ -21,7 +21,7 @@ _RESERVED = {
 
 
 class UnreadableError(Exception):
-    """The server would answer with a syntax error, or the text is beyond this reader."""
+    """Query that the server refuses as a syntax error, or that this parser does not support."""
 
 
 class Reading(NamedTuple):

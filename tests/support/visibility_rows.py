@@ -1,4 +1,4 @@
-"""Rows of two tenants in a namespace of their own, and how to list and count each kind."""
+"""Rows of two tenants in a namespace of their own, with list and count calls for each kind."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -35,7 +35,7 @@ NAMES = (
     *("one", "it's", "two '' x", "#1", "http://x", "a -- b", "/* x */", "') OR (", "''", 'a"b'),
     *("a;b", "a?b", "%", "_", "Ünï", "beta:one"),
 )
-"""What each tenant calls its rows; a row's task queue and note are its name, too."""
+"""Names of each tenant's rows, also used as task queue and note of a row."""
 
 UNMATCHED = ("''", 'a"b')
 """Names that no value matches: the server trims quotes off a value's ends and escapes a double one
@@ -94,7 +94,7 @@ async def make_rows(client: Client) -> Client:
 
 
 async def answer(asked: Awaitable[list[str]]) -> list[str] | None:
-    """What the server returns, or None where it calls the query invalid."""
+    """The server's rows; None where it refuses the query as invalid."""
     try:
         return await asked
     except RPCError as error:

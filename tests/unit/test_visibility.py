@@ -59,7 +59,7 @@ def refusal(text, **options):
 
 
 def stays_inside(text):
-    """Whether the server reads the scope around what it reads in the text alone."""
+    """Check that the server parses the scope around the same condition as in the text alone."""
     asked, reading = read(text), read(scoped(text))
     inner = SCOPE_TREE if asked.condition is None else reading.condition
     if asked.condition is not None:
