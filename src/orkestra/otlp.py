@@ -1,10 +1,7 @@
-"""Spans as they came over the wire, decoded from OTLP.
+"""Langfuse's side of tracing, for tests and the trace page: receive spans, list them, draw trees.
 
-What a Langfuse asks of a request that brings spans.
-
-Traces as trees, to assert on and to draw.
-
-What Langfuse's public API says of the observations of a trace, page by page.
+It accepts what Langfuse accepts: an OTLP request in protobuf with the keys of a project. Spans are
+decoded from what came over the wire, so that tests see what a real Langfuse would get.
 """
 
 import base64
@@ -22,6 +19,7 @@ from urllib.parse import parse_qs
 from google.protobuf.message import DecodeError
 
 from orkestra.errors import MissingExtraError
+from orkestra.langfuse import attribute_names as names
 
 try:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -30,24 +28,33 @@ try:
 except ImportError as error:
     raise MissingExtraError("Receiving traces", "testing") from error
 
-_OBSERVATION: Final = "langfuse.observation."
-_TRACE: Final = "langfuse.trace."
+TRACES_PATH: Final = "/api/public/otel/v1/traces"
+OBSERVATIONS_PATH: Final = "/api/public/v2/observations"
+"""Paths below Langfuse's base URL: of spans that come in, and of the list of observations."""
+
+_PROTOBUF_TYPES: Final = ("application/x-protobuf", "application/protobuf")
+_GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+_MAX_BODY_BYTES: Final = 256 * 1024 * 1024
+_PROJECT_ID: Final = "project"
+_DEFAULT_LIMIT: Final = 50
+_MAX_LIMIT: Final = 1000
+_SECOND_NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedSpan:
-    """A span that the receiver accepted.
+    """Span that the receiver has accepted.
 
     Attributes:
-        trace_id: 32 hexadecimal digits.
-        span_id: 16 hexadecimal digits.
-        parent_id: The span it hangs under, sent or not; None for a root.
-        name: Its name.
-        start_ns: When it began, in nanoseconds since 1970.
-        end_ns: When it ended.
-        attributes: All attributes as they came, those of its resource below them.
-        status_code: OpenTelemetry's: 0 unset, 1 good, 2 an error.
-        status_text: What OpenTelemetry's status says, besides its code.
+        trace_id: Trace id, as 32 hexadecimal digits.
+        span_id: Span id, as 16 hexadecimal digits.
+        parent_id: Span id of the parent, which need not have been sent; None for a root.
+        name: Name.
+        start_ns: Start time, in nanoseconds since 1970.
+        end_ns: End time, in nanoseconds since 1970.
+        attributes: All attributes, over those of its resource.
+        status_code: OpenTelemetry's status code: 0 unset, 1 OK, 2 error.
+        status_text: Description of OpenTelemetry's status.
         events: Names of its events.
     """
 
@@ -64,62 +71,62 @@ class ReceivedSpan:
 
     @property
     def type(self) -> str | None:
-        """Langfuse's type of observation: `chain`, `tool`, `generation` and so on."""
-        return self.attributes.get(f"{_OBSERVATION}type")
+        """Observation type: `chain`, `tool`, `generation` and so on."""
+        return self.attributes.get(names.TYPE)
 
     @property
     def level(self) -> str:
-        """`DEFAULT`, `WARNING` or `ERROR`."""
-        return str(self.attributes.get(f"{_OBSERVATION}level", "DEFAULT"))
+        """Level: `DEFAULT`, `WARNING` or `ERROR`."""
+        return str(self.attributes.get(names.LEVEL, "DEFAULT"))
 
     @property
     def status_message(self) -> str | None:
-        """What went wrong."""
-        return self.attributes.get(f"{_OBSERVATION}status_message")
+        """Text of the error."""
+        return self.attributes.get(names.STATUS_MESSAGE)
 
     @property
     def input(self) -> Any:
         """Arguments, decoded from JSON where they are JSON."""
-        return _decoded(self.attributes.get(f"{_OBSERVATION}input"))
+        return _decoded(self.attributes.get(names.INPUT))
 
     @property
     def output(self) -> Any:
         """The result, decoded from JSON where it is JSON."""
-        return _decoded(self.attributes.get(f"{_OBSERVATION}output"))
+        return _decoded(self.attributes.get(names.OUTPUT))
 
     @property
     def metadata(self) -> dict[str, Any]:
         """Metadata of the observation."""
-        return self._below(f"{_OBSERVATION}metadata.")
+        return self._below(f"{names.METADATA}.")
 
     @property
     def trace_metadata(self) -> dict[str, Any]:
         """Metadata of the trace."""
-        return self._below(f"{_TRACE}metadata.")
+        return self._below(f"{names.TRACE_METADATA}.")
 
     @property
     def tags(self) -> tuple[str, ...]:
         """Tags of the trace."""
-        return tuple(self.attributes.get(f"{_TRACE}tags", ()))
+        return tuple(self.attributes.get(names.TRACE_TAGS, ()))
 
     @property
     def user_id(self) -> str | None:
         """User of the trace."""
-        return self.attributes.get("user.id")
+        return self.attributes.get(names.TRACE_USER)
 
     @property
     def session_id(self) -> str | None:
         """Session of the trace."""
-        return self.attributes.get("session.id")
+        return self.attributes.get(names.TRACE_SESSION)
 
     @property
     def is_app_root(self) -> bool:
-        """Whether Langfuse takes it for the root of its trace."""
-        return bool(self.attributes.get("langfuse.internal.is_app_root", False))
+        """Whether Langfuse takes it for the root of its trace, although it has a parent."""
+        return bool(self.attributes.get(names.IS_APP_ROOT, False))
 
     @property
     def duration(self) -> timedelta:
-        """How long it took."""
+        """Duration."""
         return timedelta(microseconds=(self.end_ns - self.start_ns) / 1000)
 
     def _below(self, prefix: str) -> dict[str, Any]:
@@ -131,16 +138,10 @@ class ReceivedSpan:
 
 
 def decode_spans(body: bytes) -> list[ReceivedSpan]:
-    """Decode an OTLP request.
-
-    Args:
-        body: The protobuf, not compressed.
-
-    Returns:
-        Its spans.
+    """Decode the spans of an OTLP request that is not compressed.
 
     Raises:
-        google.protobuf.message.DecodeError: It is not such a request.
+        google.protobuf.message.DecodeError: It is no such request.
     """
     request = ExportTraceServiceRequest.FromString(body)
     return [
@@ -186,120 +187,92 @@ def _decoded(value: Any) -> Any:
         return value
     try:
         decoded = json.loads(value)
-        # A text, such as an ID of hexadecimal digits, may read as a number that nobody writes so.
-        is_text = isinstance(decoded, int | float) and _written(decoded) != value
+        # An ID of hexadecimal digits, such as 12e3, may decode to a number that encodes otherwise.
+        is_text = isinstance(decoded, int | float) and json.dumps(decoded, allow_nan=False) != value
     except ValueError:
         return value
     return value if is_text else decoded
 
 
-def _written(number: float) -> str:
-    return json.dumps(number, allow_nan=False)
-
-
-TRACES_PATH: Final = "/api/public/otel/v1/traces"
-"""Where Langfuse takes spans, below its base URL."""
-
-_PROTOBUF: Final = ("application/x-protobuf", "application/protobuf")
-_GZIP: Final = 16 + zlib.MAX_WBITS
-_LARGEST: Final = 256 * 1024 * 1024
-
-
 class InvalidSpansError(ValueError):
-    """The body of a request is not what its headers say, or no OTLP."""
+    """The body of a request is not OTLP, or not as its headers say."""
 
 
 def is_authorized(authorization: str | None, *, public_key: str, secret_key: str) -> bool:
-    """Whether the header of that name carries the keys of a project.
-
-    Args:
-        authorization: The header's value.
-        public_key: The project's public key.
-        secret_key: Its secret key.
-    """
+    """Check the `Authorization` header of a request for the keys of a project."""
     expected = b"Basic " + base64.b64encode(f"{public_key}:{secret_key}".encode())
     return hmac.compare_digest((authorization or "").encode(), expected)
 
 
 def decode_request(
-    body: bytes, *, content_type: str, encoding: str | None, largest: int = _LARGEST
+    body: bytes, *, content_type: str, encoding: str | None, max_bytes: int = _MAX_BODY_BYTES
 ) -> tuple[bytes, list[ReceivedSpan]]:
-    """Read the spans of a request.
+    """Read the spans of an HTTP request.
 
     Args:
-        body: The body as it came.
+        body: Its body.
         content_type: Its media type.
         encoding: Its content encoding.
-        largest: How many bytes it may have once it is decompressed.
+        max_bytes: Size limit of the decompressed body.
 
     Returns:
-        The body, decompressed, and its spans.
+        The decompressed body, and its spans.
 
     Raises:
-        InvalidSpansError: It is no protobuf by its type, or cannot be decoded.
+        InvalidSpansError: Its type is not protobuf, or it cannot be decoded.
     """
-    if content_type.partition(";")[0].strip().lower() not in _PROTOBUF:
+    if content_type.partition(";")[0].strip().lower() not in _PROTOBUF_TYPES:
         msg = "Invalid content type"
         raise InvalidSpansError(msg)
     try:
-        plain = _decompressed(body, largest) if encoding == "gzip" else body
+        plain = _decompressed(body, max_bytes) if encoding == "gzip" else body
         return plain, decode_spans(plain)
     except (zlib.error, DecodeError) as error:
         msg = "Failed to parse OTel request"
         raise InvalidSpansError(msg) from error
 
 
-def _decompressed(body: bytes, largest: int) -> bytes:
-    stream = zlib.decompressobj(_GZIP)
-    plain = stream.decompress(body, largest)
+def _decompressed(body: bytes, max_bytes: int) -> bytes:
+    stream = zlib.decompressobj(_GZIP_WINDOW)
+    plain = stream.decompress(body, max_bytes)
     if not stream.eof:
-        msg = "cut off, or too large"
+        msg = "truncated, or too large"
         raise zlib.error(msg)
     return plain
 
 
 @dataclass(frozen=True, slots=True)
 class TraceTree:
-    """A span and what hangs under it, in the order in which it began.
-
-    Attributes:
-        span: The span.
-        children: What hangs under it.
-    """
+    """Span with its children, in the order of their start times."""
 
     span: ReceivedSpan
     children: "tuple[TraceTree, ...]" = ()
 
     @property
     def duration(self) -> timedelta:
-        """How long the span took."""
+        """Duration of the span."""
         return self.span.duration
 
     def walk(self, depth: int = 0) -> "Iterator[tuple[int, ReceivedSpan]]":
-        """Every span of the tree with its depth, parents before children."""
+        """Yield every span of the tree with its depth, parents before children."""
         yield depth, self.span
         for child in self.children:
             yield from child.walk(depth + 1)
 
     def find(self, name: str) -> "list[TraceTree]":
-        """The trees within this one whose span has the name."""
+        """Find the trees within this one whose span has the name."""
         here = [self] if self.span.name == name else []
         return here + [found for child in self.children for found in child.find(name)]
 
     def outline(self) -> str:
-        """The names, a line each, indented by their depth."""
+        """Draw the names, a line each, indented by their depth."""
         return "\n".join("  " * depth + span.name for depth, span in self.walk())
 
 
 def traces_of(spans: Iterable[ReceivedSpan]) -> dict[str, list[TraceTree]]:
-    """Arrange spans as trees.
+    """Arrange spans as trees, and return the roots of each trace by its id.
 
-    Args:
-        spans: Spans of any traces, each once.
-
-    Returns:
-        The roots of each trace by its id. A span whose parent is not among the spans is a root,
-        so a complete trace has one.
+    A span whose parent is not among the spans is a root, so a complete trace has one.
     """
     by_trace: dict[str, list[ReceivedSpan]] = {}
     for span in sorted(spans, key=lambda span: (span.start_ns, span.end_ns)):
@@ -320,29 +293,21 @@ def _tree(span: ReceivedSpan, below: dict[str | None, list[ReceivedSpan]]) -> Tr
     return TraceTree(span, tuple(_tree(child, below) for child in below.get(span.span_id, [])))
 
 
-OBSERVATIONS_PATH: Final = "/api/public/v2/observations"
-_PROJECT_ID: Final = "project"
-
-_DEFAULT_LIMIT: Final = 50
-_MAX_LIMIT: Final = 1000
-_NANOSECONDS: Final = 1_000_000_000
-
-
 class _BadRequestError(Exception):
     """The request has a parameter that Langfuse refuses."""
 
 
 def observations_page(spans: Sequence[ReceivedSpan], query: str) -> tuple[HTTPStatus, object]:
-    """Answer `GET /api/public/v2/observations` as the real one does, newest first.
+    """Answer `GET /api/public/v2/observations` as Langfuse does, newest first.
 
-    Of its filters it knows `traceId`, of its fields all of `core` and most of `basic`.
+    Of its filters this supports `traceId`, of its fields all of `core` and most of `basic`.
 
     Args:
-        spans: What is there, in any order; one that came twice is listed twice.
+        spans: All spans, in any order; one that came twice is listed twice, as in Langfuse.
         query: The request's query string.
 
     Returns:
-        The status and what the body says as JSON.
+        The status, and the body for JSON.
     """
     given = {name: values[-1] for name, values in parse_qs(query).items()}
     try:
@@ -397,7 +362,7 @@ def _observation(span: ReceivedSpan) -> dict[str, Any]:
 
 
 def _time(nanoseconds: int) -> str:
-    """In milliseconds, as Langfuse's database has it."""
-    seconds, rest = divmod(nanoseconds, _NANOSECONDS)
+    """Write a time in milliseconds, the precision of Langfuse's database."""
+    seconds, rest = divmod(nanoseconds, _SECOND_NS)
     moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

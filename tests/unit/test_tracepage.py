@@ -82,7 +82,9 @@ def test_wrong_requests_get_the_status_of_langfuse(
 def test_what_is_too_large_is_refused_before_it_fills_the_memory(page: TracePage) -> None:
     bomb = gzip.compress(b"\0" * 100_000)
     with pytest.raises(InvalidSpansError):
-        decode_request(bomb, content_type="application/x-protobuf", encoding="gzip", largest=99_999)
+        decode_request(
+            bomb, content_type="application/x-protobuf", encoding="gzip", max_bytes=99_999
+        )
     assert post(page.url, b"", **{"Content-Length": str((64 << 20) + 1)})[0] == 413
 
 

@@ -31,6 +31,7 @@ from orkestra.config import LangfuseSettings, OrkestraConfig, TemporalSettings, 
 from orkestra.devserver import DevServer
 from orkestra.devserver.process import ReapedProcess
 from orkestra.errors import OrkestraError, TenantError
+from orkestra.langfuse import attribute_names as names
 from orkestra.temporal.client import create_temporal_client, start_workflow
 from orkestra.temporal.health import check_temporal_health
 from orkestra.temporal.manager import TemporalConnectionManager
@@ -503,7 +504,7 @@ def note_on(tree: "TraceTree") -> str:
     if span.level != "DEFAULT":
         return span.status_message or span.level
     if span.type == "generation":
-        model = span.attributes.get("langfuse.observation.model.name", "")
+        model = span.attributes.get(names.MODEL, "")
         return f"generation by {model}"
     attempt = span.metadata.get("attempt", 1)
     return f"attempt {attempt}" if attempt != 1 else ""

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from orkestra.errors import ConfigurationError
+from orkestra.langfuse import attribute_names as names
 from orkestra.otlp import ReceivedSpan
+from orkestra.tracing import TENANT_TAG_PREFIX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +161,7 @@ COLUMNS: Final = (
 )
 """The columns of a span, the large ones last: what only counts need not read them."""
 
-_O: Final = "langfuse.observation."
-_SHOWN_APART: Final = frozenset({f"{_O}input", f"{_O}output", f"{_O}status_message"})
+_SHOWN_APART: Final = frozenset({names.INPUT, names.OUTPUT, names.STATUS_MESSAGE})
 _GENERATIONS: Final = frozenset({"generation", "embedding"})
 _ERROR: Final = 2
 _LAST: Final = 2**63 - 1
@@ -169,12 +170,12 @@ _LAST: Final = 2**63 - 1
 def row_of(span: ReceivedSpan) -> tuple[Any, ...]:
     """The span's values in the order of `COLUMNS`."""
     given = span.attributes
-    model = given.get(f"{_O}model.name") or given.get("gen_ai.request.model")
+    model = given.get(names.MODEL) or given.get("gen_ai.request.model")
     tokens_in, tokens_out = _tokens(given)
     shown = {key: _plain(value) for key, value in given.items() if key not in _SHOWN_APART}
     attributes = json.dumps(shown, ensure_ascii=False)
     message = span.status_message or span.status_text or None
-    texts = [_text(given.get(f"{_O}{name}")) for name in ("input", "output")]
+    texts = [_text(given.get(f"{names.OBSERVATION_PREFIX}{name}")) for name in ("input", "output")]
     size = sum(len(text or "") for text in (span.name, attributes, message, *texts))
     return (
         span.trace_id,
@@ -186,16 +187,16 @@ def row_of(span: ReceivedSpan) -> tuple[Any, ...]:
         "ERROR" if span.status_code == _ERROR else span.level,
         tenant_of(span),
         _optional(span.metadata.get("workflow_type")),
-        _optional(given.get("langfuse.trace.name")),
+        _optional(given.get(names.TRACE_NAME)),
         _optional(span.session_id),
         _optional(span.user_id),
-        _optional(given.get("langfuse.environment")),
+        _optional(given.get(names.ENVIRONMENT)),
         min(span.start_ns, _LAST),
         min(max(span.end_ns, span.start_ns), _LAST),
         _optional(model),
         tokens_in,
         tokens_out,
-        _number(_mapping(given.get(f"{_O}cost_details")).get("total")),
+        _number(_mapping(given.get(names.COST_DETAILS)).get("total")),
         _count(span.metadata.get("attempt")),
         size,
         message and str(message),
@@ -208,8 +209,8 @@ def row_of(span: ReceivedSpan) -> tuple[Any, ...]:
 def tenant_of(span: ReceivedSpan) -> str | None:
     """The tenant that a span names, in a tag or in metadata."""
     for tag in span.tags:
-        if str(tag).startswith("tenant:"):
-            return str(tag).removeprefix("tenant:")
+        if str(tag).startswith(TENANT_TAG_PREFIX):
+            return str(tag).removeprefix(TENANT_TAG_PREFIX)
     return _optional(span.trace_metadata.get("tenant_id", span.metadata.get("tenant_id")))
 
 
@@ -220,10 +221,10 @@ def _type(span: ReceivedSpan, model: object) -> str:
 
 def _tokens(given: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """By Langfuse's attributes, else by OpenTelemetry's; parts such as `input_cached` add up."""
-    usage = _mapping(given.get(f"{_O}usage_details"))
+    usage = _mapping(given.get(names.USAGE_DETAILS))
     if not usage:
-        names = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
-        into, out = (_count(given.get(name)) for name in names)
+        usage_names = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
+        into, out = (_count(given.get(name)) for name in usage_names)
         return into, out
     into, out = (
         _sum(_count(value) for key, value in usage.items() if key.startswith(side))
@@ -525,7 +526,7 @@ def _times(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def _received(row: sqlite3.Row) -> ReceivedSpan:
-    prefix = "langfuse.observation."
+    prefix = names.OBSERVATION_PREFIX
     contents = {"input": row["input"], "output": row["output"], "status_message": row["message"]}
     present = {f"{prefix}{name}": value for name, value in contents.items() if value is not None}
     return ReceivedSpan(
