@@ -5,7 +5,6 @@ import gc
 import signal
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from temporalio.client import Client
 from orkestra.devserver import DevServer
 from tests.support.names import Fresh
 from tests.support.sandboxes import Desk
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("orkestra", deadline=None)
@@ -59,15 +58,20 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    """Fail a test that leaves a thread behind which would keep the interpreter from ending."""
+async def no_thread_is_left() -> AsyncIterator[None]:
+    """Fail a test that leaves a thread behind which would keep the interpreter from ending.
+
+    It waits on the loop: what that is still to call may hold the thread's pool.
+    """
     before = set(threading.enumerate())
     yield
-    deadline = time.monotonic() + PATIENCE
-    while (left := _threads_since(before)) and time.monotonic() < deadline:
-        gc.collect()  # the pool of a replayer goes with it, and a traceback may hold that
-        time.sleep(0.05)
-    assert not left
+
+    def none_is_left() -> bool:
+        if _threads_since(before):
+            gc.collect()  # the pool of a replayer goes with it, and a traceback may hold that
+        return not _threads_since(before)
+
+    await until(none_is_left, lambda: _threads_since(before))
 
 
 @pytest.fixture(autouse=True)

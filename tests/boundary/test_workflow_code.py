@@ -1,7 +1,6 @@
 """A hostile tenant's workflow code: attempts to change its info and to name other tenants."""
 
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from temporalio.client import (
@@ -12,11 +11,12 @@ from temporalio.client import (
 )
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
-from temporalio.worker import Replayer, Worker
+from temporalio.worker import Worker
 
 from orkestra import OrkestraConfig, OrkestraPlugin, TenancySettings
 from tests.support.forged_headers import Forging
 from tests.support.names import Fresh
+from tests.support.replaying import replaying
 from tests.workflows.everything import Mailbox
 from tests.workflows.forging import (
     WORKFLOWS,
@@ -84,12 +84,7 @@ async def test_b10_code_that_changes_its_own_info_cannot_act_for_another_tenant(
     }
     assert (await victim.describe()).status is WorkflowExecutionStatus.RUNNING
     await victim.terminate()
-    with ThreadPoolExecutor(1) as thread:
-        replayer = Replayer(
-            workflows=WORKFLOWS,
-            plugins=[OrkestraPlugin(pair.config)],
-            workflow_task_executor=thread,
-        )
+    with replaying(workflows=WORKFLOWS, plugins=[OrkestraPlugin(pair.config)]) as replayer:
         await replayer.replay_workflow(history)
 
 

@@ -23,7 +23,6 @@ from temporalio.client import (
 from temporalio.common import Priority, WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import (
-    Replayer,
     UnsandboxedWorkflowRunner,
     Worker,
 )
@@ -49,6 +48,7 @@ from orkestra.directory import (
     TenantStatus,
 )
 from orkestra.temporal.worker import create_workers
+from tests.support.replaying import replaying
 from tests.support.tenants import ForgingWorker, PlacedTenants, failure
 from tests.support.waiting import PATIENCE, PATIENTLY, until
 from tests.workflows.nexus_caller import Backing, Caller, Desk
@@ -335,7 +335,8 @@ async def test_a_history_replays_whatever_the_directory_says_by_now(placed):
     asked = placed.questions
     placed.records.clear()
     plugin = OrkestraPlugin(placed.config, directory=placed.directory)
-    await Replayer(workflows=WORKFLOWS, plugins=[plugin]).replay_workflow(history)
+    with replaying(workflows=WORKFLOWS, plugins=[plugin]) as replayer:
+        await replayer.replay_workflow(history)
     assert placed.questions == asked
 
 

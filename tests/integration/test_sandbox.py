@@ -23,11 +23,12 @@ from temporalio.converter import (
     StorageDriverClaim,
     WithSerializationContext,
 )
-from temporalio.worker import Replayer, Worker
+from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from orkestra import OrkestraConfig, OrkestraPlugin, TenancySettings
 from orkestra.temporal.sandbox import CachingSandboxRunner
+from tests.support.replaying import replaying
 from tests.workflows import contexts
 
 Seen = set[tuple[str, str, bytes]]
@@ -211,8 +212,8 @@ async def test_a_worker_runs_what_it_has_loaded_and_a_new_one_what_is_loaded_ane
         assert await asyncio.gather(*map(run, "def")) == [["and then"]] * 3
     assert counts.RUNS == []
     history = await client.get_workflow_handle(fresh.workflow_id("d")).fetch_history()
-    replayer = Replayer(workflows=[counts.Counts], plugins=[plugin])
-    assert (await replayer.replay_workflow(history)).replay_failure is None
+    with replaying(workflows=[counts.Counts], plugins=[plugin]) as replayer:
+        assert (await replayer.replay_workflow(history)).replay_failure is None
 
 
 async def test_a_worker_without_the_plugin_runs_beside_one_with_it(raw_client, plugin, fresh, desk):

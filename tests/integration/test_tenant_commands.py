@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError
-from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from orkestra import OrkestraPlugin
+from tests.support.replaying import replaying
 from tests.workflows.hostile import (
     WORKFLOWS,
     CancelsAnother,
@@ -94,5 +95,5 @@ async def test_a_refused_command_replays_as_it_ran(raw_client, fresh, queue):
     )
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    replayer = Replayer(workflows=WORKFLOWS, plugins=[OrkestraPlugin()])
-    await replayer.replay_workflow(await handle.fetch_history())
+    with replaying(workflows=WORKFLOWS, plugins=[OrkestraPlugin()]) as replayer:
+        await replayer.replay_workflow(await handle.fetch_history())

@@ -1,14 +1,13 @@
 """Refusals by the directory's answer replay, whatever the directory answers now."""
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from temporalio.client import WorkflowHandle, WorkflowQueryFailedError
-from temporalio.worker import Replayer
 
 from orkestra import OrkestraPlugin
 from orkestra.directory import TenantRecord
+from tests.support.replaying import replaying
 from tests.support.tenants import PlacedTenants, failure
 from tests.workflows.placed import WORKFLOWS, Sends, Where
 
@@ -21,13 +20,9 @@ def placed(dev_server, raw_client, fresh) -> PlacedTenants:
 async def replayed(placed: PlacedTenants, handle: WorkflowHandle[Any, Any]) -> None:
     """Replay a history without asking the directory."""
     asked = placed.questions
-    with ThreadPoolExecutor(1) as thread:
-        replayer = Replayer(
-            workflows=WORKFLOWS,
-            plugins=[OrkestraPlugin(placed.config, directory=placed.directory)],
-            workflow_task_executor=thread,
-        )
-        history = await placed.raw.get_workflow_handle(handle.id).fetch_history()
+    plugin = OrkestraPlugin(placed.config, directory=placed.directory)
+    history = await placed.raw.get_workflow_handle(handle.id).fetch_history()
+    with replaying(workflows=WORKFLOWS, plugins=[plugin]) as replayer:
         await replayer.replay_workflow(history)
     assert placed.questions == asked
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from temporalio.client import Client
-from temporalio.worker import Replayer, Worker
+from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from orkestra.devserver import DevServer
@@ -17,6 +17,7 @@ from orkestra.temporal.tracing import TracingInterceptor
 from orkestra.testing import LangfuseReceiver
 from orkestra.tracing import FinishedSpan, Span
 from tests.support.names import Fresh
+from tests.support.replaying import replaying
 from tests.support.traced_worker import Traced
 from tests.support.waiting import PATIENCE, PATIENTLY
 from tests.workflows.traced import ACTIVITIES, WORKFLOWS, Answer, Flaky, Ticket
@@ -57,8 +58,8 @@ async def test_a_history_replays_alike_with_and_without_tracing_and_sends_nothin
         {"plugins": [traced.plugin]},
         {},
     ):
-        replayed = await Replayer(workflows=WORKFLOWS, **options).replay_workflow(history)
-        assert replayed.replay_failure is None
+        with replaying(workflows=WORKFLOWS, **options) as replayer:
+            assert (await replayer.replay_workflow(history)).replay_failure is None
     assert await traced.spans() == []
 
 
@@ -72,9 +73,9 @@ async def test_a_history_without_tracing_replays_with_it(traced, raw_client):
         await handle.result()
     history = await handle.fetch_history()
 
-    interceptors = [TracingInterceptor(traced.sink)]
-    replayer = Replayer(workflows=WORKFLOWS, interceptors=interceptors, workflow_runner=RUNNER)
-    assert (await replayer.replay_workflow(history)).replay_failure is None
+    options = {"interceptors": [TracingInterceptor(traced.sink)], "workflow_runner": RUNNER}
+    with replaying(workflows=WORKFLOWS, **options) as replayer:
+        assert (await replayer.replay_workflow(history)).replay_failure is None
     assert await traced.spans() == []
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowHistory
-from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from orkestra.temporal.backfill import read_trace
 from orkestra.temporal.tracing import TracingInterceptor
 from orkestra.testing import LangfuseReceiver, ReceivedSpan
 from tests.support.names import Fresh
+from tests.support.replaying import replaying
 from tests.support.scenarios import (
     SCENES,
     WITH_LOCAL_ACTIVITIES,
@@ -132,8 +132,9 @@ async def assert_histories_replay_silently(stage: Stage, all_of_it: dict[str, Pl
         },
     ]
     for each in options:
-        replayed = await Replayer(workflows=WORKFLOWS, **each).replay_workflows(
-            histories_of(histories), raise_on_replay_failure=False
-        )
+        with replaying(workflows=WORKFLOWS, **each) as replayer:
+            replayed = await replayer.replay_workflows(
+                histories_of(histories), raise_on_replay_failure=False
+            )
         assert replayed.replay_failures == {}
     assert await stage.spans() == []
