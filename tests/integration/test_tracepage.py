@@ -96,14 +96,14 @@ def test_traces_appear_while_their_workflows_run_and_are_read_by_keyboard_alone(
     shows(browser, "#live", "live")
 
     order(Spans(), 1, root=False).send(page.url)
-    shows(browser, ".item", "not ended")
+    shows(browser, ".item", "incomplete")
     browser.press("ArrowDown", "Enter")
     count(browser, ".row", 4)
     assert texts(browser, ".row .text")[0] == "workflow:Order"
     shows(browser, ".row.ghost", "still runs")
     order(Spans(), 1, input={"id": 7}).send(page.url)
     count(browser, ".row.ghost", 0)
-    shows(browser, ".item", "1 error inside")
+    shows(browser, ".item", "1 error")
 
     browser.press("Home")
     shows(browser, "#span", '"id": 7')

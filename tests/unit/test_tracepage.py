@@ -268,7 +268,7 @@ def test_traces_are_there_again_after_a_restart_and_a_foreign_file_is_refused(
             assert listed(page) == [1]
     foreign = tmp_path / "foreign.db"
     foreign.write_text("this is no database, but it is long enough to look like one " * 20)
-    with pytest.raises(ConfigurationError, match=r"foreign\.db.*remove it"):
+    with pytest.raises(ConfigurationError, match=r"foreign\.db.*delete it"):
         TracePage(foreign).start()
     with sqlite3.connect(tmp_path / "other.db") as other:
         other.execute("PRAGMA user_version = 99")

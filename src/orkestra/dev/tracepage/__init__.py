@@ -1,4 +1,4 @@
-"""The local trace page: takes the spans that Langfuse would, keeps them and shows them."""
+"""The local trace page, which receives, stores and shows spans in place of Langfuse."""
 
 from orkestra.dev.tracepage.page import TracePage
 from orkestra.dev.tracepage.store import Retention

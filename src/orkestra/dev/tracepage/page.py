@@ -1,12 +1,8 @@
-"""`TracePage`: a server in a thread, in place of a Langfuse, for development.
+"""`TracePage`: the HTTP server of the trace page, in a thread of its own.
 
-Who may ask: only pages and programs of this machine, by the address that the page has.
-
-The part of Langfuse's API that applications use: spans in, observations out.
-
-Tells the browsers that look which traces have changed.
-
-The page itself, and what it asks for.
+It implements the part of Langfuse's API that applications use, so that they send their spans here
+instead. `HostCheck` is what keeps pages of other sites out: the server listens on 127.0.0.1, but a
+browser on this machine would ask it on behalf of any site.
 """
 
 import asyncio
@@ -54,20 +50,20 @@ from orkestra.otlp import (
 )
 
 _HOST: Final = "127.0.0.1"
-_PATIENCE: Final = 2
+_SHUTDOWN_SECONDS: Final = 2
 
 
 class TracePage:
-    """Takes spans as Langfuse does, keeps them in a file and shows them to a browser.
+    """Local server that receives spans as Langfuse does, stores them in a file and shows them.
 
-    It can be reached from this machine only, and everybody on this machine can read it: it is for
-    development. Production is Langfuse.
+    It accepts connections from this machine only, and everybody on this machine can read it. Use it
+    for development, and Langfuse in production.
 
     Example:
         ```python
         with TracePage(Path("traces.db")) as page:
             config = OrkestraConfig(langfuse=page.settings())
-            print(f"look at {page.url}")
+            print(f"traces: {page.url}")
             ...
         ```
     """
@@ -78,17 +74,17 @@ class TracePage:
         *,
         port: int = 0,
         public_key: str = "pk-lf-local",
-        secret_key: str = "sk-lf-local",  # noqa: S107 - everybody knows it
+        secret_key: str = "sk-lf-local",  # noqa: S107 - a well-known default
         retention: Retention | None = None,
     ) -> None:
-        """Choose where; nothing listens yet.
+        """Configure the page; `start()` makes it listen.
 
         Args:
-            database: The file, made if there is none; its directory must exist.
-            port: Where to listen on 127.0.0.1; 0 takes a free port.
-            public_key: The key that applications use.
-            secret_key: The secret of the key.
-            retention: How much is kept.
+            database: File of the spans, created if missing; its directory must exist.
+            port: Port on 127.0.0.1; 0 uses a free port.
+            public_key: Public key of the applications.
+            secret_key: Secret key of the applications.
+            retention: Limits of what is kept.
         """
         self._database = database
         self._port = port
@@ -97,7 +93,7 @@ class TracePage:
         self._running: _Running | None = None
 
     def __enter__(self) -> Self:
-        """Start to listen."""
+        """Start listening."""
         self.start()
         return self
 
@@ -107,12 +103,12 @@ class TracePage:
 
     @property
     def url(self) -> str:
-        """Where the page is, and base URL for `langfuse.base_url`."""
+        """URL of the page, and value for `langfuse.base_url`."""
         return f"http://{_HOST}:{self._port}"
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Variables that make an application send its traces here."""
+        """Environment variables that make an application send its traces here."""
         return {
             "LANGFUSE_BASE_URL": self.url,
             "LANGFUSE_PUBLIC_KEY": self._keys["public_key"],
@@ -120,23 +116,19 @@ class TracePage:
         }
 
     def settings(self, **others: Any) -> LangfuseSettings:
-        """Settings that send here.
-
-        Args:
-            others: More settings.
-        """
+        """Make settings that send traces here, with any others."""
         return LangfuseSettings.model_validate({**self._keys, "base_url": self.url, **others})
 
     def trace(self, trace_id: str) -> Sequence[TraceTree]:
-        """What was received of a trace, as trees; a complete trace has one root."""
+        """Return the received spans of a trace as trees; a complete trace has one root."""
         return traces_of(received_spans(self._database, trace_id)).get(trace_id, [])
 
     def start(self) -> None:
-        """Open the database and listen.
+        """Open the database and start listening.
 
         Raises:
-            ConfigurationError: The file is no database of traces.
-            OSError: The port cannot be listened on.
+            ConfigurationError: The file is not a database of traces.
+            OSError: The port cannot be used.
         """
         listener = socket.create_server((_HOST, self._port))
         self._port = listener.getsockname()[1]
@@ -147,14 +139,14 @@ class TracePage:
             raise
 
     def close(self) -> None:
-        """Stop to listen, write what was taken and close the database; may be called again."""
+        """Stop listening, store the received spans and close the database; repeatable."""
         running, self._running = self._running, None
         if running is not None:
             running.end()
 
 
 class _Running:
-    """The server, the thread that it runs in and the store that it fills."""
+    """Server, thread and store of a page that listens."""
 
     def __init__(
         self,
@@ -163,20 +155,23 @@ class _Running:
         keys: Mapping[str, str],
         retention: Retention | None,
     ) -> None:
-        self._changes = Changes()
+        self._changes = ChangeStream()
         self._store = TraceStore(database, retention=retention, on_change=self._publish)
         self._loop = asyncio.new_event_loop()
         port = listener.getsockname()[1]
-        routes = [*Intake(self._store, **keys).routes, *Views(database, self._changes).routes]
+        routes = [
+            *LangfuseApi(self._store, **keys).routes,
+            *PageRoutes(database, self._changes).routes,
+        ]
         hosts = [f"{name}:{port}" for name in (_HOST, "localhost")]
         config = uvicorn.Config(
-            Gate(Starlette(routes=routes), hosts=hosts),
+            HostCheck(Starlette(routes=routes), hosts=hosts),
             access_log=False,
             lifespan="off",
             log_config=None,
             loop="asyncio",
             server_header=False,
-            timeout_graceful_shutdown=_PATIENCE,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             ws="none",
         )
         self._server = uvicorn.Server(config)
@@ -198,12 +193,12 @@ class _Running:
     def _publish(self, trace_ids: Sequence[str]) -> None:
         self._call(self._changes.publish, trace_ids)
 
-    def _call(self, *what: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(*what)
+    def _call(self, *call: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(*call)
 
 
-# The page needs nothing but its own files: what hostile traces may smuggle in must not run.
+# The page needs only its own files, so that nothing in a hostile trace can run.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -219,20 +214,14 @@ _HEADERS: Final = {
 }
 
 
-class Gate:
-    """Refuses requests for other hosts, and puts the headers on every answer.
+class HostCheck:
+    """Middleware that refuses other hosts and adds the security headers (DNS rebinding).
 
-    A page elsewhere can have its name resolved to 127.0.0.1 and then ask as if it were ours; the
-    browser still sends that name as the host.
+    A page of another site can have its name resolved to 127.0.0.1 to reach this server. The browser
+    still sends that name as the host.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
-        """Guard an application.
-
-        Args:
-            app: What answers.
-            hosts: The values of the Host header that it answers to.
-        """
         self._app = app
         self._hosts = frozenset(hosts)
 
@@ -248,7 +237,7 @@ class Gate:
 
         app = self._app
         if Headers(scope=scope).get("host", "").lower() not in self._hosts:
-            app = JSONResponse({"message": "This host is not served here"}, status_code=421)
+            app = JSONResponse({"message": "Unknown host"}, status_code=421)
         await app(scope, receive, send_with_headers)
 
 
@@ -256,30 +245,23 @@ _LARGEST_BODY: Final = 64 * 1024 * 1024
 _PROJECT: Final = {"data": [{"id": "local", "name": "local"}]}
 
 
-class Intake:
-    """Answers as a Langfuse with one project does."""
+class LangfuseApi:
+    """The part of Langfuse's API that applications use, for one project."""
 
     def __init__(self, store: TraceStore, *, public_key: str, secret_key: str) -> None:
-        """Answer for a store.
-
-        Args:
-            store: Where spans go.
-            public_key: The project's public key.
-            secret_key: Its secret key.
-        """
         self._store = store
         self._keys = {"public_key": public_key, "secret_key": secret_key}
 
     @property
     def routes(self) -> list[Route]:
-        """What it answers to."""
+        """Routes of the API."""
         return [
-            Route(TRACES_PATH, self._take, methods=["POST"]),
+            Route(TRACES_PATH, self._receive, methods=["POST"]),
             Route(OBSERVATIONS_PATH, self._observations, methods=["GET"]),
             Route("/api/public/projects", self._projects, methods=["GET"]),
         ]
 
-    async def _take(self, request: Request) -> Response:
+    async def _receive(self, request: Request) -> Response:
         if (refusal := self._refusal(request)) is not None:
             return refusal
         body = await _body(request)
@@ -295,10 +277,10 @@ class Intake:
         except InvalidSpansError as error:
             return _message(str(error), HTTPStatus.BAD_REQUEST)
         try:
-            # Answered when they are kept: whoever gets no answer sends them again.
+            # Answer only when they are stored: a client without an answer sends them again.
             await asyncio.wrap_future(self._store.add(spans))
         except (sqlite3.Error, RuntimeError) as error:
-            return _message(f"Cannot keep spans: {error}", HTTPStatus.SERVICE_UNAVAILABLE)
+            return _message(f"Cannot store spans: {error}", HTTPStatus.SERVICE_UNAVAILABLE)
         return JSONResponse({})
 
     async def _observations(self, request: Request) -> Response:
@@ -320,7 +302,7 @@ class Intake:
 
 
 async def _body(request: Request) -> bytes | None:
-    """The body, or None where it is too large."""
+    """Read the body, or return None if it is too large."""
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared) > _LARGEST_BODY:
         return None
@@ -336,45 +318,45 @@ def _message(text: str, status: HTTPStatus) -> Response:
     return JSONResponse({"message": text}, status_code=status)
 
 
-_HEARTBEAT: Final = 15.0
-_GATHERING: Final = 0.2
-_MOST_NAMED: Final = 500
+_HEARTBEAT_SECONDS: Final = 15.0
+_BATCH_SECONDS: Final = 0.2
+_MOST_CHANGED_TRACES: Final = 500
 
 
-class Changes:
-    """Passes ids of traces on to all who listen. It belongs to one event loop."""
+class ChangeStream:
+    """Server-sent events with the IDs of changed traces; it belongs to one event loop."""
 
     def __init__(self) -> None:
         self._listeners: dict[asyncio.Event, set[str]] = {}
         self._is_closed = False
 
     def publish(self, trace_ids: Sequence[str]) -> None:
-        """Tell everybody."""
+        """Send IDs to all listeners."""
         for event, pending in self._listeners.items():
             pending.update(trace_ids)
             event.set()
 
     def close(self) -> None:
-        """End what everybody listens to."""
+        """End all streams."""
         self._is_closed = True
         for event in self._listeners:
             event.set()
 
     async def stream(self) -> AsyncGenerator[str]:
-        """Server-sent events: the ids of changed traces, several times a second at most."""
+        """Stream the IDs of changed traces, a few times per second at most."""
         event, pending = asyncio.Event(), set[str]()
         self._listeners[event] = pending
         try:
             yield "retry: 1000\n\n"
             while not self._is_closed:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(event.wait(), _HEARTBEAT)
+                    await asyncio.wait_for(event.wait(), _HEARTBEAT_SECONDS)
                 if pending and not self._is_closed:
-                    await asyncio.sleep(_GATHERING)
-                named = sorted(pending)[:_MOST_NAMED]
+                    await asyncio.sleep(_BATCH_SECONDS)
+                changed = sorted(pending)[:_MOST_CHANGED_TRACES]
                 pending.clear()
                 event.clear()
-                yield f"data: {json.dumps(named)}\n\n" if named else ": still here\n\n"
+                yield f"data: {json.dumps(changed)}\n\n" if changed else ": heartbeat\n\n"
         finally:
             del self._listeners[event]
 
@@ -385,25 +367,19 @@ _ASSETS: Final = {
     "/page.js": "text/javascript",
     "/icon.svg": "image/svg+xml",
 }
-_LIMIT: Final = 200
+_LISTED_TRACES: Final = 200
 
 
-class Views:
-    """Shows a database of traces."""
+class PageRoutes:
+    """The page, and the requests that it makes."""
 
-    def __init__(self, database: Path, changes: Changes) -> None:
-        """Show a database.
-
-        Args:
-            database: Where the traces are.
-            changes: Tells which of them have changed.
-        """
+    def __init__(self, database: Path, changes: ChangeStream) -> None:
         self._database = database
         self._changes = changes
 
     @property
     def routes(self) -> list[Route]:
-        """What it answers to; a trace has the path that it has in Langfuse."""
+        """Routes of the page; a trace has the same path as in Langfuse."""
         return [
             Route("/", _page),
             Route("/trace/{trace_id}", _page),
@@ -423,7 +399,7 @@ class Views:
             tenant=given.get("tenant") or None,
             search=given.get("search", ""),
             errors=given.get("errors") == "1",
-            limit=int(limit) if limit.isdecimal() and limit.isascii() else _LIMIT,
+            limit=int(limit) if limit.isdecimal() and limit.isascii() else _LISTED_TRACES,
         )
         return JSONResponse(found)
 
@@ -450,5 +426,5 @@ async def _asset(request: Request) -> Response:
 
 def _found(content: dict[str, Any] | None) -> Response:
     if content is None:
-        return JSONResponse({"message": "No such trace"}, status_code=HTTPStatus.NOT_FOUND)
+        return JSONResponse({"message": "Trace not found"}, status_code=HTTPStatus.NOT_FOUND)
     return JSONResponse(content)

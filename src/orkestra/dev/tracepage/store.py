@@ -1,10 +1,8 @@
-"""`TraceStore`: takes spans from any thread, and has them on disk when it says so.
+"""Database of the trace page: one thread writes it, in batches, and any thread reads it.
 
-The database of traces: one thread writes it, in batches; any thread reads it.
-
-A span as a row of the database.
-
-What the page asks of the database.
+`TraceStore` takes spans from any thread and completes a future when they are on disk. A span is one
+row; each batch also brings the summary row of its traces up to date, so that the list of traces
+never reads spans.
 """
 
 import json
@@ -27,11 +25,11 @@ from orkestra.tracing import TENANT_TAG_PREFIX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """How much is kept; the traces that were silent for longest go first.
+    """Limits of the stored traces; the traces without new spans for longest are deleted first.
 
     Attributes:
-        max_spans: Spans of all traces together.
-        max_bytes: Bytes of their names, inputs, outputs and attributes together.
+        max_spans: Largest number of spans of all traces together.
+        max_bytes: Largest size of their names, inputs, outputs and attributes in bytes.
     """
 
     max_spans: int = 200_000
@@ -45,9 +43,9 @@ class _Batch:
 
 
 class TraceStore:
-    """Writes spans to a database, in a thread of its own.
+    """Writer of spans with a thread of its own.
 
-    Whatever has come in while one transaction was written is the next one.
+    All spans that arrive during one transaction are written by the next one.
     """
 
     def __init__(
@@ -57,44 +55,35 @@ class TraceStore:
         retention: Retention | None = None,
         on_change: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
-        """Open the database and start the thread.
-
-        Args:
-            path: The database, made if there is none; its directory must exist.
-            retention: How much is kept.
-            on_change: Called in the thread with the ids of the traces that changed.
+        """Open the database and start the thread, which calls `on_change` with trace IDs.
 
         Raises:
-            ConfigurationError: The file is no such database.
+            ConfigurationError: The file is not a database of traces.
         """
         self.path = path
         self._retention = retention or Retention()
         self._on_change = on_change
         self._connection = open_for_writing(path)
         self._batches: deque[_Batch] = deque()
-        self._unchecked = self._retention.max_spans  # so that the first batch checks
+        self._unchecked = self._retention.max_spans  # check the limits after the first batch
         self._is_closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="orkestra-trace-store", daemon=True)
         self._thread.start()
 
     def add(self, spans: Sequence[ReceivedSpan]) -> Future[None]:
-        """Write spans.
-
-        Returns:
-            Done when they will survive the end of this process, however it comes about.
-        """
+        """Write spans, and return a future that is done when they are on disk."""
         batch = _Batch([row_of(span) for span in spans])
         with self._changed:
             if self._is_closed:
-                batch.done.set_exception(RuntimeError("the store of traces is closed"))
+                batch.done.set_exception(RuntimeError("the trace store is closed"))
             else:
                 self._batches.append(batch)
                 self._changed.notify()
         return batch.done
 
     def close(self) -> None:
-        """Write what was added, and close the database; may be called again."""
+        """Write the added spans, and close the database; repeatable."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
@@ -105,8 +94,8 @@ class TraceStore:
             rows = [row for batch in batches for row in batch.rows]
             try:
                 touched = write_rows(self._connection, rows)
-                self._forget(len(rows))
-            except Exception as error:  # noqa: BLE001 - whoever sent them is told, and sends again
+                self._delete_oldest(len(rows))
+            except Exception as error:  # noqa: BLE001 - the sender gets the error and retries
                 for batch in batches:
                     batch.done.set_exception(error)
             else:
@@ -122,13 +111,13 @@ class TraceStore:
             self._batches.clear()
             return batches
 
-    def _forget(self, added: int) -> None:
-        """Not after every batch: adding all sizes up takes its time."""
+    def _delete_oldest(self, added: int) -> None:
+        """Apply the limits now and then: adding up all sizes is slow."""
         self._unchecked += added
         if self._unchecked * 50 >= self._retention.max_spans:
             self._unchecked = 0
             limits = self._retention
-            forget_oldest(self._connection, max_spans=limits.max_spans, max_bytes=limits.max_bytes)
+            delete_oldest(self._connection, max_spans=limits.max_spans, max_bytes=limits.max_bytes)
 
 
 COLUMNS: Final = (
@@ -159,16 +148,16 @@ COLUMNS: Final = (
     "attributes",
     "events",
 )
-"""The columns of a span, the large ones last: what only counts need not read them."""
+"""Columns of a span, the large ones last, so that a query for the others need not read them."""
 
 _SHOWN_APART: Final = frozenset({names.INPUT, names.OUTPUT, names.STATUS_MESSAGE})
 _GENERATIONS: Final = frozenset({"generation", "embedding"})
-_ERROR: Final = 2
-_LAST: Final = 2**63 - 1
+_ERROR_STATUS: Final = 2
+_LARGEST_INTEGER: Final = 2**63 - 1
 
 
 def row_of(span: ReceivedSpan) -> tuple[Any, ...]:
-    """The span's values in the order of `COLUMNS`."""
+    """Return the values of a span in the order of `COLUMNS`."""
     given = span.attributes
     model = given.get(names.MODEL) or given.get("gen_ai.request.model")
     tokens_in, tokens_out = _tokens(given)
@@ -184,15 +173,15 @@ def row_of(span: ReceivedSpan) -> tuple[Any, ...]:
         span.parent_id is None or span.is_app_root,
         span.name,
         _type(span, model),
-        "ERROR" if span.status_code == _ERROR else span.level,
+        "ERROR" if span.status_code == _ERROR_STATUS else span.level,
         tenant_of(span),
         _optional(span.metadata.get("workflow_type")),
         _optional(given.get(names.TRACE_NAME)),
         _optional(span.session_id),
         _optional(span.user_id),
         _optional(given.get(names.ENVIRONMENT)),
-        min(span.start_ns, _LAST),
-        min(max(span.end_ns, span.start_ns), _LAST),
+        min(span.start_ns, _LARGEST_INTEGER),
+        min(max(span.end_ns, span.start_ns), _LARGEST_INTEGER),
         _optional(model),
         tokens_in,
         tokens_out,
@@ -207,7 +196,7 @@ def row_of(span: ReceivedSpan) -> tuple[Any, ...]:
 
 
 def tenant_of(span: ReceivedSpan) -> str | None:
-    """The tenant that a span names, in a tag or in metadata."""
+    """Return the tenant of a span, from a tag or its metadata."""
     for tag in span.tags:
         if str(tag).startswith(TENANT_TAG_PREFIX):
             return str(tag).removeprefix(TENANT_TAG_PREFIX)
@@ -220,7 +209,7 @@ def _type(span: ReceivedSpan, model: object) -> str:
 
 
 def _tokens(given: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """By Langfuse's attributes, else by OpenTelemetry's; parts such as `input_cached` add up."""
+    """Count tokens by Langfuse's attributes, else by OpenTelemetry's; `input_cached` adds up."""
     usage = _mapping(given.get(names.USAGE_DETAILS))
     if not usage:
         usage_names = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
@@ -235,7 +224,7 @@ def _tokens(given: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
 def _sum(counts: Iterable[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
-    return min(sum(known), _LAST) if known else None
+    return min(sum(known), _LARGEST_INTEGER) if known else None
 
 
 def _mapping(value: object) -> dict[str, Any]:
@@ -249,24 +238,24 @@ def _mapping(value: object) -> dict[str, Any]:
 
 def _count(value: object) -> int | None:
     number = _number(value)
-    return None if number is None else min(int(number), _LAST)
+    return None if number is None else min(int(number), _LARGEST_INTEGER)
 
 
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if 0 <= value <= _LAST else None
+    return float(value) if 0 <= value <= _LARGEST_INTEGER else None
 
 
 def _text(value: object) -> str | None:
-    """Inputs and outputs come as text, of JSON mostly."""
+    """Return an input or output as text, which is mostly JSON."""
     if isinstance(value, str):
         return _readable(value) if "\\u" in value else value
     return None if value is None else json.dumps(_plain(value), ensure_ascii=False)
 
 
 def _readable(text: str) -> str:
-    """JSON without its escapes, so that what people search for is found."""
+    """Return JSON without escapes, so that a search finds its text."""
     try:
         readable = json.dumps(json.loads(text), ensure_ascii=False)
         readable.encode()
@@ -280,7 +269,7 @@ def _optional(value: object) -> str | None:
 
 
 def _plain(value: object) -> Any:
-    """The value as JSON can have it."""
+    """Convert a value to one that JSON can represent."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, float) and not math.isfinite(value):
@@ -307,7 +296,7 @@ CREATE TABLE arrivals (last INTEGER NOT NULL);
 INSERT INTO arrivals VALUES (0);
 PRAGMA user_version = 1;
 """
-# A span that is sent again, after a lost answer, replaces itself.
+# A span that is sent again after a lost answer replaces itself.
 _INSERT: Final = f"INSERT OR REPLACE INTO spans VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - constants
 _SUMMARISE: Final = """
 WITH own AS (SELECT * FROM spans WHERE trace_id = :id),
@@ -328,13 +317,10 @@ _OLDEST: Final = "SELECT id, spans, size FROM traces ORDER BY arrived"
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """Open the database, and make it where there is none.
-
-    Args:
-        path: The file; its directory must exist.
+    """Open the database, and create it if it is missing.
 
     Raises:
-        ConfigurationError: The file is no such database.
+        ConfigurationError: The file is not a database of traces.
     """
     connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     try:
@@ -346,18 +332,18 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
             version = _VERSION
     except sqlite3.DatabaseError as error:
         connection.close()
-        msg = f"{str(path)!r} cannot be used as a database of traces ({error}): remove it"
+        msg = f"{str(path)!r} is not a database of traces ({error}): delete it"
         raise ConfigurationError(msg) from error
     if version != _VERSION:
         connection.close()
-        msg = f"{str(path)!r} was made by another version of Orkestra: remove it"
+        msg = f"{str(path)!r} was written by another version of Orkestra: delete it"
         raise ConfigurationError(msg)
     return connection
 
 
 @contextmanager
 def reading(path: Path) -> Generator[sqlite3.Connection]:
-    """Read the database as it is now, whatever is written meanwhile."""
+    """Read a snapshot of the database, in parallel to the writer."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
         connection.row_factory = sqlite3.Row
@@ -365,11 +351,7 @@ def reading(path: Path) -> Generator[sqlite3.Connection]:
 
 
 def write_rows(connection: sqlite3.Connection, rows: Iterable[tuple[object, ...]]) -> list[str]:
-    """Write spans and bring their traces up to date; all of it or, on an error, nothing.
-
-    Returns:
-        The ids of the traces.
-    """
+    """Write spans and update their traces in one transaction; return the IDs of the traces."""
     rows = list(rows)
     touched = list(dict.fromkeys(str(row[0]) for row in rows))
     with _transaction(connection):
@@ -380,12 +362,8 @@ def write_rows(connection: sqlite3.Connection, rows: Iterable[tuple[object, ...]
     return touched
 
 
-def forget_oldest(connection: sqlite3.Connection, *, max_spans: int, max_bytes: int) -> int:
-    """Delete the traces that were silent for longest until the rest is within bounds.
-
-    Returns:
-        How many traces were deleted.
-    """
+def delete_oldest(connection: sqlite3.Connection, *, max_spans: int, max_bytes: int) -> int:
+    """Delete the traces without new spans for longest; return how many were deleted."""
     oldest: list[tuple[str]] = []
     with _transaction(connection):
         spans, size = connection.execute(_TOTAL).fetchone()
@@ -412,9 +390,9 @@ def _transaction(connection: sqlite3.Connection) -> Generator[None]:
 
 MOST_TRACES: Final = 1000
 MOST_SPANS: Final = 5000
-_LONGEST_SEARCH: Final = 200
+_LONGEST_SEARCH_CHARACTERS: Final = 200
 _MOST_WORDS: Final = 8
-_MILLISECOND: Final = 1_000_000
+_NS_PER_MS: Final = 1_000_000
 
 # Every word must be found somewhere in the trace.
 _MATCHING: Final = r"""
@@ -450,23 +428,22 @@ FROM spans WHERE :trace_id IS NULL OR trace_id = :trace_id
 def list_traces(
     path: Path, *, tenant: str | None, search: str, errors: bool, limit: int
 ) -> dict[str, Any]:
-    """The newest traces.
+    """List the newest traces, and count the traces of each tenant.
 
     Args:
         path: The database.
-        tenant: Of this tenant only.
-        search: Words that must all be found in each trace.
-        errors: Only those with an error in them.
-        limit: How many at most.
-
-    Returns:
-        The traces, whether there are more, and every tenant with its number of traces.
+        tenant: Tenant of the traces; None means all.
+        search: Words that each trace must contain.
+        errors: List only traces with errors.
+        limit: Largest number of traces.
     """
     limit = max(1, min(limit, MOST_TRACES))
     wanted = {
         "tenant": tenant,
         "errors": errors,
-        "words": json.dumps([_pattern(w) for w in search[:_LONGEST_SEARCH].split()[:_MOST_WORDS]]),
+        "words": json.dumps(
+            [_pattern(w) for w in search[:_LONGEST_SEARCH_CHARACTERS].split()[:_MOST_WORDS]]
+        ),
         "limit": limit + 1,
     }
     with reading(path) as connection:
@@ -476,7 +453,7 @@ def list_traces(
 
 
 def read_trace(path: Path, trace_id: str) -> dict[str, Any] | None:
-    """One trace and its spans without their contents; None where there is none."""
+    """Return a trace and its spans without inputs and outputs; None if it is unknown."""
     with reading(path) as connection:
         trace = connection.execute("SELECT * FROM traces WHERE id = ?", (trace_id,)).fetchone()
         spans = connection.execute(_TREE, (trace_id, MOST_SPANS)).fetchall()
@@ -486,7 +463,7 @@ def read_trace(path: Path, trace_id: str) -> dict[str, Any] | None:
 
 
 def read_span(path: Path, trace_id: str, span_id: str) -> dict[str, Any] | None:
-    """One span with its contents; None where there is none."""
+    """Return a span with its input and output; None if it is unknown."""
     with reading(path) as connection:
         row = connection.execute(_SPAN, (trace_id, span_id)).fetchone()
     if row is None:
@@ -500,7 +477,7 @@ def read_span(path: Path, trace_id: str, span_id: str) -> dict[str, Any] | None:
 
 
 def received_spans(path: Path, trace_id: str | None) -> Sequence[ReceivedSpan]:
-    """The spans of a trace, or of all, as they were received."""
+    """Return the spans of a trace, or of all traces, as they were received."""
     with reading(path) as connection:
         return [_received(row) for row in connection.execute(_RECEIVED, {"trace_id": trace_id})]
 
@@ -518,17 +495,20 @@ def _trace(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def _times(row: sqlite3.Row) -> dict[str, Any]:
-    """In milliseconds: nanoseconds since 1970 are more than JavaScript can count."""
+    """Convert to milliseconds: nanoseconds since 1970 exceed JavaScript's exact integers."""
     values = dict(row)
     for name in ("start", "end"):
-        values[name] = values.pop(f"{name}_ns") / _MILLISECOND
+        values[name] = values.pop(f"{name}_ns") / _NS_PER_MS
     return values
 
 
 def _received(row: sqlite3.Row) -> ReceivedSpan:
-    prefix = names.OBSERVATION_PREFIX
     contents = {"input": row["input"], "output": row["output"], "status_message": row["message"]}
-    present = {f"{prefix}{name}": value for name, value in contents.items() if value is not None}
+    present = {
+        f"{names.OBSERVATION_PREFIX}{name}": value
+        for name, value in contents.items()
+        if value is not None
+    }
     return ReceivedSpan(
         trace_id=row["trace_id"],
         span_id=row["span_id"],

@@ -1,12 +1,12 @@
 "use strict";
-// Everything shown comes from traces, which anybody may have written: it only ever becomes text.
+// Traces contain input from anywhere, so everything that is shown is set as text, never as HTML.
 
 const byId = (id) => document.getElementById(id);
 const PAGE = 200;
 const state = {
   traces: [], selected: null, limit: PAGE,   // the list, and the id that is selected in it
-  open: null, rows: [], span: null,          // the trace that is open, its visible rows
-  folded: new Set(), shown: null,            // what is folded; the span whose contents are shown
+  open: null, rows: [], span: null,          // the open trace, its visible rows, its selected span
+  folded: new Set(), shown: null,            // collapsed spans; the span whose contents are shown
 };
 
 function make(tag, className, text) {
@@ -96,17 +96,17 @@ function traceItem(trace) {
   return item;
 }
 
-// Sessions, and the workflow IDs that they default to, begin with the tenant, which stands beside.
+// Sessions default to workflow IDs, which begin with the tenant; the tenant is shown beside them.
 function sessionOf(trace) {
   const prefix = `${trace.tenant}:`, session = trace.session_id || "";
   return session.startsWith(prefix) ? session.slice(prefix.length) : session;
 }
 
 function verdict(trace) {
-  if (!trace.has_root) return { text: "not ended", style: "open" };
+  if (!trace.has_root) return { text: "incomplete", style: "open" };
   if (trace.level === "ERROR") return { text: "failed", style: "bad" };
   if (trace.level === "WARNING") return { text: "stopped", style: "warn" };
-  if (trace.errors) return { text: plural(trace.errors, "error") + " inside", style: "warn" };
+  if (trace.errors) return { text: plural(trace.errors, "error"), style: "warn" };
   return { text: plural(trace.spans, "span"), style: "" };
 }
 
@@ -116,7 +116,7 @@ function showTraces() {
   const none = byId("none");
   none.hidden = state.traces.length > 0;
   const isFiltered = byId("search").value || byId("tenant").value || byId("errors").checked;
-  none.textContent = isFiltered ? "No trace matches." : "No traces yet.";
+  none.textContent = isFiltered ? "No traces match." : "No traces yet.";
   markTrace();
 }
 
@@ -140,13 +140,13 @@ function moveInList(step) {
 function showWelcome(isEmpty) {
   const welcome = byId("welcome");
   welcome.hidden = state.open !== null;
-  welcome.replaceChildren(make("h2", "", isEmpty ? "Waiting for the first trace" : "Choose a trace"));
+  welcome.replaceChildren(make("h2", "", isEmpty ? "Waiting for the first trace" : "Select a trace"));
   const words = isEmpty
-    ? "Start a workflow: what it and its activities do is shown here while it runs. Nothing leaves this machine."
-    : "Each workflow is one trace, with everything that it did, children and continuations included.";
+    ? "Start a workflow to see its spans here while it runs. The traces stay on this machine."
+    : "Each workflow is one trace, with its activities, child workflows and later runs.";
   welcome.append(make("p", "", words));
   if (isEmpty) {
-    const how = make("p", "", "Applications send here with LANGFUSE_BASE_URL=");
+    const how = make("p", "", "To send traces here, set LANGFUSE_BASE_URL=");
     how.append(make("code", "", location.origin));
     welcome.append(how);
   }
@@ -178,7 +178,7 @@ async function loadTrace(id) {
   byId("trace").hidden = found === null;
   state.open = found;
   if (found === null) {
-    byId("welcome").replaceChildren(make("h2", "", "There is no such trace"), make("p", "", "It is gone, or has not arrived yet."));
+    byId("welcome").replaceChildren(make("h2", "", "Trace not found"), make("p", "", "It was deleted, or has not been received yet."));
     return;
   }
   found.roots = treeOf(found);
@@ -190,7 +190,7 @@ async function loadTrace(id) {
   showTree();
 }
 
-// A span whose parent has not arrived hangs under a place for it; workflows arrive when they end.
+// A span whose parent is missing gets a placeholder: the span of a workflow is sent when it ends.
 function treeOf(found) {
   const nodes = new Map(), known = new Map();
   for (const span of found.spans) {
@@ -230,7 +230,7 @@ function treeOf(found) {
 }
 
 function ghost(child) {
-  const name = child.workflow_type && child.type === "tool" ? `workflow:${child.workflow_type}` : "not arrived";
+  const name = child.workflow_type && child.type === "tool" ? `workflow:${child.workflow_type}` : "not received";
   return {
     key: `ghost-${child.parent_id}`, span_id: child.parent_id, parent_id: null, isGhost: true, name,
     type: "chain", level: "DEFAULT", start: child.start, end: child.end, children: [],
@@ -255,8 +255,8 @@ function showHead() {
   const facts = make("div", "facts");
   fact(facts, "tenant", trace.tenant || "none");
   fact(facts, "", trace.has_root && !style ? "completed" : text, style);
-  fact(facts, "took", duration(trace.end - trace.start));
-  fact(facts, "began", clock(trace.start));
+  fact(facts, "duration", duration(trace.end - trace.start));
+  fact(facts, "start", clock(trace.start));
   fact(facts, "spans", trace.spans > state.open.spans.length ? `${state.open.spans.length} of ${trace.spans}` : trace.spans);
   if (trace.generations) {
     fact(facts, plural(trace.generations, "generation"), tokens(trace.tokens_in, trace.tokens_out));
@@ -368,7 +368,7 @@ async function showSpan() {
   const { id } = state.open.trace;
   state.shown = node.key;
   if (node.isGhost) {
-    const words = "This span has not arrived. A workflow's span comes when it ends; one that was terminated sends none.";
+    const words = "This span has not been received. A workflow sends its span when it ends; a terminated workflow sends none.";
     byId("span").replaceChildren(make("h3", "", node.name), make("p", "soft", words));
     return;
   }
@@ -382,8 +382,8 @@ function spanParts(span) {
   const facts = make("div", "facts");
   fact(facts, "", span.type);
   fact(facts, "", span.level === "DEFAULT" ? "" : span.level.toLowerCase(), span.level === "ERROR" ? "bad" : "warn");
-  fact(facts, "took", duration(span.end - span.start));
-  fact(facts, "began", clock(span.start));
+  fact(facts, "duration", duration(span.end - span.start));
+  fact(facts, "start", clock(span.start));
   fact(facts, "model", span.model);
   if (span.tokens_in !== null || span.tokens_out !== null) fact(facts, "", tokens(span.tokens_in, span.tokens_out));
   if (span.cost) fact(facts, "cost", money(span.cost));
@@ -433,14 +433,14 @@ function attributes(span) {
   });
 }
 
-// ---- keys, clicks and news ------------------------------------------------------------------
+// ---- keys, clicks and updates ------------------------------------------------------------------
 
 function leave() {
   opening++;
   state.open = null;
   byId("trace").hidden = true;
   document.body.classList.remove("one");
-  document.title = "Traces on this machine";
+  document.title = "Local traces";
   if (location.pathname !== "/") history.pushState(null, "", "/");
   showWelcome(state.traces.length === 0);
   byId("traces").focus();
