@@ -161,7 +161,7 @@ def files(distribution):
 importlib.metadata.files = files
 sys.modules.update(dict.fromkeys({packages!r}))
 sys.argv = ["orkestra", *{arguments!r}]
-from orkestra.cli import main
+from orkestra.cli.__main__ import main
 main()
 """
     return subprocess.run(
