@@ -1,4 +1,4 @@
-"""What the desk does outside the workflow. Here stand databases, a model and a mail server."""
+"""Activities of the desk: calls to a database, a model and a mail server."""
 
 import hashlib
 import time
@@ -15,12 +15,12 @@ from support_desk.models import Customer, Draft, Message, Question
 from support_desk.recording import generation
 
 ASSISTANT: Final[Assistant] = KnowledgeAssistant()
-"""Put a real model here: anything that has `model` and `draft()`."""
+"""Replace it with a real model: any object with `model` and `draft()`."""
 
 
 @activity.defn
 def lookup_customer(email: str) -> Customer:
-    """Find the customer; the database drops the first connection for one address in four."""
+    """Find the customer. The database drops the first connection for one address in four."""
     time.sleep(0.02)
     if activity.info().attempt == 1 and crc32(email.encode()) % 4 == 0:
         raise ConnectionError("customer database: connection reset by peer")
@@ -37,7 +37,7 @@ def lookup_customer(email: str) -> Customer:
 
 @activity.defn
 async def draft_answer(question: Question) -> Draft:
-    """Let the assistant draft an answer from the knowledge of the tenant's brand."""
+    """Draft an answer from the knowledge of the tenant's brand."""
     brand = brand_of(current_tenant())
     with generation(ASSISTANT.model, question) as record:
         draft = await ASSISTANT.draft(question, brand)
@@ -47,7 +47,7 @@ async def draft_answer(question: Question) -> Draft:
 
 @activity.defn
 def send_message(message: Message) -> str:
-    """Send the answer in the name of the tenant's brand; returns the message's ID."""
+    """Send the answer in the name of the tenant's brand, and return the message ID."""
     brand = brand_of(current_tenant())
     text = f"{brand.greeting} {message.to.name},\n\n{message.text}\n\n{brand.name}"
     time.sleep(0.02)

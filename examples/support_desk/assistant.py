@@ -1,4 +1,4 @@
-"""The assistant: a small Protocol, and a version that works offline."""
+"""The `Assistant` protocol, and an implementation that works offline."""
 
 import asyncio
 import re
@@ -11,11 +11,11 @@ _WORD: Final = re.compile(r"[a-z0-9]+")
 
 
 class Assistant(Protocol):
-    """Drafts answers; a real model is one class with these two members."""
+    """Author of draft answers; a real model is a class with these two members."""
 
     @property
     def model(self) -> str:
-        """Name of the model, for the records."""
+        """Name of the model, for traces."""
         ...
 
     async def draft(self, question: Question, brand: Brand) -> Draft:
@@ -24,7 +24,7 @@ class Assistant(Protocol):
 
 
 class KnowledgeAssistant:
-    """Takes the article that shares most words with the question: the same answer every time."""
+    """Assistant that returns the article with the most words of the question; deterministic."""
 
     model = "keyword-match-1"
 
@@ -33,7 +33,7 @@ class KnowledgeAssistant:
         words = set(_WORD.findall(text))
         best = max(brand.articles, key=lambda article: len(article.keywords & words))
         hits = len(best.keywords & words)
-        await asyncio.sleep(0.05 + 0.001 * len(words))  # as if it had to think
+        await asyncio.sleep(0.05 + 0.001 * len(words))  # simulates the latency of a model
         if not hits:
             return Draft("I am not sure what this is about.", 0.1)
         return Draft(best.answer, min(0.98, 0.35 + 0.2 * hits))

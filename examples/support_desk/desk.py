@@ -1,6 +1,6 @@
-"""The desk as a web front end sees it: open a ticket, attend to a chat.
+"""Client of the desk, as a web front end would use it: open a ticket, handle a chat.
 
-The client that comes in is bound to a tenant, so nothing here names one.
+The client is bound to a tenant, so no function takes one.
 """
 
 from typing import Final
@@ -15,11 +15,11 @@ from support_desk.workflows import SupportTicket
 TASK_QUEUE: Final = "support"
 
 OpenTicket = WorkflowHandle[SupportTicket, Outcome]
-"""A ticket that somebody works on: the SDK's own handle."""
+"""Handle of an open ticket."""
 
 
 async def open_ticket(client: Client, ticket: Ticket) -> OpenTicket:
-    """Start the ticket's workflow; Langfuse learns which customer it is for."""
+    """Start the workflow of a ticket, with the customer as the user of its trace."""
     with trace_attributes(user_id=ticket.customer[:200], tags=[ticket.channel]):
         return await start_workflow(
             client,
@@ -42,9 +42,9 @@ async def answer(ticket: OpenTicket, text: str) -> None:
 
 
 async def attend_chat(ticket: OpenTicket, follow_up: str | None) -> None:
-    """Sit with a customer who waits at the other end: write on, or let a colleague answer.
+    """Play a waiting customer: write again, or let a human answer.
 
-    Nobody sits with those who wrote an e-mail; if the assistant cannot help, they are escalated.
+    E-mails are not attended; the ticket is escalated if the assistant cannot answer.
     """
     try:
         status = await first_reaction(ticket)
@@ -55,7 +55,7 @@ async def attend_chat(ticket: OpenTicket, follow_up: str | None) -> None:
         else:
             await answer(ticket, "I have looked into it myself: we will sort it out.")
     except WorkflowUpdateFailedError:
-        return  # the deadline was faster
+        return  # the timer escalated the ticket first
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:  # the ticket has ended
             raise

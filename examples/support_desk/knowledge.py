@@ -1,4 +1,4 @@
-"""What each brand knows: the one place in the desk where tenants differ."""
+"""Knowledge of each brand, the only data of the desk that differs by tenant."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ _BRANDS: Final[Mapping[str, Brand]] = {
 
 
 def brand_of(tenant: str | None) -> Brand:
-    """The brand of a tenant; one that is new to the desk has what every brand knows."""
+    """Return the brand of a tenant; an unknown tenant gets the common knowledge."""
     return _BRANDS.get(tenant or "") or Brand(
         name=(tenant or "The support desk").title(), greeting="Hello", articles=_EVERYWHERE
     )

@@ -1,4 +1,4 @@
-"""What enters and leaves the desk: plain dataclasses that Temporal's own converter carries.
+"""Data of the desk: plain dataclasses, which Temporal's default converter can serialize.
 
 None of them has a tenant. It travels beside the arguments, and code that needs it asks
 `orkestra.current_tenant()`.
@@ -13,7 +13,7 @@ Channel = Literal["chat", "email"]
 
 @dataclass(frozen=True)
 class Ticket:
-    """A customer's question, as it came in."""
+    """A customer's question."""
 
     id: str
     customer: str
@@ -22,7 +22,7 @@ class Ticket:
     body: str
     channel: Channel = "email"
     answer_within_seconds: float = 3.0
-    """How long a ticket waits for a human before it is escalated; short, to be watched."""
+    """Seconds that a ticket waits for a human before it is escalated; short for the demo."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Customer:
 
 @dataclass(frozen=True)
 class Question:
-    """All that the assistant is told."""
+    """Input of the assistant."""
 
     subject: str
     messages: list[str]
-    """What the customer wrote, in order."""
+    """Messages of the customer, in order."""
     customer: Customer
 
 
@@ -46,7 +46,7 @@ class Question:
 class Draft:
     text: str
     confidence: float
-    """0 to 1: how sure the assistant is that the text answers the question."""
+    """Confidence that the text answers the question, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class HumanAnswer:
 
 @dataclass(frozen=True)
 class Message:
-    """What is sent to the customer at the end."""
+    """Last message to the customer."""
 
     to: Customer
     subject: str
@@ -79,7 +79,7 @@ class Resolution(StrEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """What one sees of a ticket while it is worked on."""
+    """Current state of a ticket."""
 
     state: State = State.OPEN
     draft: Draft | None = None
@@ -88,12 +88,12 @@ class Status:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a ticket ended."""
+    """Result of a ticket."""
 
     ticket: str
     resolution: Resolution
     confidence: float
-    """The assistant's, in its last draft."""
+    """Confidence of the assistant's last draft."""
     answer: str
     message_id: str
-    """The message that told the customer."""
+    """ID of the message to the customer."""

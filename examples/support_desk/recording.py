@@ -1,4 +1,4 @@
-"""What Langfuse learns of a call to the model: a generation below the activity's span."""
+"""Recording of model calls in Langfuse, as generations below the span of the activity."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def generation(model: str, question: Question) -> Generator[Callable[[Draft], None]]:
-    """Record the call that the block makes; the block hands in what came back.
+    """Record the model call of the `with` block, which passes in the answer.
 
     Where tracing is off, or this trace is not sampled, nothing is recorded.
     """
     if not _is_traced():
         yield lambda _: None
         return
-    from langfuse import get_client  # noqa: PLC0415 - it takes a second, which only tracing needs
+    from langfuse import get_client  # noqa: PLC0415 - a slow import, only for tracing
 
     with get_client().start_as_current_observation(
         as_type="generation", name="draft", model=model, input=asdict(question)

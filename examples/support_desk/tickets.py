@@ -1,4 +1,4 @@
-"""Reading tickets from a JSONL file, one a line, however long the file is."""
+"""Reader of tickets from a JSONL file of any length, one ticket per line."""
 
 import re
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class FiledTicket:
     tenant: str
     ticket: Ticket
     follow_up: str | None
-    """What the customer writes next, where the ticket has to wait."""
+    """Next message of the customer, if the ticket has to wait."""
 
 
 class _Line(BaseModel):
@@ -43,7 +43,7 @@ class _Line(BaseModel):
 
 
 def read_tickets(path: Path) -> Iterator[FiledTicket]:
-    """Read the tickets one by one; blank lines are skipped.
+    """Read the tickets one by one, and skip blank lines.
 
     Raises:
         TicketFileError: The file cannot be read, has no tickets, or a line of it is malformed.
@@ -54,7 +54,7 @@ def read_tickets(path: Path) -> Iterator[FiledTicket]:
             for number, text in _lines(file, path):
                 line = _parse(text, f"{path}, line {number}")
                 if (line.tenant, line.id) in filed:
-                    msg = f"{path}, line {number}: {line.tenant!r} has a ticket {line.id!r} already"
+                    msg = f"{path}, line {number}: {line.tenant!r} already has a ticket {line.id!r}"
                     raise TicketFileError(msg)
                 filed.add((line.tenant, line.id))
                 yield _filed(line)
@@ -62,7 +62,7 @@ def read_tickets(path: Path) -> Iterator[FiledTicket]:
         msg = f"cannot read tickets from {str(path)!r}: {error.strerror}"
         raise TicketFileError(msg) from error
     if not filed:
-        msg = f"{path} has no tickets: write one JSON object a line"
+        msg = f"{path} has no tickets: write one JSON object per line"
         raise TicketFileError(msg)
 
 
@@ -91,7 +91,7 @@ def _explain(detail: ErrorDetails) -> str:
         case "missing":
             return f"{key!r} is missing"
         case "extra_forbidden":
-            return f"{key!r} is not known"
+            return f"unknown key {key!r}"
         case "json_invalid":
             return re.sub(r" at line \d+ column (\d+)$", r" at column \1", detail["msg"])
         case _:

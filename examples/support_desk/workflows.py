@@ -1,4 +1,4 @@
-"""The life of a ticket: look up, draft, perhaps wait for a human, tell the customer."""
+"""The workflow of a ticket: look up, draft, wait for a human if needed, notify the customer."""
 
 from datetime import timedelta
 
@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     )
 
 CONFIDENT = 0.7
-"""Drafts below it wait for a human."""
+"""Drafts with less confidence wait for a human."""
 
 ESCALATION = "We have passed your question to a specialist, who will write to you today."
 CLOSING = "You told us that this is settled, so we have closed your ticket."
@@ -32,7 +32,7 @@ _RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_attem
 
 @workflow.defn
 class SupportTicket:
-    """One ticket, from the moment it comes in until the customer has been told how it ended."""
+    """One ticket, from its arrival to the notification of the customer."""
 
     def __init__(self) -> None:
         self._state = State.OPEN
@@ -103,7 +103,7 @@ class SupportTicket:
 
     @workflow.update
     async def first_reaction(self) -> Status:
-        """Wait until there is an answer or a human is needed: what a chat window shows."""
+        """Wait until there is an answer or a human is needed, as a chat window does."""
         await workflow.wait_condition(lambda: self._state is not State.OPEN)
         return self.status()
 
@@ -121,18 +121,18 @@ class SupportTicket:
 
     @workflow.signal
     def customer_reply(self, text: str) -> None:
-        """The customer wrote again: the assistant tries once more with all that is known."""
+        """Add a message of the customer, and let the assistant draft again."""
         self._messages.append(text)
 
     @workflow.signal
     def close(self) -> None:
-        """The customer needs no answer any more."""
+        """Close the ticket without an answer."""
         self._closed = True
 
 
 @workflow.defn
 class NotifyCustomer:
-    """Tell a customer how the ticket ended; apart, so that it can be retried on its own."""
+    """Notify the customer in a child workflow, so that it can be retried separately."""
 
     @workflow.run
     async def run(self, message: Message) -> str:
