@@ -6,6 +6,7 @@ prints which files and functions those are.
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +23,14 @@ BUDGETS = {
     "list": (7, 45),
     "create_worker": (32, 144),
     "stop": (16, 80),
+}
+
+PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
+CHAPTERS = {
+    "Start a workflow": "start",
+    "Receive a signal": "signal",
+    "Send a span": "start to span",
+    "Stop a worker": "stop",
 }
 
 Journeys = dict[str, dict[str, list[str]]]
@@ -48,6 +57,19 @@ def test_an_operation_runs_in_no_more_files_and_functions_than_its_budget(
     walked = journeys[operation]
     assert len(walked) <= files, sorted(walked)
     assert sum(map(len, walked.values())) <= functions, walked
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_the_architecture_page_names_only_functions_that_run(
+    journeys: Journeys, chapter: str
+) -> None:
+    [text] = re.findall(
+        rf"^## {chapter}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL
+    )
+    steps = re.findall(r"^\| .* \| `([\w/]+\.py)` \| `([\w.]+)` \|$", text, re.MULTILINE)
+    walked = journeys[CHAPTERS[chapter]]
+    assert len(steps) == text.count(".py")
+    assert [step for step in steps if step[1] not in walked.get(step[0], ())] == []
 
 
 def test_the_package_has_few_large_modules_and_no_huge_one() -> None:
