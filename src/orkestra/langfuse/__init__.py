@@ -4,7 +4,6 @@ Importing it imports neither: that happens in threads, when they are first neede
 """
 
 from orkestra.langfuse.exporter import Loss
-from orkestra.langfuse.langfuse_sink import ActiveAttempt, LangfuseSink
-from orkestra.langfuse.projects import LangfuseProjects
+from orkestra.langfuse.langfuse_sink import ActiveAttempt, LangfuseProjects, LangfuseSink
 
 __all__ = ["ActiveAttempt", "LangfuseProjects", "LangfuseSink", "Loss"]
