@@ -6,11 +6,7 @@ from collections.abc import Generator
 import pytest
 
 # A node ID, or the start of one (a file, or a test without its parameters), and the reason.
-ALLOWED_SKIPS = {
-    "tests/integration/test_demo.py::test_thousands_of_tickets_are_worked_off": (
-        "it takes minutes; ORKESTRA_SLOW_TESTS=1 runs it"
-    ),
-}
+ALLOWED_SKIPS: dict[str, str] = {}
 
 
 @pytest.hookimpl(wrapper=True)
