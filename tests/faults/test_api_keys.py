@@ -66,9 +66,7 @@ async def test_a_key_in_a_file_changes_under_workers_that_make_no_calls(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_a_key_that_is_refused_is_asked_for_again_and_the_call_succeeds(
-    gate, fresh, is_async
-):
+async def test_a_refused_key_is_read_again_and_the_call_succeeds(gate, fresh, is_async):
     asked: list[str] = []
 
     def give() -> str:
@@ -115,7 +113,7 @@ async def start_one(client: Client, fresh: Fresh) -> str:
     return (await start_workflow(client, "nobody", task_queue=fresh.task_queue("idle"))).id
 
 
-async def test_a_refusal_that_no_new_key_mends_is_the_callers(gate, fresh):
+async def test_a_refusal_that_a_new_key_does_not_solve_is_raised(gate, fresh):
     async with manager_for(gate, api_key=SecretStr("only")) as manager:
         client = await manager.get_client(tenant=fresh.tenant())
         gate.revoke(-1)

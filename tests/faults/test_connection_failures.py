@@ -99,7 +99,7 @@ async def test_a_server_that_resets_connections_is_a_reset(stack):
     await fails_at_the_deadline(Reason.RESET, server.address)
 
 
-async def test_a_server_that_closes_connections_is_a_reset_and_is_asked_for_tls(stack):
+async def test_a_server_that_closes_connections_is_probed_for_tls_and_reported_as_a_reset(stack):
     server = await stack.enter_async_context(hanging_up())
     await fails_at_the_deadline(Reason.RESET, server.address)
 
@@ -133,12 +133,12 @@ async def test_one_attempt_never_outlasts_the_deadline(stack):
         (RPCStatusCode.DEADLINE_EXCEEDED, Reason.TIMED_OUT),
     ],
 )
-async def test_a_server_in_trouble_is_asked_again(stack, status, reason):
+async def test_an_unavailable_server_is_retried(stack, status, reason):
     server = await stack.enter_async_context(answering(status))
     await fails_at_the_deadline(reason, server.address)
 
 
-async def test_a_gateway_without_a_server_behind_it_is_asked_again(stack):
+async def test_a_gateway_without_a_server_behind_it_is_retried(stack):
     server = await stack.enter_async_context(answering(0, http_status=503))
     await fails_at_the_deadline(Reason.UNAVAILABLE, server.address)
 
@@ -155,7 +155,7 @@ async def test_a_gateway_without_a_server_behind_it_is_asked_again(stack):
         (RPCStatusCode.INTERNAL, Reason.OTHER),
     ],
 )
-async def test_a_server_that_refuses_is_asked_once(stack, status, reason):
+async def test_a_server_that_refuses_is_not_retried(stack, status, reason):
     server = await stack.enter_async_context(answering(status))
     settings = {"api_key": SecretStr(SECRET), "tls": TlsSettings(disabled=True)}
     error = await fails_at_once(reason, server.address, **settings)
@@ -232,7 +232,9 @@ async def test_a_server_without_http2_is_tls_trouble(dev_server, authority, stac
     assert "HTTP/2" in str(error)
 
 
-async def test_a_client_certificate_opens_a_server_that_asks_for_one(dev_server, authority, stack):
+async def test_a_client_certificate_is_accepted_by_a_server_that_requires_one(
+    dev_server, authority, stack
+):
     tls = server_side(authority.issue_cert("127.0.0.1"), clients=authority)
     server = await stack.enter_async_context(proxy_to(dev_server.address, tls=tls))
     pair = authority.issue_cert("client@example.org")
@@ -262,7 +264,7 @@ async def test_a_server_that_misses_a_client_certificate_is_tls_trouble(
         assert "client certificate" in str(error) or "tls.client_cert" in str(error)
 
 
-async def test_a_client_certificate_that_the_server_does_not_trust_is_told(
+async def test_the_error_names_a_client_certificate_that_the_server_does_not_trust(
     dev_server, authority, stack
 ):
     tls = server_side(authority.issue_cert("127.0.0.1"), clients=authority)
@@ -350,7 +352,7 @@ async def tls_server(
 # Namespaces
 
 
-async def test_a_namespace_is_looked_for_only_when_asked_to(dev_server):
+async def test_a_namespace_is_verified_only_if_configured(dev_server):
     settings = TemporalSettings(address=dev_server.address, namespace="nowhere")
     connection = await open_connection(settings)
     await connection.close()

@@ -93,7 +93,7 @@ async def test_a_proxy_leads_to_a_name_that_only_it_knows_and_that_moves(dev_ser
         ("s3cret", {}, Reason.UNAVAILABLE, "the proxy cannot reach this address"),
     ],
 )
-async def test_a_proxy_that_refuses_is_told_from_a_server_that_does(
+async def test_a_refusal_by_the_proxy_is_distinguished_from_one_by_the_server(
     office, password, names, reason, words
 ):
     office.names = names

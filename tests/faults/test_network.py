@@ -187,7 +187,7 @@ async def test_a_half_open_connection_is_noticed_by_its_pings_and_replaced(
     assert network.accepted == 2
 
 
-async def test_a_half_open_connection_that_nobody_uses_is_noticed_too(watchful_client, network):
+async def test_a_half_open_connection_without_calls_is_noticed(watchful_client, network):
     sockets = Sockets(network.address)
     await ask(watchful_client)
     network.forget()

@@ -75,7 +75,7 @@ async def test_a_worker_killed_in_the_middle_of_its_work_is_replaced_by_the_othe
 
 
 @pytest.mark.timeout(400)
-async def test_a_server_killed_in_the_middle_of_everything_loses_nothing_and_nobody_is_restarted(
+async def test_killing_the_server_under_load_loses_nothing_and_restarts_no_worker(
     tmp_path, fresh, ledger
 ):
     queue = fresh.task_queue()

@@ -308,7 +308,7 @@ async def test_closing_under_a_running_worker_names_it_and_changes_nothing(
         await client.service_client.check_health()
 
 
-async def test_a_shared_connection_that_somebody_closed_is_opened_anew(manager, gateway):
+async def test_a_shared_connection_that_was_closed_is_opened_again(manager, gateway):
     client = await manager.get_client()
     await client.service_client.connection.close()
     again = await manager.get_client()
@@ -316,7 +316,7 @@ async def test_a_shared_connection_that_somebody_closed_is_opened_anew(manager, 
     assert gateway.accepted == 2
 
 
-async def test_opening_says_nothing_where_all_is_well(manager, caplog):
+async def test_opening_logs_nothing_without_failures(manager, caplog):
     caplog.set_level(logging.INFO)
     await manager.get_client()
     assert not caplog.records

@@ -45,7 +45,7 @@ async def test_a_second_event_loop_uses_the_same_connection(dev_server):
     assert await sockets.are_gone()
 
 
-async def test_loops_that_ask_first_at_the_same_time_end_with_one_connection(dev_server):
+async def test_event_loops_that_connect_at_the_same_time_share_one_connection(dev_server):
     sockets = Sockets(dev_server.address)
     manager = manager_for(dev_server.address)
     barrier = threading.Barrier(4)
@@ -141,7 +141,9 @@ def test_managers_serve_one_asyncio_run_after_the_other(dev_server):
         ("close", "closed"),
     ],
 )
-async def test_a_forked_child_works_or_is_told_why_not(dev_server, case, answer):
+async def test_a_forked_child_works_or_gets_an_error_that_explains_the_fork(
+    dev_server, case, answer
+):
     program = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "ignore::DeprecationWarning", str(FORKING)),
         *(dev_server.address, case),

@@ -32,7 +32,7 @@ async def log_of(address: str, queue: str, style: str) -> str:
     return log.decode()
 
 
-async def test_each_line_from_workflow_and_activity_code_says_for_whom_and_is_logged_once(
+async def test_each_line_of_workflow_and_activity_code_has_its_context_and_is_logged_once(
     dev_server, fresh
 ):
     queue = fresh.task_queue()

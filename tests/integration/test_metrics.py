@@ -145,9 +145,7 @@ async def test_spans_are_counted_from_the_workflow_to_langfuse(dev_server, raw_c
             await becomes(counted, [2, 0, 0, 0])
 
 
-async def test_a_tenant_is_a_label_where_asked_for_and_only_one_that_the_directory_knows(
-    dev_server, raw_client, fresh
-):
+async def test_the_tenant_label_is_opt_in_and_only_for_known_tenants(dev_server, raw_client, fresh):
     queue, known, stranger = fresh.task_queue(), fresh.tenant(), fresh.tenant("stranger")
     environment = {"SERVE_TENANTS": json.dumps({known: {"status": "suspended"}})}
     async with serving(

@@ -155,9 +155,7 @@ async def test_a_worker_that_cannot_begin_while_the_server_is_away_begins_when_i
             assert await asyncio.wait_for(running, PATIENCE) == WorkerExit.DRAINED
 
 
-async def test_a_worker_that_is_told_to_stop_while_it_waits_to_be_made_anew_stops(
-    dev_server, fresh
-):
+async def test_a_worker_that_waits_for_its_restart_stops_on_a_signal(dev_server, fresh):
     licence = Licence(losses=1)
     config = OrkestraConfig(
         temporal=TemporalSettings(address=dev_server.address),

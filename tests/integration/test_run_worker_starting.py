@@ -7,7 +7,7 @@ from tests.support.waiting import PATIENCE
 from tests.support.worker_process import serving
 
 
-async def test_a_missing_namespace_fails_the_worker_at_once_and_says_so(dev_server, fresh):
+async def test_a_missing_namespace_fails_the_worker_at_once_with_an_explanation(dev_server, fresh):
     async with serving(dev_server.address, fresh.task_queue(), "nowhere") as worker:
         assert await worker.end() == 2
     assert "nowhere" in worker.log
@@ -22,7 +22,7 @@ async def test_a_signal_during_the_start_up_checks_stops_the_worker_in_order(dev
     assert "Traceback" not in worker.log
 
 
-async def test_a_missing_search_attribute_fails_the_worker_at_once_and_says_so(fresh):
+async def test_a_missing_search_attribute_fails_the_worker_at_once_with_an_explanation(fresh):
     async with (
         DevServer(search_attribute="another", ui=False) as server,
         serving(server.address, fresh.task_queue()) as worker,

@@ -185,7 +185,7 @@ class Counts:
 """
 
 
-async def test_a_worker_runs_what_it_has_loaded_and_a_new_one_what_is_loaded_anew(
+async def test_a_worker_runs_the_code_that_it_loaded_and_a_new_one_the_reloaded_code(
     raw_client, plugin, fresh, desk
 ):
     queue = fresh.task_queue()

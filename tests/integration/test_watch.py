@@ -52,7 +52,7 @@ async def asked(look: PollerCheck, clock: Clock, own: PollMetrics | None = FREE)
     return await look.problem(own)
 
 
-async def test_a_worker_that_the_server_does_not_see_is_told_from_one_that_it_sees(
+async def test_a_worker_that_the_server_does_not_list_is_distinguished_from_one_that_it_lists(
     dev_server, raw_client, fresh, clock
 ):
     queue = fresh.task_queue()
@@ -74,7 +74,7 @@ async def test_a_worker_that_the_server_does_not_see_is_told_from_one_that_it_se
             await until(is_seen)
 
 
-async def test_a_worker_whose_last_poll_is_long_ago_takes_nothing(raw_client, fresh, clock):
+async def test_a_worker_whose_last_poll_is_long_ago_is_reported(raw_client, fresh, clock):
     worker = worker_of(raw_client, fresh.task_queue())
     look = PollerCheck(worker, clock=clock)
     async with worker:
@@ -91,7 +91,7 @@ async def test_a_worker_whose_last_poll_is_long_ago_takes_nothing(raw_client, fr
         assert "in 180 s" in str(answers[-1])
 
 
-async def test_who_cannot_be_asked_has_not_said_no(fresh, clock):
+async def test_a_server_that_does_not_answer_says_nothing_about_pollers(fresh, clock):
     server = DevServer(ui=False)
     async with server:
         client = await Client.connect(server.address)
@@ -102,7 +102,7 @@ async def test_who_cannot_be_asked_has_not_said_no(fresh, clock):
         assert await asked(look, clock) is None
 
 
-async def test_a_server_that_refuses_to_say_who_polls_is_not_asked_again(
+async def test_a_server_that_does_not_permit_listing_pollers_is_not_asked_again(
     raw_client, fresh, clock, monkeypatch
 ):
     asks: list[object] = []

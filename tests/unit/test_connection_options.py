@@ -43,7 +43,7 @@ def test_the_defaults_are_the_sdks_own_apart_from_the_time_outs():
         ({"tls": TlsSettings(disabled=False)}, True),
     ],
 )
-def test_tls_is_on_where_something_asks_for_it_and_nothing_forbids_it(settings, expected):
+def test_tls_is_on_if_a_setting_needs_it_and_none_disables_it(settings, expected):
     config = config_of(**settings)
     assert uses_tls(config) is expected
     assert config._to_bridge_config().target_url.startswith("https" if expected else "http:")

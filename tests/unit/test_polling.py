@@ -56,7 +56,7 @@ def test_one_reset_of_the_connection_is_no_trouble():
     assert [worker.look() for _ in range(20)] == [None] * 20
 
 
-def test_a_busy_worker_whose_link_loses_a_poll_now_and_then_polls():
+def test_a_busy_worker_that_loses_a_poll_now_and_then_counts_as_polling():
     worker = Worker()
     for _ in range(50):
         worker.begun += 10

@@ -33,7 +33,7 @@ def connect(address: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=PATIENCE)
 
 
-def test_what_is_asked_for_is_answered(address):
+def test_a_known_path_gets_its_response(address):
     assert get(address, "/fine") == (200, {"fine": True})
     assert get(address, "/fine?why=not") == (200, {"fine": True})
     assert get(address, "/fine", "HEAD") == (200, "")
@@ -41,7 +41,7 @@ def test_what_is_asked_for_is_answered(address):
     assert get(address, "/fine", "POST")[0] == 405
 
 
-def test_an_answer_that_fails_is_500_and_says_nothing_of_the_cause(address, caplog):
+def test_a_failing_handler_is_a_500_that_does_not_show_the_cause(address, caplog):
     assert get(address, "/broken") == (
         500,
         {"error": "the probe failed: see the log"},
@@ -81,7 +81,7 @@ def test_nonsense_does_not_stop_the_server(address, sent):
     assert get(address, "/fine") == (200, {"fine": True})
 
 
-def test_a_client_that_says_nothing_is_left_after_some_seconds(address):
+def test_a_client_that_sends_nothing_is_disconnected_after_some_seconds(address):
     with connect(address) as client:
         began = time.monotonic()
         client.settimeout(PATIENCE)
@@ -90,6 +90,6 @@ def test_a_client_that_says_nothing_is_left_after_some_seconds(address):
         assert time.monotonic() - began > 4
 
 
-def test_an_address_in_use_is_told_with_its_setting(address):
+def test_the_error_of_an_address_in_use_names_the_setting(address):
     with pytest.raises(ConfigurationError, match=rf"worker\.probes_address '{address}'"):
         ProbeServer(address, {})

@@ -64,7 +64,7 @@ async def test_each_run_has_state_of_its_own_in_threads_of_their_own_too(desk):
     assert sys.modules["tally.state"].seen == []
 
 
-async def test_a_file_edited_under_a_worker_counts_once_it_is_loaded_anew(desk, monkeypatch):
+async def test_an_edited_file_takes_effect_after_a_reload(desk, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     flow = desk.flow("edited", "return N", "N = 1")
     runner = runner_of(flow)
@@ -121,7 +121,7 @@ def without_cached_code() -> list[Any]:
     return [finder for finder in sys.meta_path if type(finder) is not _CodeCache]
 
 
-async def test_finders_before_the_path_are_asked_for_each_run(desk, monkeypatch):
+async def test_finders_before_the_path_are_called_for_each_run(desk, monkeypatch):
     flow = desk.flow("watched", "return 1")
     runner = runner_of(flow)
     watching = Watching()
@@ -155,7 +155,7 @@ async def test_a_package_that_only_its_own_finder_finds_is_found_by_it(desk, mon
     assert await outcome(flow, runner_of(flow)) == ([1, 1], [])
 
 
-async def test_code_is_kept_from_a_moment_on_when_a_sandbox_runs(desk, monkeypatch):
+async def test_code_can_be_cached_while_a_sandbox_runs(desk, monkeypatch):
     flow = desk.flow("begun", "return 1")
     runner = runner_of(flow)
     monkeypatch.setattr(sys, "meta_path", without_cached_code())
@@ -167,7 +167,7 @@ async def test_code_is_kept_from_a_moment_on_when_a_sandbox_runs(desk, monkeypat
     assert state_of(instance, "begun") is not sys.modules["begun"]
 
 
-async def test_outside_of_sandboxes_modules_are_loaded_as_ever(desk):
+async def test_outside_of_sandboxes_modules_load_as_usual(desk):
     flow = desk.flow("outside", "return 1")
     await outcome(flow, runner_of(flow))
     [kept] = [finder for finder in sys.meta_path if type(finder) is _CodeCache]
@@ -178,7 +178,7 @@ async def test_outside_of_sandboxes_modules_are_loaded_as_ever(desk):
     assert type(importlib.import_module("outside").__loader__).__name__ == "SourceFileLoader"
 
 
-async def test_a_thread_that_runs_is_known_while_contexts_are_asked_for(desk):
+async def test_the_running_thread_is_known_while_contexts_are_read(desk):
     flow = desk.flow("threaded", "workflow.extern_functions()['look']()\nreturn 1")
     seen: list[Any] = []
 
@@ -203,7 +203,7 @@ class TheirRunner(UnsandboxedWorkflowRunner):
     """Somebody's own kind of runner within a sandbox."""
 
 
-async def test_a_sandbox_or_runner_of_somebodys_own_is_kept(desk):
+async def test_a_users_own_sandbox_or_runner_is_kept(desk):
     flow = desk.flow("theirs", "return 1")
     kept = sandbox_runner(TheirSandbox(), [flow], SandboxSettings())
     assert type(kept) is TheirSandbox
@@ -213,7 +213,7 @@ async def test_a_sandbox_or_runner_of_somebodys_own_is_kept(desk):
     assert type(instance_of(flow, runner_of(flow))) is not _Instance
 
 
-def test_restrictions_and_classes_are_all_that_a_sandbox_is_made_of():
+def test_a_sandboxed_runner_has_no_options_besides_restrictions_and_class():
     options = [field.name for field in dataclasses.fields(SandboxedWorkflowRunner) if field.init]
     assert options == ["restrictions", "runner_class"]
     assert sandbox_runner(CachingSandboxRunner(), [], SandboxSettings()) == sandbox_runner(
@@ -257,7 +257,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("method", "field", "old", "new"), CHANGES)
-def test_an_sdk_whose_sandbox_is_made_otherwise_is_not_known(method, field, old, new):
+def test_a_changed_sandbox_of_the_sdk_is_not_known(method, field, old, new):
     assert not is_known_sandbox(otherwise(method, **{field: renamed(field, old, new)}))
 
 
@@ -268,7 +268,7 @@ def test_the_sandbox_of_the_installed_sdk_is_known():
     assert not is_known_sandbox(type("WithoutCode", (_Instance,), {"_run_code": partial(print)}))
 
 
-def test_an_sdk_that_is_not_known_runs_its_own_sandbox(monkeypatch):
+def test_an_unknown_sdk_runs_its_own_sandbox(monkeypatch):
     monkeypatch.setattr("orkestra.temporal.sandbox.caching_instance_class", lambda: None)
     made = sandbox_runner(SandboxedWorkflowRunner(), [], SandboxSettings())
     assert type(made) is SandboxedWorkflowRunner

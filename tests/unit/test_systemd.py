@@ -18,7 +18,7 @@ def manager(tmp_path: Path):
         yield made
 
 
-def test_readiness_stopping_and_the_watchdog_are_told_as_they_come(manager, tmp_path):
+def test_systemd_is_notified_of_readiness_stopping_and_the_watchdog(manager, tmp_path):
     environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
     systemd = Systemd(environment)
     assert systemd.heartbeat_seconds == 1.5
@@ -41,7 +41,7 @@ def test_readiness_stopping_and_the_watchdog_are_told_as_they_come(manager, tmp_
     assert told() == "STOPPING=1\nSTATUS=draining: SIGTERM\nWATCHDOG=1"
 
 
-def test_without_systemd_nothing_is_told_and_a_deaf_manager_harms_nobody(tmp_path):
+def test_without_systemd_nothing_is_sent_and_a_missing_socket_is_ignored(tmp_path):
     Systemd({}).notify(ProcessStatus())
     assert Systemd({"WATCHDOG_USEC": "1000"}).heartbeat_seconds is None
     Systemd({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).notify(ProcessStatus())

@@ -34,8 +34,147 @@ from orkestra.temporal.health import check_temporal_health
 from orkestra.temporal.manager import MeteredRuntime, runtime_of
 from orkestra.temporal.run_worker.supervisor import ProcessStatus, Stage, Supervisor, WorkerStatus
 
+_logger: Final = logging.getLogger("orkestra.temporal.run_worker")
+
+_CHECK_INTERVAL: Final = timedelta(seconds=2)
+SLOW_CHECK_INTERVAL: Final = timedelta(seconds=30)
 _RPC_TIMEOUT: Final = timedelta(seconds=3)
-_MISSES_TO_REPORT: Final = 2
+_MISSES_TO_REPORT: Final = 2  # a single one may be chance
+_PERSISTENT_SECONDS: Final = 5.0
+_STREAK_GAP_SECONDS: Final = 20.0
+_LONGEST_POLL_GAP: Final = timedelta(seconds=150)
+
+# Prometheus's text format, and the core's names in it.
+_LINE: Final = re.compile(r"(temporal_\w+)\{(.*)\} (\S+)")
+_LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_ESCAPE: Final = re.compile(r"\\(.)")
+_STARTED: Final = "temporal_long_request"
+_FAILED: Final = "temporal_long_request_failure"
+_POLLERS: Final = "temporal_num_pollers"
+_FREE_SLOTS: Final = "temporal_worker_task_slots_available"
+_WORKFLOW_POLL: Final = "PollWorkflowTaskQueue"
+_ACTIVITY_POLL: Final = "PollActivityTaskQueue"
+_ANSWERED: Final = {
+    "temporal_workflow_task_queue_poll_succeed": _WORKFLOW_POLL,
+    "temporal_workflow_task_queue_poll_empty": _WORKFLOW_POLL,
+    "temporal_activity_task_received": _ACTIVITY_POLL,
+    "temporal_activity_poll_no_task": _ACTIVITY_POLL,
+}
+_NAMES: Final = (_STARTED, _POLLERS, _FREE_SLOTS, *_ANSWERED)
+_CORE_POLLER_TYPES: Final = {
+    "workflow_task": "WorkflowWorker",
+    "sticky_workflow_task": "WorkflowWorker",
+    "activity_task": "ActivityWorker",
+    "nexus_task": "NexusWorker",
+}
+
+# Statuses after which asking for pollers is given up.
+_NOT_OFFERED: Final = frozenset(
+    {
+        RPCStatusCode.PERMISSION_DENIED,
+        RPCStatusCode.UNAUTHENTICATED,
+        RPCStatusCode.UNIMPLEMENTED,
+        RPCStatusCode.INVALID_ARGUMENT,
+    }
+)
+_WORKFLOWS: Final = "WorkflowWorker"
+_ACTIVITIES: Final = "ActivityWorker"
+_TASK_QUEUE_TYPES: Final[Mapping[str, tuple[str, TaskQueueType.ValueType]]] = {
+    _WORKFLOWS: ("workflow tasks", TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW),
+    _ACTIVITIES: ("activities", TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY),
+}
+
+
+class HealthMonitor:
+    """Check, every two seconds, whether each namespace is served and each worker polls.
+
+    Args:
+        status: Receives the problems.
+        supervisors: The workers.
+        search_attribute: Search attribute that each namespace must have; None means none.
+        period: Pause between two checks.
+        every: Pause between two checks of what seldom changes.
+    """
+
+    def __init__(
+        self,
+        status: ProcessStatus,
+        supervisors: Sequence[Supervisor],
+        *,
+        search_attribute: str | None = None,
+        period: timedelta = _CHECK_INTERVAL,
+        every: timedelta = SLOW_CHECK_INTERVAL,
+    ) -> None:
+        self._status = status
+        self._supervisors = supervisors
+        self._period = period.total_seconds()
+        self._poll_health = {each: PollHealth() for each in supervisors}
+        self._pollers = {each: PollerCheck(each.worker, every=every) for each in supervisors}
+        self._namespaces = {
+            _place(each.client): NamespaceCheck(
+                each.client, search_attribute=search_attribute, every=every
+            )
+            for each in supervisors
+        }
+
+    async def run(self) -> None:
+        """Check until cancelled."""
+        while True:
+            try:
+                await self._check()
+            except Exception:
+                _logger.exception("The health of the workers cannot be checked")
+            await asyncio.sleep(self._period)
+
+    async def _check(self) -> None:
+        checks = self._namespaces.values()
+        problems = await asyncio.gather(*(each.problem() for each in checks))
+        found = dict(zip(self._namespaces, problems, strict=True))
+        metrics = await _poll_metrics(each.client for each in self._supervisors)
+        for each in self._supervisors:
+            each.status.unreachable = found[_place(each.client)]
+            own = metrics.get((each.status.namespace, each.status.task_queue))
+            self._note(each.status, each.status.unreachable or await self._trouble(each, own))
+
+    async def _trouble(self, each: Supervisor, own: "PollMetrics | None") -> str | None:
+        """Find out why a worker takes no work although its namespace is served."""
+        judged = None if own is None else self._poll_health[each].problem(own)
+        lacking = await self._namespaces[_place(each.client)].incomplete()
+        if judged or lacking or each.status.fault is not None:
+            return judged or lacking
+        return await self._pollers[each].problem(own)
+
+    def _note(self, worker: WorkerStatus, trouble: str | None) -> None:
+        """Log what has changed."""
+        if self._status.stage is Stage.RUNNING and worker.fault is None:
+            if trouble is not None and trouble != worker.trouble:
+                _logger.error(
+                    "Worker for task queue %r takes no work: %s", worker.task_queue, trouble
+                )
+            elif worker.trouble is not None and trouble is None:
+                _logger.warning("Worker for task queue %r takes work again", worker.task_queue)
+        worker.trouble = trouble
+
+
+def _place(client: Client) -> tuple[int, str]:
+    """Identify a namespace; two servers may each have one of the same name."""
+    return id(unguarded_service(client)), client.namespace
+
+
+async def _poll_metrics(clients: Iterable[Client]) -> "dict[tuple[str, str], PollMetrics]":
+    runtimes = {id(found): found for client in clients if (found := runtime_of(client))}
+    merged: dict[tuple[str, str], PollMetrics] = {}
+    for runtime in runtimes.values():
+        merged |= parse_core_metrics(await asyncio.to_thread(_metrics_text, runtime))
+    return merged
+
+
+def _metrics_text(runtime: MeteredRuntime) -> str:
+    try:
+        return runtime.metrics_text()
+    except OSError as error:
+        _logger.warning("%s", error)
+        return ""
 
 
 class NamespaceCheck:
@@ -110,35 +249,6 @@ class NamespaceCheck:
         return f"the server does not answer: {error.status.name}"
 
 
-_LINE: Final = re.compile(r"(temporal_\w+)\{(.*)\} (\S+)")
-_LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-_ESCAPE: Final = re.compile(r"\\(.)")
-
-_STARTED: Final = "temporal_long_request"
-_FAILED: Final = "temporal_long_request_failure"
-_POLLERS: Final = "temporal_num_pollers"
-_FREE_SLOTS: Final = "temporal_worker_task_slots_available"
-_WORKFLOW_POLL: Final = "PollWorkflowTaskQueue"
-_ACTIVITY_POLL: Final = "PollActivityTaskQueue"
-_ANSWERED: Final = {
-    "temporal_workflow_task_queue_poll_succeed": _WORKFLOW_POLL,
-    "temporal_workflow_task_queue_poll_empty": _WORKFLOW_POLL,
-    "temporal_activity_task_received": _ACTIVITY_POLL,
-    "temporal_activity_poll_no_task": _ACTIVITY_POLL,
-}
-_NAMES: Final = (_STARTED, _POLLERS, _FREE_SLOTS, *_ANSWERED)
-
-_CORE_POLLER_TYPES: Final = {
-    "workflow_task": "WorkflowWorker",
-    "sticky_workflow_task": "WorkflowWorker",
-    "activity_task": "ActivityWorker",
-    "nexus_task": "NexusWorker",
-}
-
-_PERSISTENT_SECONDS: Final = 5.0
-_STREAK_GAP_SECONDS: Final = 20.0
-
-
 @dataclass
 class PollMetrics:
     """Metrics of one worker's polls at one time.
@@ -182,6 +292,17 @@ def parse_core_metrics(text: str) -> dict[tuple[str, str], PollMetrics]:
         elif name == _FREE_SLOTS:
             metrics.free_slots[labels.get("worker_type", "")] = value
     return found
+
+
+def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    for line in text.splitlines():
+        if line.startswith(_NAMES) and (match := _LINE.fullmatch(line)):
+            labels = {k: _ESCAPE.sub(_unescaped, v) for k, v in _LABEL.findall(match[2])}
+            yield match[1], labels, float(match[3])
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    return "\n" if escape[1] == "n" else escape[1]
 
 
 class PollHealth:
@@ -235,39 +356,6 @@ class _FailureStreak:
 
     first: float
     last: float
-
-
-def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
-    for line in text.splitlines():
-        if line.startswith(_NAMES) and (match := _LINE.fullmatch(line)):
-            labels = {k: _ESCAPE.sub(_unescaped, v) for k, v in _LABEL.findall(match[2])}
-            yield match[1], labels, float(match[3])
-
-
-def _unescaped(escape: re.Match[str]) -> str:
-    return "\n" if escape[1] == "n" else escape[1]
-
-
-_logger: Final = logging.getLogger("orkestra.temporal.run_worker")
-
-SLOW_CHECK_INTERVAL: Final = timedelta(seconds=30)
-_LONGEST_POLL_GAP: Final = timedelta(seconds=150)
-
-_NOT_OFFERED: Final = frozenset(
-    {
-        RPCStatusCode.PERMISSION_DENIED,
-        RPCStatusCode.UNAUTHENTICATED,
-        RPCStatusCode.UNIMPLEMENTED,
-        RPCStatusCode.INVALID_ARGUMENT,
-    }
-)
-
-_WORKFLOWS: Final = "WorkflowWorker"
-_ACTIVITIES: Final = "ActivityWorker"
-_TASK_QUEUE_TYPES: Final[Mapping[str, tuple[str, TaskQueueType.ValueType]]] = {
-    _WORKFLOWS: ("workflow tasks", TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW),
-    _ACTIVITIES: ("activities", TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY),
-}
 
 
 class PollerCheck:
@@ -394,98 +482,3 @@ def _kinds_of(worker: Worker) -> tuple[str, ...]:
         _ACTIVITIES: has_activities and not limit,
     }
     return tuple(kind for kind, is_one in is_polled.items() if is_one)
-
-
-_CHECK_INTERVAL: Final = timedelta(seconds=2)
-
-
-class HealthMonitor:
-    """Check, every two seconds, that each namespace is served and each worker polls.
-
-    Args:
-        status: Receives the problems.
-        supervisors: The workers.
-        search_attribute: Search attribute that each namespace must have; None means none.
-        period: Pause between two checks.
-        every: Pause between two checks of what seldom changes.
-    """
-
-    def __init__(
-        self,
-        status: ProcessStatus,
-        supervisors: Sequence[Supervisor],
-        *,
-        search_attribute: str | None = None,
-        period: timedelta = _CHECK_INTERVAL,
-        every: timedelta = SLOW_CHECK_INTERVAL,
-    ) -> None:
-        self._status = status
-        self._supervisors = supervisors
-        self._period = period.total_seconds()
-        self._poll_health = {each: PollHealth() for each in supervisors}
-        self._pollers = {each: PollerCheck(each.worker, every=every) for each in supervisors}
-        self._namespaces = {
-            _place(each.client): NamespaceCheck(
-                each.client, search_attribute=search_attribute, every=every
-            )
-            for each in supervisors
-        }
-
-    async def run(self) -> None:
-        """Check until cancelled."""
-        while True:
-            try:
-                await self._check()
-            except Exception:
-                _logger.exception("The health of the workers cannot be checked")
-            await asyncio.sleep(self._period)
-
-    async def _check(self) -> None:
-        checks = self._namespaces.values()
-        problems = await asyncio.gather(*(each.problem() for each in checks))
-        found = dict(zip(self._namespaces, problems, strict=True))
-        metrics = await _poll_metrics(each.client for each in self._supervisors)
-        for each in self._supervisors:
-            each.status.unreachable = found[_place(each.client)]
-            own = metrics.get((each.status.namespace, each.status.task_queue))
-            self._note(each.status, each.status.unreachable or await self._trouble(each, own))
-
-    async def _trouble(self, each: Supervisor, own: PollMetrics | None) -> str | None:
-        """Find out why a worker takes no work although its namespace is served."""
-        judged = None if own is None else self._poll_health[each].problem(own)
-        lacking = await self._namespaces[_place(each.client)].incomplete()
-        if judged or lacking or each.status.fault is not None:
-            return judged or lacking
-        return await self._pollers[each].problem(own)
-
-    def _note(self, worker: WorkerStatus, trouble: str | None) -> None:
-        """Log what has changed."""
-        if self._status.stage is Stage.RUNNING and worker.fault is None:
-            if trouble is not None and trouble != worker.trouble:
-                _logger.error(
-                    "Worker for task queue %r takes no work: %s", worker.task_queue, trouble
-                )
-            elif worker.trouble is not None and trouble is None:
-                _logger.warning("Worker for task queue %r takes work again", worker.task_queue)
-        worker.trouble = trouble
-
-
-def _place(client: Client) -> tuple[int, str]:
-    """Identify a namespace; two servers may each have one of the same name."""
-    return id(unguarded_service(client)), client.namespace
-
-
-async def _poll_metrics(clients: Iterable[Client]) -> dict[tuple[str, str], PollMetrics]:
-    runtimes = {id(found): found for client in clients if (found := runtime_of(client))}
-    merged: dict[tuple[str, str], PollMetrics] = {}
-    for runtime in runtimes.values():
-        merged |= parse_core_metrics(await asyncio.to_thread(_metrics_text, runtime))
-    return merged
-
-
-def _metrics_text(runtime: MeteredRuntime) -> str:
-    try:
-        return runtime.metrics_text()
-    except OSError as error:
-        _logger.warning("%s", error)
-        return ""

@@ -35,6 +35,84 @@ _MAX_REQUEST_BYTES: Final = 8192
 _REQUEST_TIMEOUT_SECONDS: Final = 5.0
 _STOP_TIMEOUT_SECONDS: Final = 2.0
 
+Handler = Callable[[], "ProbeResponse"]
+
+_STATES: Final = (ConnectionState.OPEN, ConnectionState.SILENT, ConnectionState.CLOSED)
+_SUMS: Final = (
+    ("attempts", "connection_attempts", "Attempts to open a connection, rotations included."),
+    ("failed_attempts", "connection_attempts_failed", "Attempts that failed."),
+    ("rotations", "rotations", "Changed credentials that are in use."),
+    ("failed_rotations", "rotations_failed", "Changed credentials that could not be used."),
+    ("calls", "calls", "Calls that were sent, without long polls."),
+    ("failed_calls", "calls_failed", "Calls without an answer, after the SDK's retries."),
+    ("refused_calls", "calls_not_sent", "Calls that were not sent, because too many waited."),
+)
+"""Fields of `ConnectionCounters`, with the metric of each."""
+
+
+@contextmanager
+def serving(probes: "Probes", config: OrkestraConfig) -> Generator[None]:
+    """Serve the probes in the block, if there is an address for them.
+
+    Raises:
+        ConfigurationError: The address is not free.
+    """
+    if config.worker.probes_address is None:
+        yield
+        return
+    server = ProbeServer(
+        config.worker.probes_address,
+        {"/livez": probes.alive, "/readyz": probes.ready, "/metrics": probes.metrics},
+    )
+    _logger.info("Probes at %s/livez, /readyz and /metrics", server.url)
+    try:
+        yield
+    finally:
+        server.stop()
+
+
+class Probes:
+    """Responses of the probes.
+
+    Attributes:
+        workers: The workers, as soon as they exist.
+
+    Args:
+        status: Status of the process.
+    """
+
+    def __init__(self, status: ProcessStatus) -> None:
+        self.workers: Sequence[Worker] = ()
+        self._status = status
+
+    def alive(self) -> "ProbeResponse":
+        """Report whether the event loop runs; if not, the process should be killed."""
+        return _health_response(self._status.liveness(), is_good=self._status.is_alive)
+
+    def ready(self) -> "ProbeResponse":
+        """Report whether every worker takes work."""
+        return _health_response(self._status.readiness(), is_good=self._status.is_ready)
+
+    def metrics(self) -> "ProbeResponse":
+        """Report the core's metrics, where its runtime has them, and Orkestra's."""
+        clients = [worker.client for worker in self.workers]
+        runtimes = {id(found): found for client in clients if (found := runtime_of(client))}
+        texts = [runtime.metrics_text() for runtime in runtimes.values()]
+        plugins = {p for client in clients for p in client.config()["plugins"]}
+        spans = span_counts([p for p in plugins if isinstance(p, OrkestraPlugin)])
+        services = [unguarded_service(client) for client in clients]
+        connections = {s.connection for s in services if isinstance(s, ManagedServiceClient)}
+        ours = [
+            *metrics_of(self._status),
+            *metrics_of_connections(connections),
+            *metrics_of_spans(spans),
+        ]
+        return ProbeResponse("".join([*texts, metrics_text(ours)]))
+
+
+def _health_response(body: dict[str, object], *, is_good: bool) -> "ProbeResponse":
+    return ProbeResponse.of_json(body, HTTPStatus.OK if is_good else HTTPStatus.SERVICE_UNAVAILABLE)
+
 
 @dataclass(frozen=True)
 class ProbeResponse:
@@ -48,9 +126,6 @@ class ProbeResponse:
     def of_json(cls, value: Mapping[str, Any], status: HTTPStatus) -> Self:
         """Make a response in JSON."""
         return cls(json.dumps(value) + "\n", status, "application/json")
-
-
-Handler = Callable[[], ProbeResponse]
 
 
 class ProbeServer:
@@ -162,83 +237,6 @@ def _listen(address: str) -> socket.socket:
     except (OSError, OverflowError) as error:
         msg = f"cannot listen on worker.probes_address {address!r}: {error}: set another address"
         raise ConfigurationError(msg) from error
-
-
-class Probes:
-    """Responses of the probes.
-
-    Attributes:
-        workers: The workers, as soon as they exist.
-
-    Args:
-        status: Status of the process.
-    """
-
-    def __init__(self, status: ProcessStatus) -> None:
-        self.workers: Sequence[Worker] = ()
-        self._status = status
-
-    def alive(self) -> ProbeResponse:
-        """Report whether the event loop runs; if not, the process should be killed."""
-        return _health_response(self._status.liveness(), is_good=self._status.is_alive)
-
-    def ready(self) -> ProbeResponse:
-        """Report whether every worker takes work."""
-        return _health_response(self._status.readiness(), is_good=self._status.is_ready)
-
-    def metrics(self) -> ProbeResponse:
-        """Report the core's metrics, where its runtime has them, and Orkestra's."""
-        clients = [worker.client for worker in self.workers]
-        runtimes = {id(found): found for client in clients if (found := runtime_of(client))}
-        texts = [runtime.metrics_text() for runtime in runtimes.values()]
-        plugins = {p for client in clients for p in client.config()["plugins"]}
-        spans = span_counts([p for p in plugins if isinstance(p, OrkestraPlugin)])
-        services = [unguarded_service(client) for client in clients]
-        connections = {s.connection for s in services if isinstance(s, ManagedServiceClient)}
-        ours = [
-            *metrics_of(self._status),
-            *metrics_of_connections(connections),
-            *metrics_of_spans(spans),
-        ]
-        return ProbeResponse("".join([*texts, metrics_text(ours)]))
-
-
-@contextmanager
-def serving(probes: Probes, config: OrkestraConfig) -> Generator[None]:
-    """Serve the probes in the block, if there is an address for them.
-
-    Raises:
-        ConfigurationError: The address is not free.
-    """
-    if config.worker.probes_address is None:
-        yield
-        return
-    server = ProbeServer(
-        config.worker.probes_address,
-        {"/livez": probes.alive, "/readyz": probes.ready, "/metrics": probes.metrics},
-    )
-    _logger.info("Probes at %s/livez, /readyz and /metrics", server.url)
-    try:
-        yield
-    finally:
-        server.stop()
-
-
-def _health_response(body: dict[str, object], *, is_good: bool) -> ProbeResponse:
-    return ProbeResponse.of_json(body, HTTPStatus.OK if is_good else HTTPStatus.SERVICE_UNAVAILABLE)
-
-
-_STATES: Final = (ConnectionState.OPEN, ConnectionState.SILENT, ConnectionState.CLOSED)
-_SUMS: Final = (
-    ("attempts", "connection_attempts", "Attempts to open a connection, rotations included."),
-    ("failed_attempts", "connection_attempts_failed", "Attempts that failed."),
-    ("rotations", "rotations", "Changed credentials that are in use."),
-    ("failed_rotations", "rotations_failed", "Changed credentials that could not be used."),
-    ("calls", "calls", "Calls that were sent, without long polls."),
-    ("failed_calls", "calls_failed", "Calls without an answer, after the SDK's retries."),
-    ("refused_calls", "calls_not_sent", "Calls that were not sent, because too many waited."),
-)
-"""Fields of `ConnectionCounters`, with the metric of each."""
 
 
 @dataclass(frozen=True)
