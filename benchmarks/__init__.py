@@ -1,1 +1,1 @@
-"""What Orkestra costs beside the bare Temporal SDK, as ratios of alternating runs."""
+"""Cost of Orkestra compared with the bare Temporal SDK, as ratios of alternating runs."""

@@ -1,8 +1,8 @@
-"""`make bench`: what Orkestra costs beside the bare Temporal SDK.
+"""`make bench`: the cost of Orkestra compared with the bare Temporal SDK.
 
-Each variant has a worker and a client in processes of their own, which take turns: so a machine
-whose speed drifts slows all of them alike, and each figure is the ratio of a round to the bare
-SDK's in the same round. CPU counts, not the clock.
+Each variant has a worker and a client in their own processes. The variants alternate, so that a
+drift of the machine's speed affects all of them, and each figure is the ratio of a round to the
+bare SDK in the same round. Figures are CPU time, not elapsed time.
 """
 
 import argparse
@@ -44,14 +44,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scenario", action="append", choices=everything, metavar="NAME")
     parser.add_argument("--list", action="store_true", help="list variants and scenarios")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scale", type=float, default=1.0, help="how much a round does")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for the work of a round")
     parser.add_argument("--tenants", type=int, default=10_000)
-    parser.add_argument("--instructions", action="store_true", help="count them; takes valgrind")
-    parser.add_argument("--no-cpu", action="store_true", help="and measure nothing else")
-    parser.add_argument("--json", type=Path, help="also write the samples here")
-    parser.add_argument("--svg", type=Path, help="also draw the CPU of the workers here")
-    parser.add_argument("--markdown", type=Path, help="also write the tables here")
-    parser.add_argument("--from", type=Path, dest="source", help="show the samples of this JSON")
+    parser.add_argument(
+        "--instructions", action="store_true", help="also count instructions; needs valgrind"
+    )
+    parser.add_argument("--no-cpu", action="store_true", help="skip the measurement of CPU")
+    parser.add_argument("--json", type=Path, help="file to write the samples to")
+    parser.add_argument("--svg", type=Path, help="file to draw the CPU of the workers to")
+    parser.add_argument("--markdown", type=Path, help="file to write the tables to")
+    parser.add_argument(
+        "--from", type=Path, dest="source", help="file of samples to show instead of measuring"
+    )
     options = parser.parse_args()
     if options.instructions and not Callgrind.is_here():
         parser.error("--instructions takes valgrind: install it, or leave the option out")

@@ -1,4 +1,4 @@
-"""Where a measured process answers."""
+"""Output of a measured process."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from typing import TextIO
 
 
 def own_stdout() -> TextIO:
-    """Standard output for answers alone: the SDK's core logs there, too, and goes to the other."""
+    """Reserve standard output for answers; the log of the SDK's core moves to standard error."""
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return out

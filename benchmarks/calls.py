@@ -1,4 +1,4 @@
-"""The pieces on the way of one call, by themselves and in alternation with going without."""
+"""Cost of the parts of one call, each in alternation with the call without it."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ QUERIES = {
 
 
 class Echo(ServiceClient):
-    """A service client that answers everything at once."""
+    """Service client that answers every call at once."""
 
     @property
     def worker_service_client(self) -> Any:
@@ -63,7 +63,7 @@ async def signal(client: Client) -> None:
 
 
 async def cost(call: Call, client: Client) -> float:
-    """CPU of one call, in microseconds."""
+    """Return the CPU of one call in microseconds."""
     began = time.process_time()
     for _ in range(CALLS):
         await call(client)
@@ -71,7 +71,7 @@ async def cost(call: Call, client: Client) -> float:
 
 
 async def compared(call: Call) -> dict[str, list[float]]:
-    """A call of the bare SDK, of Orkestra's, and of the guard alone."""
+    """Measure a call of the bare SDK, of Orkestra, and of the guard alone."""
     service = Echo(ConnectConfig("localhost:7233", lazy=True))
     plugin = OrkestraPlugin(OrkestraConfig(), tenant="acme")
     ours = Client(service, plugins=[plugin])

@@ -1,4 +1,4 @@
-"""Work of many tenants, each with a bound client of its own."""
+"""Work of many tenants, each with its own client."""
 
 import asyncio
 import uuid
@@ -33,14 +33,14 @@ class Crowd:
         self._turn = 0
 
     async def grow(self, size: int) -> None:
-        """Grow to so many tenants; the worker has seen something of each afterwards."""
+        """Grow to this number of tenants, and run one activity for each new one."""
         newcomers = range(len(self._clients), size)
         self._clients += [await self._client_of(number) for number in newcomers]
         if self._manager is not None:
             await _some_at_once(self._greet, (self._clients[number] for number in newcomers))
 
     async def run(self, count: int) -> None:
-        """Run so many workflows of one activity, of one tenant after the other in turn."""
+        """Run this number of workflows of one activity, for the tenants in turn."""
         turns = range(self._turn, self._turn + count)
         self._turn += count
         size = len(self._clients)
@@ -52,7 +52,7 @@ class Crowd:
         return await self._manager.get_client(tenant=f"tenant-{number}")
 
     async def _greet(self, client: Client) -> None:
-        """The cheapest that goes through a worker."""
+        """Run the cheapest work of a worker: one standalone activity."""
         await client.execute_activity(
             greet,
             "you",

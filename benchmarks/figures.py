@@ -1,4 +1,4 @@
-"""From samples to figures: the ratio of each round to the bare SDK's in the same round."""
+"""Figures from samples: ratios to the bare SDK in the same round."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ ORDER = list(VARIANTS)
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median of the rounds' ratios, with the lower and the upper quartile."""
+    """Median and quartiles of the ratios of all rounds."""
 
     median: float
     low: float
@@ -27,7 +27,7 @@ class Ratio:
 
 
 def ratio(ours: Sequence[float], bare: Sequence[float]) -> Ratio | None:
-    """The ratio of two variants in the same rounds, or None where there is none."""
+    """Return the ratio of two variants in the same rounds, or None without samples."""
     pairs = sorted(one / other for one, other in zip(ours, bare, strict=False) if other)
     if not pairs:
         return None
@@ -37,7 +37,7 @@ def ratio(ours: Sequence[float], bare: Sequence[float]) -> Ratio | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a variant used in a scenario."""
+    """Cost of a variant in a scenario."""
 
     scenario: str
     variant: str
@@ -52,7 +52,7 @@ class Row:
 
 
 def rows(results: Results) -> Iterator[Row]:
-    """The rows of the scenarios that were compared."""
+    """Return the rows of the compared scenarios."""
     for scenario, variants in results.items():
         bare = variants.get(BARE, {})
         if not _is_compared(bare):
@@ -75,7 +75,7 @@ def rows(results: Results) -> Iterator[Row]:
 
 
 def others(results: Results) -> Iterator[tuple[str, str, dict[str, float]]]:
-    """The medians of everything else, by scenario and variant."""
+    """Return the medians of the other samples, by scenario and variant."""
     for scenario, variants in results.items():
         if not _is_compared(variants.get(BARE, {})):
             for variant, figures in variants.items():
@@ -91,12 +91,12 @@ def _median(values: Sequence[float] | None) -> float | None:
 
 
 def duration(milliseconds: float) -> str:
-    """A time in the unit that suits it."""
+    """Format a time in the unit that suits it."""
     return f"{milliseconds:.1f} ms" if milliseconds >= 1 else f"{1000 * milliseconds:.0f} µs"
 
 
 def machine() -> dict[str, Any]:
-    """On what it was measured."""
+    """Describe the machine and the versions of the measurement."""
     import os  # noqa: PLC0415 - for the report alone
     import platform  # noqa: PLC0415 - likewise
     from importlib.metadata import version  # noqa: PLC0415 - likewise

@@ -1,4 +1,4 @@
-"""Whether what Orkestra costs stays the same where there is more of something.
+"""Growth of the cost of Orkestra with tenants, cached workflows and events.
 
     python -m benchmarks.growth [--quick] [--json FILE] [--svg FILE]
 
@@ -33,18 +33,18 @@ from orkestra.devserver import DevServer
 Teams = Mapping[str, Team]
 
 EVENTS: Final = {10: 1, 100: 16, 1_000: 166, 10_000: 1_666}
-"""How many activities, one after the other, make a history of about so many events."""
+"""Number of consecutive activities for a history of about this number of events."""
 
 MOST_REPLAYS: Final = 100
 """In a round, as what a run takes by itself is most of a short history's cost."""
 
 AUTHOR: Final = "tenancy"
-"""Whose histories are replayed: the bare SDK replays those, too."""
+"""Variant whose histories every variant replays, the bare SDK too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is measured.
+    """Amount of work to measure.
 
     Attributes:
         tenants: Numbers of tenants.
@@ -89,21 +89,21 @@ class Growth:
         self._console = console
 
     async def tenants(self) -> None:
-        """Worker CPU of a workflow of one activity, spread over tenants it has all seen before."""
+        """Measure the worker CPU of a workflow of one activity, over this number of tenants."""
         async with self._teams() as teams:
             for size in self._plan.tenants:
                 await self._at_each(teams, "grow", tenants=size)
                 await self._workflows("tenants", size, teams, "spread")
 
     async def cached(self) -> None:
-        """Worker CPU of a workflow of one activity, beside others that wait in the cache."""
+        """Measure the worker CPU of a workflow of one activity, beside cached workflows."""
         async with self._teams() as teams:
             for size in self._plan.cached:
                 await self._at_each(teams, "park", count=size)
                 await self._workflows("cached", size, teams, "run", scenario="one activity")
 
     async def events(self) -> None:
-        """CPU of an event that is replayed."""
+        """Measure the CPU of replaying one event."""
         async with self._teams() as teams:
             with tempfile.TemporaryDirectory() as directory:
                 for size in self._plan.events:
@@ -128,7 +128,7 @@ class Growth:
 
     @asynccontextmanager
     async def _teams(self) -> AsyncIterator[Teams]:
-        """New processes for each panel, which remember nothing of another."""
+        """Start new processes for a panel, without state of another one."""
         async with AsyncExitStack() as stack:
             yield {variant: await team(stack, variant, self._address) for variant in QUICK}
 
@@ -136,7 +136,7 @@ class Growth:
         await asyncio.gather(*(each.client.ask(what, **arguments) for each in teams.values()))
 
     def _turns(self, panel: str, size: int, teams: Teams) -> Sequence[tuple[int, str, Team]]:
-        """The rounds, the first of which warms up, each with another variant first."""
+        """Run the rounds, each with another variant first; the first round warms up."""
         self._console.print(f"  {panel}, {size:,}: {time.strftime('%X')}", style="dim")
         items = list(teams.items())
         return [
@@ -151,7 +151,7 @@ class Growth:
 
 
 async def measure(plan: Plan, console: Console) -> Samples:
-    """Measure all three.
+    """Measure all three panels.
 
     Args:
         plan: How much is measured.
@@ -196,11 +196,13 @@ def _options() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="less of everything, in two minutes")
-    parser.add_argument("--rounds", type=int, help="how many turns each variant gets")
-    parser.add_argument("--json", type=Path, help="also write the samples here")
-    parser.add_argument("--svg", type=Path, help="also draw them here")
-    parser.add_argument("--from", type=Path, dest="source", help="show the samples of this JSON")
+    parser.add_argument("--quick", action="store_true", help="measure less, in two minutes")
+    parser.add_argument("--rounds", type=int, help="number of rounds")
+    parser.add_argument("--json", type=Path, help="file to write the samples to")
+    parser.add_argument("--svg", type=Path, help="file to draw the results to")
+    parser.add_argument(
+        "--from", type=Path, dest="source", help="file of samples to show instead of measuring"
+    )
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""The growth of costs as an SVG: one panel for each thing that grows, sizes on a logarithm."""
+"""Growth of costs as an SVG: one panel for each size that grows, on a logarithmic axis."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from benchmarks.variants import BARE
 WIDTH, HEIGHT, GAP, LEFT, TOP, BOTTOM = 240, 200, 40, 50, 70, 62
 INSET: Final = 18
 DODGE: Final = 6
-"""How far apart the whiskers of two variants stand, which would hide each other."""
+"""Distance of the whiskers of two variants, so that none hides another."""
 TENTHS: Final = (8, 14)
-"""What an axis shows at least, in tenths."""
+"""Smallest range of an axis, in tenths."""
 
 PANELS: Final = {
     "tenants": ("A workflow of one activity", "tenants"),
@@ -29,7 +29,7 @@ Sized = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A ratio as it is drawn."""
+    """Ratio to draw."""
 
     x: float
     y: float
@@ -39,7 +39,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Where a panel is and what its axis shows."""
+    """Position of a panel, and range of its axis."""
 
     left: float
     low: int
@@ -51,7 +51,7 @@ class Frame:
 
 
 def draw(results: Results) -> str:
-    """Each panel has the ratios to the bare SDK; below a size stands what that takes itself."""
+    """Draw the ratios to the bare SDK in each panel, with its own cost below each size."""
     low, high = _tenths(results)
     parts = list(_legend(results))
     for place, (panel, variants) in enumerate(results.items()):
@@ -76,7 +76,7 @@ def draw(results: Results) -> str:
 
 
 def _tenths(results: Results) -> tuple[int, int]:
-    """The lowest and the highest tenth that the axes show."""
+    """Return the lowest and the highest tenth of the axes."""
     found = [
         each
         for variants in results.values()

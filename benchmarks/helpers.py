@@ -1,4 +1,4 @@
-"""The processes that are measured, as the program that measures them sees them."""
+"""Processes that are measured, as the measuring program uses them."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ _LINE = 1 << 20
 
 
 class Helper:
-    """A process that answers each line with a line of JSON."""
+    """Process that answers each line with a line of JSON."""
 
     def __init__(self, process: Process) -> None:
         if process.stdin is None or process.stdout is None:
@@ -57,7 +57,7 @@ async def helper(
 
 @dataclass
 class Team:
-    """The processes of one variant."""
+    """Processes of one variant."""
 
     worker: Helper
     client: Helper
@@ -68,7 +68,7 @@ class Team:
 async def team(
     stack: AsyncExitStack, variant: str, address: str, *, under: Sequence[str] = ()
 ) -> Team:
-    """Start a worker and a client, and where the variant traces, somebody to send to.
+    """Start a worker and a client, and a receiver of spans if the variant traces.
 
     Args:
         stack: Ends them.
@@ -98,6 +98,6 @@ async def team(
 
 
 async def once(*command: str, environment: Mapping[str, str]) -> Any:
-    """Run a program to its end and return what it says."""
+    """Run a program to its end, and return its output."""
     async with helper(*command, environment=environment) as program:
         return await program.read()

@@ -21,13 +21,13 @@ from benchmarks.scenarios import SCENARIOS
 from orkestra.devserver import DevServer
 
 SCALE = 1 / 3
-"""A worker is some fifty times slower when it is counted."""
+"""A worker is about fifty times slower under valgrind."""
 
 ROUNDS = 2
 
 
 class Callgrind:
-    """Counts the instructions of a process.
+    """Counter of the instructions of a process.
 
     Args:
         directory: Where it writes what it counted.
@@ -40,11 +40,11 @@ class Callgrind:
 
     @staticmethod
     def is_here() -> bool:
-        """Whether the machine has it."""
+        """Return whether valgrind is installed."""
         return shutil.which("callgrind_control") is not None
 
     async def since_last(self, process: Process) -> float:
-        """Instructions since the last time."""
+        """Return the instructions since the last call."""
         for file in self._directory.iterdir():
             file.unlink()
         dump = await asyncio.create_subprocess_exec(

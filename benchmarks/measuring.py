@@ -1,4 +1,4 @@
-"""The rounds: variants take turns, so that a machine whose speed drifts slows all alike."""
+"""Rounds of measurements: variants alternate, so that drift of the machine's speed affects all."""
 
 import tempfile
 import time
@@ -15,7 +15,7 @@ from benchmarks.variants import BARE
 from orkestra.devserver import DevServer
 
 UNHURRIED = {"history.workflowIdReuseMinimalInterval": "0s"}
-"""The server would make a chain of short runs wait."""
+"""The server delays a chain of short runs."""
 
 PARKED = 300
 ORKESTRAS = ("tenancy", "tenancy + tracing")
@@ -36,7 +36,7 @@ class Measurement:
         self._since = time.monotonic()
 
     def turn(self, number: int) -> list[tuple[str, Team]]:
-        """The variants in the order of a round, each time another one first."""
+        """Return the variants in the order of a round, each time with another one first."""
         items = list(self._teams.items())
         first = number % len(items)
         return [*items[first:], *items[:first]]
@@ -51,7 +51,7 @@ class Measurement:
             self.samples[scenario][variant][figure].append(value)
 
     async def scenario(self, name: str, rounds: int, scale: float) -> None:
-        """CPU of worker and client a unit, and the history's size."""
+        """Measure the CPU of worker and client per unit, and the size of the history."""
         count = max(1, round(SCENARIOS[name].count * scale))
         for number in range(rounds + 1):
             for variant, each in self.turn(number):
@@ -69,7 +69,7 @@ class Measurement:
         self._done(name)
 
     async def replay(self, rounds: int) -> None:
-        """CPU of replaying one long history, the same one for all."""
+        """Measure the CPU of replaying the same long history."""
         author = next((v for v in self._teams if v in ORKESTRAS), BARE)
         with tempfile.TemporaryDirectory() as directory:
             file = str(Path(directory) / "history.json")
@@ -84,7 +84,7 @@ class Measurement:
         self._done("replay")
 
     async def cached(self, address: str) -> None:
-        """Memory of a workflow that waits in the cache of a worker that has done little else."""
+        """Measure the memory of a cached workflow."""
         for variant in self._teams:
             async with AsyncExitStack() as stack:
                 each = await team(stack, variant, address)
@@ -97,7 +97,7 @@ class Measurement:
         self._done("cached workflow")
 
     async def tenants(self, count: int, address: str) -> None:
-        """CPU and memory of a client for each of many tenants."""
+        """Measure the CPU and memory of a client for each of many tenants."""
         for variant, each in self._teams.items():
             made = await each.client.ask("tenants", count=count, address=address)
             self.note(
@@ -110,7 +110,7 @@ class Measurement:
         self._done("tenant client")
 
     async def race(self) -> None:
-        """How many spans are sent where a signal races the completion."""
+        """Count the spans when a signal races the completion."""
         for variant, each in self._teams.items():
             if each.receiver is not None:
                 await each.worker.ask("used")
@@ -121,7 +121,7 @@ class Measurement:
         self._done("race")
 
     async def startup(self, rounds: int, address: str) -> None:
-        """What a fresh process takes."""
+        """Measure the start of a new process."""
         for number in range(rounds):
             for variant, each in self.turn(number):
                 if variant in (BARE, *ORKESTRAS):
@@ -141,7 +141,7 @@ async def measure(
     tenants: int,
     console: Console,
 ) -> Samples:
-    """Measure, each variant in processes of its own.
+    """Measure each variant in its own processes.
 
     Args:
         variants: Names of variants; the bare SDK is always there to compare with.

@@ -1,4 +1,4 @@
-"""Writes the figures of the benchmarks page from the results that are kept beside this module.
+"""Writer of the figures of the benchmarks page, from the results beside this module.
 
 make bench OPTIONS="--all --rounds 9 --scale 0.5 --json benchmarks/results/cpu.json"
 make bench OPTIONS="--all --no-cpu --instructions --json benchmarks/results/instructions.json"
@@ -30,13 +30,13 @@ CPU: Final = "worker_ms"
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """Something that is to be at most so much.
+    """Target: the upper limit of a figure.
 
     Attributes:
-        what: What it is.
-        most: What it is to be at most.
-        found: What it is; None where it was not measured.
-        spread: The quartiles, where there are rounds.
+        what: Name of the figure.
+        most: Upper limit.
+        found: Measured figure; None if it was not measured.
+        spread: Quartiles of the rounds, if there are any.
     """
 
     what: str
@@ -57,11 +57,11 @@ RATIOS: Final = (
     ("tenancy + tracing beside OpenTelemetryPlugin", ONE, TRACING, OPENTELEMETRY, 0.9),
     ("tenancy + tracing", "replay", TRACING, BARE, 1.05),
 )
-"""What is compared with what, and what the ratio is to be at most."""
+"""Pairs of variants, with the upper limit of their ratio."""
 
 
 def aims(results: Results) -> Iterator[Aim]:
-    """What Orkestra is to cost, and what it does."""
+    """Compare the cost of Orkestra with the targets."""
     for name, scenario, ours, theirs, most in RATIOS:
         variants = results.get(scenario, {})
         is_counted = any(COUNTED in own for own in variants.values())
@@ -122,7 +122,7 @@ def _number(value: float) -> str:
 
 
 def merged(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Results of several measurements as one."""
+    """Merge the results of several measurements."""
     results: dict[str, dict[str, dict[str, list[float]]]] = {}
     for each in measured:
         for scenario, variants in each["results"].items():
@@ -132,7 +132,7 @@ def merged(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def figures(measured: Sequence[Mapping[str, Any]], growth: Mapping[str, Any]) -> str:
-    """The part of the page that is written here."""
+    """Return the generated part of the page."""
     results = merged(measured)
     lines = ["", *(_where(each) for each in (*measured, growth)), ""]
     lines += [
@@ -155,7 +155,7 @@ def _where(measured: Mapping[str, Any]) -> str:
 
 
 def kept_results() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """What was measured last, and how costs grow."""
+    """Load the latest results and those of the growth."""
     names = ("cpu", "others", "instructions", "growth")
     *measured, growth = (json.loads((RESULTS / f"{name}.json").read_text()) for name in names)
     return measured, growth

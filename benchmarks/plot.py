@@ -20,7 +20,7 @@ COLOURS = {
 
 
 def draw(results: Results) -> str:
-    """Worker CPU beside the bare SDK's."""
+    """Draw the worker CPU compared with the bare SDK."""
     parts: list[str] = []
     y = 40
     for scenario, own in groupby(rows(results), key=lambda row: row.scenario):

@@ -1,7 +1,7 @@
-"""What more than one connection brings: `python -m benchmarks.pool [--rounds N]`.
+"""Throughput of more than one connection: `python -m benchmarks.pool [--rounds N]`.
 
-Calls a second of one process, directly and over a network with a latency, by `temporal.pool_size`
-and by how many calls are under way at once. Sizes take turns, so that all share the machine's mood.
+Calls per second of one process, directly and over a network with latency, by `temporal.pool_size`
+and the number of concurrent calls. Sizes alternate, so that a drift of the machine affects all.
 """
 
 import argparse
@@ -27,7 +27,7 @@ CALLS = 1500
 
 
 async def main(rounds: int) -> None:
-    """Measure, and print a table in Markdown."""
+    """Measure, and print a Markdown table."""
     rates: dict[tuple[float, int, int], list[float]] = defaultdict(list)
     async with DevServer() as server, Proxy(server.address) as network:
         for _ in range(rounds):
@@ -51,7 +51,7 @@ async def main(rounds: int) -> None:
 
 
 async def measure(address: str, at_once: int, size: int) -> float:
-    """Calls a second with so many under way, over so many connections."""
+    """Measure the calls per second with this concurrency and number of connections."""
     settings = TemporalSettings(address=address, pool_size=size)
     async with TemporalConnectionManager(OrkestraConfig(temporal=settings)) as manager:
         clients = [await manager.get_client(tenant="acme") for _ in range(size)]
@@ -66,19 +66,19 @@ async def measure(address: str, at_once: int, size: int) -> float:
 
 
 async def call_on(client: Client, left: Iterator[int]) -> None:
-    """Make calls, one after the other, until all are made."""
+    """Make calls one after the other until none is left."""
     for _ in left:
         await ask(client)
 
 
 async def ask(client: Client) -> None:
-    """The cheapest call that goes all the way: it reads one row, which is not there."""
+    """Make the cheapest call that reaches the database: it reads one missing row."""
     with suppress(RPCError):
         await client.get_workflow_handle("absent").describe()
 
 
 def say(line: str) -> None:
-    """Print a line of the table."""
+    """Print a row of the table."""
     sys.stdout.write(line + "\n")
 
 

@@ -1,4 +1,4 @@
-"""A worker or a client of one variant, in a process of its own; does what each line asks for."""
+"""Worker or client of one variant in its own process, which executes one request per line."""
 
 import asyncio
 import gc
@@ -27,11 +27,11 @@ from orkestra import TemporalConnectionManager
 
 _PAGE = 4096
 _CACHED = 2_000
-"""More than any measurement parks, so that none is evicted while another runs."""
+"""Larger than the number of cached workflows of any measurement, so that none is evicted."""
 
 
 class Process:
-    """Answers requests; each method is one."""
+    """Handler of requests, one per method."""
 
     def __init__(self, variant: str, setup: Setup, client: Client) -> None:
         # Of one length for all, as it stands in many events of a history.
@@ -43,12 +43,12 @@ class Process:
         self.crowd = Crowd(manager, client, self.queue)
 
     async def used(self) -> float:
-        """CPU so far, what was to be sent included."""
+        """Return the CPU so far, with the pending spans sent."""
         await self.setup.flush()
         return time.process_time()
 
     async def held(self) -> float:
-        """Memory of what is not garbage."""
+        """Return the memory after a garbage collection."""
         gc.collect()
         return memory()
 
@@ -65,7 +65,7 @@ class Process:
         return {"cpu": used, "wall": wall, "history": size}
 
     async def park(self, count: int) -> None:
-        """Start workflows that wait, or with none end those that do."""
+        """Start waiting workflows, or end them if the number is zero."""
 
         async def end(handle: Any) -> None:
             await handle.signal(Mailbox.finish)
@@ -85,7 +85,7 @@ class Process:
             self.kept += await asyncio.gather(*(begin(number) for number in numbers))
 
     async def tenants(self, count: int, address: str) -> dict[str, float]:
-        """Make a client for each of so many tenants, and keep them."""
+        """Create and keep a client for each of this number of tenants."""
         if self.setup.config is None:
 
             async def make(tenant: str) -> Client:
@@ -105,7 +105,7 @@ class Process:
                 return await manager.get_client(tenant=tenant)
 
         gc.collect()
-        gc.disable()  # it would look at everything that the benchmark holds
+        gc.disable()  # it would scan all objects of the benchmark
         # Of this thread: another one imports Langfuse meanwhile, once.
         before, cpu = memory(), time.thread_time()
         kept = [await make(f"tenant-{number}") for number in range(count // 10)]
@@ -121,15 +121,15 @@ class Process:
         }
 
     async def grow(self, tenants: int) -> None:
-        """Have so many tenants, all of which the worker has seen."""
+        """Use this number of tenants, each known to the worker."""
         await self.crowd.grow(tenants)
 
     async def spread(self, count: int) -> None:
-        """Run so many workflows, spread over the tenants."""
+        """Run this number of workflows, spread over the tenants."""
         await self.crowd.run(count)
 
     async def history(self, file: str, rounds: int = 16, parallel: int = 100) -> None:
-        """Write the history that is to be replayed; by default of about 5,000 events."""
+        """Write the history to replay, by default of about 5,000 events."""
         handle = await self.client.start_workflow(
             Activities.run, args=[rounds, parallel], id=str(uuid.uuid4()), task_queue=self.queue
         )
@@ -139,7 +139,7 @@ class Process:
         Path(file).write_text(written)  # noqa: ASYNC240 - nothing else is going on here
 
     async def replay(self, file: str, times: int = 1) -> dict[str, float]:
-        """Replay it, so many times one after the other."""
+        """Replay the history this number of times."""
         workflow_id, written = json.loads(Path(file).read_text())  # noqa: ASYNC240 - likewise
         history = WorkflowHistory.from_json(workflow_id, written)
         options: dict[str, Any] = {
@@ -161,7 +161,7 @@ class Process:
 
 
 def memory() -> float:
-    """Bytes of this process that are in memory now."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
 
 
@@ -181,10 +181,10 @@ async def main(role: str, variant: str, address: str) -> None:
 
 
 async def ended(work: Coroutine[Any, Any, None]) -> None:
-    """Go at once where a worker fails; a thread that reads would wait for the next request."""
+    """Exit when a worker fails, although a thread still waits for the next request."""
     try:
         await work
-    except BaseException:  # noqa: BLE001 - whatever it is, the process ends
+    except BaseException:  # noqa: BLE001 - any failure ends the process
         traceback.print_exc()
         os._exit(1)
 

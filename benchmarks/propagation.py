@@ -1,4 +1,4 @@
-"""What one writes by hand to carry a value along, as the SDK's sample of context propagation does.
+"""Hand-written propagation of one value, like the SDK's sample of context propagation.
 
 It carries and nothing more: nothing is required, compared, refused or scoped.
 """
@@ -28,7 +28,7 @@ def _adopt(headers: Any) -> None:
 
 
 class Propagation(client.Interceptor, worker.Interceptor):
-    """Both ends."""
+    """Interceptor for clients and workers."""
 
     def intercept_client(self, next: client.OutboundInterceptor) -> client.OutboundInterceptor:
         return _Client(next)

@@ -1,4 +1,4 @@
-"""A stand-in for Langfuse in a process of its own, so that its work is in nobody's figures."""
+"""Receiver of spans in its own process, so that its work is not measured."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from orkestra.testing import LangfuseReceiver, ReceivedSpan
 
 
 def _named(span: ReceivedSpan) -> tuple[object, ...]:
-    """What a span is of: by its id, or for those whose ids are random by what it says."""
+    """Return the identity of a span: its ID, or its content if IDs are random."""
     ids = [str(value) for key, value in sorted(span.attributes.items()) if "ID" in key]
     return (span.name, *(ids or [span.trace_id]))
 

@@ -29,14 +29,14 @@ def show(results: Results, console: Console) -> None:
     for line in _others(results):
         console.print(line, highlight=False)
     console.print(
-        "CPU of a unit beside the bare SDK's in the same round: median (quartiles)."
+        "CPU per unit compared with the bare SDK in the same round: median (quartiles)."
         " History in bytes.",
         style="dim",
     )
 
 
 def markdown(results: Results) -> str:
-    """The same for the documentation."""
+    """Return the tables as Markdown."""
     lines: list[str] = []
     for scenario, own in groupby(rows(results), key=lambda row: row.scenario):
         header, *told = _told(own)
@@ -48,7 +48,7 @@ def markdown(results: Results) -> str:
 
 
 def _told(own: Iterable[Row]) -> list[tuple[str, ...]]:
-    """A table's header and lines, without columns that have nothing in them."""
+    """Return the header and rows of a table, without empty columns."""
     columns = zip(COLUMNS, *map(_cells, own), strict=True)
     return list(zip(*(column for column in columns if any(column[1:])), strict=True))
 
@@ -87,7 +87,7 @@ def _others(results: Results) -> Iterator[str]:
 
 
 def activity_bytes(results: Results) -> dict[str, float]:
-    """What one activity more adds to a history, by variant."""
+    """Return the size that one more activity adds to a history, by variant."""
     one, ten = results.get("one activity", {}), results.get("ten activities in sequence", {})
     return {
         variant: (median(ten[variant]["history_bytes"]) - median(one[variant]["history_bytes"])) / 9

@@ -1,17 +1,17 @@
-"""What was measured, before anything is made of it."""
+"""Samples of the measurements."""
 
 from collections import defaultdict
 from typing import Any
 
 Samples = dict[str, dict[str, dict[str, list[float]]]]
-"""By scenario, variant and figure; a number a round."""
+"""Samples by scenario, variant and figure, one number per round."""
 
 
 def no_samples() -> Samples:
-    """Where samples are added."""
+    """Return the list to add samples to."""
     return defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
 
 
 def plain(samples: Samples) -> dict[str, Any]:
-    """The samples as plain dictionaries, for JSON."""
+    """Return the samples as plain dictionaries for JSON."""
     return {s: {v: dict(f) for v, f in variants.items()} for s, variants in samples.items()}

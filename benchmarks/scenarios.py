@@ -1,4 +1,4 @@
-"""What is run, as a client runs it; each returns an ID whose history can be looked at."""
+"""Scenarios as a client runs them; each returns the ID of a workflow whose history is measured."""
 
 import asyncio
 import uuid
@@ -23,18 +23,18 @@ CONCURRENCY: Final = 20
 _MEGABYTE: Final = bytes(1_000_000)
 
 Run = Callable[[Client, str, int], Awaitable[str]]
-"""Given a client, a queue and how many units to run."""
+"""Runs a number of units with a client on a task queue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """Something to measure.
+    """Scenario to measure.
 
     Attributes:
-        run: Runs some units.
-        unit: What one is.
-        count: How many a round.
-        is_quick: Whether it belongs to the short run.
+        run: Runs a number of units.
+        unit: Name of a unit.
+        count: Number of units per round.
+        is_quick: True if the short run includes it.
     """
 
     run: Run

@@ -1,4 +1,4 @@
-"""How long a process takes to be ready, stage by stage: run anew for each figure."""
+"""Start-up time of a process by stages; each figure needs a new process."""
 
 import asyncio
 import importlib
@@ -8,7 +8,7 @@ import time
 
 
 def imports(variant: str) -> dict[str, float]:
-    """CPU seconds of the imports that a program of the variant begins with."""
+    """Measure the CPU seconds of the imports of a variant."""
     began = time.process_time()
     importlib.import_module("temporalio.client")
     importlib.import_module("temporalio.worker")
@@ -19,8 +19,8 @@ def imports(variant: str) -> dict[str, float]:
 
 
 async def stages(variant: str, address: str) -> dict[str, float]:
-    """CPU seconds until a client is connected and a worker has run its first workflow, and the
-    seconds that the worker takes to stop."""
+    """Measure the CPU seconds until the client is connected and the worker has run a workflow, and
+    the seconds that the worker takes to stop."""
     from benchmarks.scenarios import SCENARIOS  # noqa: PLC0415 - after the imports were measured
     from benchmarks.variants import TENANT, VARIANTS  # noqa: PLC0415 - likewise
 

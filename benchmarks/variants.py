@@ -1,4 +1,4 @@
-"""The same client and worker, with nothing, with Orkestra, and with what else there is."""
+"""Variants of a client and a worker: bare SDK, Orkestra, and alternatives."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ async def _nothing() -> None:
 
 
 def _passing(*modules: str) -> WorkflowRunner:
-    """The SDK's sandbox, with what the workflows need passed through by hand."""
+    """The SDK's sandbox with the modules of the workflows passed through."""
     restrictions = SandboxRestrictions.default.with_passthrough_modules(
         "pydantic", "pydantic_core", "annotated_types", "httpx", *modules
     )
@@ -45,14 +45,14 @@ def _passing(*modules: str) -> WorkflowRunner:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a variant gives to clients, workers and replayers.
+    """Options of a variant for clients, workers and replayers.
 
     Attributes:
         plugins: Plugins of the client.
-        interceptors: Interceptors of the client; a worker inherits those that are its own, too.
-        runner: The workflow runner; None leaves the SDK's to the plugins.
-        flush: Sends what waits to be sent, so that its cost is in the figures.
-        config: Orkestra's, where it is in the variant.
+        interceptors: Interceptors of the client, which a worker inherits.
+        runner: Workflow runner; None means the SDK's, or that of a plugin.
+        flush: Sends the pending spans, so that the figures include their cost.
+        config: Configuration of Orkestra, if the variant has it.
     """
 
     plugins: list[Any] = field(default_factory=list[Any])
@@ -146,7 +146,7 @@ VARIANTS: Final[Mapping[str, Callable[[str | None], Setup]]] = {
     "SDK TracingInterceptor": _sdk_interceptor,
     "hand-written propagation": _propagation,
 }
-"""How each variant is set up, given the tenant of a client or None for a worker."""
+"""Set-up of each variant, by the tenant of a client or None for a worker."""
 
 QUICK: Final = (BARE, "tenancy", "tenancy + tracing")
 TRACING: Final = frozenset(

@@ -1,4 +1,4 @@
-"""How a standing backlog is shared out by weights of 1, 2 and 4."""
+"""Shares of a constant backlog by fairness weights of 1, 2 and 4."""
 
 import asyncio
 import json

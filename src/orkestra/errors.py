@@ -100,7 +100,7 @@ class ConnectionFailureReason(StrEnum):
 
     @property
     def is_transient(self) -> bool:
-        """Whether a retry can succeed without any other change."""
+        """True if a retry can succeed without any other change."""
         return self in _TRANSIENT_REASONS
 
 

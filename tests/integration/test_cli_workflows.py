@@ -214,7 +214,7 @@ def nightly(queue: str) -> Schedule:
 
 
 async def suspended(shell: Shell) -> dict[str, Any] | None:
-    """What suspending told, once it found a schedule: their list lags behind."""
+    """Suspend, and return the result once a schedule is found: their list lags behind."""
     told = await shell.json("tenants", "suspend", shell.tenant)
     return told if told["schedules"] else None
 

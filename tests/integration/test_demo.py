@@ -22,7 +22,7 @@ from tests.support.waiting import PATIENCE, becomes
 
 TICKETS: Final = Path(__file__).parents[2] / "examples/support_desk/tickets.jsonl"
 SECONDS: Final = 3 * PATIENCE
-"""How long a whole demo may take."""
+"""Time limit of a whole demo, in seconds."""
 MANY: Final = 2000 if os.environ.get("ORKESTRA_SOAK") else 120
 
 pytestmark = pytest.mark.timeout(SECONDS + PATIENCE)

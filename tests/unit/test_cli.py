@@ -252,7 +252,7 @@ def test_an_unknown_key_in_the_environment_is_refused_by_name(
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_the_configuration_file_may_be_named_before_or_behind_the_command(
+def test_the_configuration_file_can_be_named_before_or_after_the_command(
     before: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], own_logging: None
 ) -> None:
     file = tmp_path / "other.toml"
@@ -273,7 +273,7 @@ def test_the_configuration_file_may_be_named_before_or_behind_the_command(
         (["search-attributes", "ensure", "--name", "tenant id"], "'tenant id' is malformed"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(
+def test_contradictory_or_malformed_options_are_refused(
     arguments: list[str],
     expected: str,
     capsys: pytest.CaptureFixture[str],
@@ -292,7 +292,7 @@ def test_help_comes_through_the_real_command_without_control_characters(command:
     assert "\x1b" not in result.stdout
 
 
-def test_nothing_at_all_prints_the_help(
+def test_a_call_without_arguments_prints_the_help(
     capsys: pytest.CaptureFixture[str], own_logging: None
 ) -> None:
     assert run([]) == 0
@@ -310,7 +310,7 @@ def test_the_help_of_each_command_has_an_example(
     assert f"\n    orkestra {name}" in printed
 
 
-def test_version_names_ours_and_the_sdks(command: Command) -> None:
+def test_version_names_orkestra_and_the_sdk(command: Command) -> None:
     result = command.run("--version")
 
     assert result.returncode == 0
@@ -319,7 +319,7 @@ def test_version_names_ours_and_the_sdks(command: Command) -> None:
     assert "temporalio 1." in line
 
 
-def test_debug_shows_the_traceback_wherever_it_stands(
+def test_debug_shows_the_traceback_at_any_position(
     capsys: pytest.CaptureFixture[str], own_logging: None
 ) -> None:
     for arguments in (["--debug", "health"], ["health", "--debug"]):
@@ -329,7 +329,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(
         assert printed.splitlines()[-1].startswith("orkestra: ")
 
 
-def test_no_server_is_one_line_and_a_failure(command: Command) -> None:
+def test_a_missing_server_is_one_line_and_exit_code_1(command: Command) -> None:
     with socket.socket() as freed:
         freed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{freed.getsockname()[1]}"
@@ -358,7 +358,7 @@ def test_interrupting_a_command_that_waits_exits_with_130(
     assert "Traceback" not in errors
 
 
-def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(command: Command) -> None:
+def test_a_closed_output_shows_no_traceback(command: Command) -> None:
     with command.start("--help") as process:
         assert process.stdout is not None
         process.stdout.close()
@@ -370,7 +370,7 @@ def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(command: Command) 
     assert errors == ""
 
 
-def test_control_characters_in_what_was_typed_are_escaped(command: Command) -> None:
+def test_control_characters_in_arguments_are_escaped(command: Command) -> None:
     line = refused(command.run("worker", "evil\x1b[31m\r\n", "--task-queue", "queue"))
 
     assert line.isprintable()
@@ -411,7 +411,7 @@ def test_durations_are_read_as_in_the_configuration(text: str, seconds: float) -
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "-1s", "soon", "5 parsecs", "nan", "inf", "1e400"])
-def test_what_is_no_positive_duration_is_refused(text: str) -> None:
+def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="not a positive duration"):
         parse_duration(text)
 

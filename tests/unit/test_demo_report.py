@@ -1,4 +1,4 @@
-"""How the demo counts and draws."""
+"""Counts and drawings of the demo."""
 
 import io
 from collections import Counter

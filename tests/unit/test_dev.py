@@ -1,4 +1,4 @@
-"""What `orkestra dev` watches, and how it tells of mistakes."""
+"""`orkestra dev`: watched files, messages between its processes, and reports."""
 
 import asyncio
 import contextlib
@@ -108,7 +108,7 @@ def test_an_application_is_found_without_being_imported(
             find_application(missing)
 
 
-def test_a_mistake_is_told_by_the_frames_of_the_application_alone(
+def test_an_error_shows_the_frames_of_the_application_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -138,7 +138,7 @@ def test_messages_arrive_as_they_were_sent() -> None:
         assert [parse_message(line) for line in lines] == messages
 
 
-def test_reports_name_what_broke_and_what_to_do() -> None:
+def test_reports_name_the_problem_and_the_fix() -> None:
     held = format_checked(Checked(9, 2, [INCOMPATIBLE], 7), force=False).splitlines()
     assert held == [
         "NON-DETERMINISTIC CHANGE: 7 open executions cannot continue with this code",
@@ -162,7 +162,7 @@ def test_reports_name_what_broke_and_what_to_do() -> None:
     assert format_ended(-9).startswith("the worker exited by signal 9")
 
 
-def test_the_log_passes_colours_on_and_obeys_nothing_else(
+def test_the_log_keeps_colours_and_escapes_other_control_characters(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     log = DevLog()

@@ -1,4 +1,4 @@
-"""What a traceback says beside the message."""
+"""Notes of errors, which a traceback shows below the message."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ class OwnError(TenantMismatchError):
     """One of an application's own."""
 
 
-def test_an_error_says_where_it_is_explained_and_its_message_stays_one_line():
+def test_an_error_refers_to_its_documentation_and_its_message_is_one_line():
     error = MissingExtraError("This", "cli")
     assert str(error).count("\n") == 0
     assert error.__notes__ == [
@@ -24,11 +24,11 @@ def test_an_error_says_where_it_is_explained_and_its_message_stays_one_line():
     ]
 
 
-def test_an_error_of_ones_own_is_explained_by_the_one_it_is_a_kind_of():
+def test_a_subclass_of_an_application_refers_to_the_documentation_of_its_base():
     assert OwnError("no").__notes__[0].endswith("#tenantmismatcherror")
 
 
 @pytest.mark.parametrize("name", [name for name in orkestra.__all__ if name.endswith("Error")])
-def test_what_an_error_points_to_is_there(name: str):
+def test_the_documentation_of_each_error_exists(name: str):
     assert issubclass(getattr(orkestra, name), OrkestraError)
     assert name in EXPLAINED

@@ -69,7 +69,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "Register the tenant search attribute.",
     ),
 }
-"""Where each command is defined, and its line in the help of `orkestra`."""
+"""Definition of each command, and its line in the help of `orkestra`."""
 
 
 class _Commands(TyperGroup):

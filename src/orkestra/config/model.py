@@ -149,7 +149,7 @@ class LangfuseSettings(Section):
 
     @property
     def is_on(self) -> bool:
-        """Whether spans are sent to this project."""
+        """True if spans are sent to this project."""
         return self.enabled is not False and bool(self.public_key and self.secret_key)
 
     def for_project(self, project: LangfuseProject) -> Self:
@@ -353,7 +353,7 @@ class TemporalSettings(Section):
 
     @property
     def has_api_key(self) -> bool:
-        """Whether an API key is sent."""
+        """True if an API key is sent."""
         return self.api_key is not None or self.api_key_file is not None
 
 

@@ -475,7 +475,7 @@ class DemoTrace:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the trace has a single root, which never had a parent."""
+        """True if the trace has a single root, which never had a parent."""
         return len(self.roots) == 1 and self.roots[0].span.parent_id is None
 
     def as_json(self) -> dict[str, Any]:

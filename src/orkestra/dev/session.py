@@ -523,7 +523,7 @@ class SourceWatcher:
 
     @property
     def has_changes(self) -> bool:
-        """Whether there are changes that `next()` has not returned."""
+        """True if there are changes that `next()` has not returned."""
         return bool(self._changed)
 
     async def wait(self) -> None:
