@@ -38,9 +38,9 @@ from temporalio.bridge.proto.workflow_activation import (
 )
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.nexus._link_conversion import nexus_link_to_temporal_link
-from temporalio.nexus._operation_context import _temporal_context as nexus_context
+from temporalio.nexus._operation_context import _temporal_context as nexus_context  # pyright: ignore[reportPrivateUsage]
 from temporalio.service import ServiceClient
-from temporalio.service import _BridgeServiceClient as BridgeServiceClient
+from temporalio.service import _BridgeServiceClient as BridgeServiceClient  # pyright: ignore[reportPrivateUsage]
 
 if TYPE_CHECKING:
     from temporalio.worker import Worker
@@ -298,7 +298,7 @@ def caching_instance_class() -> Any:
     Returns:
         The class; None where `is_known_sandbox()` fails, and the SDK's own must be used.
     """
-    from temporalio.worker.workflow_sandbox import _runner  # noqa: PLC0415 - see the module's text
+    from temporalio.worker.workflow_sandbox import _runner  # noqa: PLC0415 # pyright: ignore[reportPrivateUsage] - see above
 
     sdk_class: Any = getattr(_runner, "_Instance", object)
     if not is_known_sandbox(sdk_class):

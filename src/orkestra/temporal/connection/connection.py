@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, Unpack
 
 from google.protobuf.message import Message
-from temporalio.service import RPCError, RPCStatusCode, ServiceClient
+from temporalio.service import ConnectConfig, RPCError, RPCStatusCode, ServiceClient
 from temporalio.worker import Worker
 
 from orkestra.errors import ConnectionClosedError, ConnectionOverloadedError, WorkersRunningError
@@ -332,6 +332,7 @@ class ManagedServiceClient(ServiceClient):
         self, connection: Connection, sdk_client: ServiceClient, backpressure: "Backpressure"
     ) -> None:
         super().__init__(sdk_client.config)
+        self.config: ConnectConfig
         self.connection = connection
         self.rotation: CredentialRotation | None = None
         self._address = connection.address
@@ -466,7 +467,8 @@ class ManagedServiceClient(ServiceClient):
         """
         old, new = self.open_channel(), fresh.open_channel()
         fresh._channel = None  # noqa: SLF001 - of the same class
-        self._channel, self.config = new, fresh.config
+        self._channel = new
+        self.config = fresh.config
         self._retired = [*(each for each in self._retired if each.calls), old]
         old.retire()
 
