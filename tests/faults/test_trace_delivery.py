@@ -1,4 +1,4 @@
-"""What a project's sender does with the answers that a Langfuse, or a proxy before it, may give."""
+"""Delivery of spans under every answer of Langfuse, or of a proxy before it."""
 
 import asyncio
 import logging
@@ -101,7 +101,7 @@ async def test_a_batch_that_is_too_large_is_halved_until_it_fits(caplog):
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_langfuse_is_not_asked_again_before_it_wants_to_be(status):
+async def test_retries_respect_the_retry_after_header(status):
     busy = (status, {"Retry-After": "2"})
     with answering(lambda number, _: busy if number == 1 else ACCEPTED) as script:
         sink = sink_of(script)
@@ -127,7 +127,7 @@ async def test_a_flush_of_a_busy_langfuse_ends_in_time_and_nothing_is_lost_by_it
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
-async def test_what_cannot_get_better_is_not_tried_again(status):
+async def test_permanent_errors_are_not_retried(status):
     with answering(lambda *_: (status, {})) as script:
         sink = sink_of(script)
         sink.emit(record_of())
@@ -137,7 +137,7 @@ async def test_what_cannot_get_better_is_not_tried_again(status):
     assert sink.lost == {Loss.REJECTED: 1}
 
 
-async def test_while_langfuse_is_slow_nobody_waits_and_memory_stays_bounded():
+async def test_a_slow_langfuse_delays_nothing_and_memory_stays_bounded():
     def slowly(*_: object) -> Reply:
         time.sleep(0.2)
         return ACCEPTED
@@ -160,7 +160,7 @@ async def test_while_langfuse_is_slow_nobody_waits_and_memory_stays_bounded():
     assert len(script.names) + sink.lost[Loss.QUEUE_FULL] == 15_000
 
 
-async def test_many_spans_take_few_requests_and_none_is_left_behind():
+async def test_many_spans_take_few_requests_and_all_arrive():
     with answering(lambda *_: ACCEPTED) as script:
         sink = sink_of(script)
         for number in range(1, 2001):
@@ -185,7 +185,7 @@ async def test_spans_that_come_after_the_close_are_counted():
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-async def test_a_forked_child_sends_nothing_of_its_parents_and_ends_at_once():
+async def test_a_forked_child_sends_no_span_of_its_parent_and_ends_at_once():
     with answering(lambda *_: ACCEPTED) as script:
         sink = sink_of(script, flush_timeout=2 * PATIENTLY)
         sink.emit(record_of())

@@ -1,4 +1,4 @@
-"""Langfuse down, busy, frozen or refusing, masks that fail: workflows must not notice."""
+"""Workflows do not notice failures of Langfuse or of the mask."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ async def traced(
 
 
 @pytest.mark.parametrize("behaviour", [b for b in Behaviour if b is not Behaviour.ACCEPT])
-async def test_an_outage_is_not_noticed_and_its_spans_come_later(traced, behaviour):
+async def test_workflows_do_not_notice_an_outage_and_its_spans_come_later(traced, behaviour):
     with traced.receiver.behaving(behaviour):
         async with traced.worker():
             assert await traced.result(Flaky.run, 1) == 1
@@ -59,7 +59,7 @@ async def test_an_outage_is_not_noticed_and_its_spans_come_later(traced, behavio
     assert not traced.sink.lost
 
 
-async def test_closing_during_an_outage_ends_in_time_and_counts_what_was_lost(traced, caplog):
+async def test_closing_during_an_outage_ends_in_time_and_counts_the_lost_spans(traced, caplog):
     with traced.receiver.behaving(Behaviour.HANG):
         async with traced.worker():
             assert await traced.result(Flaky.run, 2) == 2
@@ -84,7 +84,7 @@ async def test_a_wrong_key_is_counted_and_logged_once(raw_client, fresh, receive
     assert "sk-wrong" not in caplog.text
 
 
-async def test_what_comes_faster_than_langfuse_takes_it_is_counted(raw_client, fresh, receiver):
+async def test_spans_that_do_not_fit_the_queue_are_counted(raw_client, fresh, receiver):
     traced = Traced(raw_client, fresh, receiver, queue_size=4, flush_timeout=BRIEFLY)
     with receiver.behaving(Behaviour.UNAVAILABLE):
         async with traced.worker():
@@ -109,7 +109,7 @@ def by_key(*, data: object) -> object:
     return [by_key(data=item) for item in data] if isinstance(data, list) else data
 
 
-async def test_a_secret_is_nowhere_in_what_leaves(raw_client, fresh, receiver):
+async def test_no_request_contains_a_secret(raw_client, fresh, receiver):
     traced = Traced(raw_client, fresh, receiver, mask=redact)
     with trace_attributes(
         user_id=SECRET, session_id=SECRET, tags=[f"tag-{SECRET}"], metadata={"note": SECRET}
@@ -141,7 +141,7 @@ async def test_a_secret_is_nowhere_in_what_leaves(raw_client, fresh, receiver):
     assert refused.status_message == "ValueError: ***"
 
 
-async def test_a_mask_may_go_by_keys(raw_client, fresh, receiver):
+async def test_a_mask_may_look_for_keys(raw_client, fresh, receiver):
     traced = Traced(raw_client, fresh, receiver, mask=by_key)
     async with traced.worker():
         handle = await traced.start(
@@ -173,7 +173,7 @@ async def test_a_mask_that_raises_hides_everything_and_fails_nothing(raw_client,
     assert all(SECRET.encode() not in body for body in receiver.bodies)
 
 
-async def test_values_that_cannot_be_written_fail_nothing(traced):
+async def test_values_that_cannot_be_encoded_fail_nothing(traced):
     async with traced.worker():
         assert await traced.result(Fail.run, "lone surrogate \ud800") == "lone surrogate \ud800"
     spans = await traced.spans()
@@ -203,7 +203,7 @@ ENDS = {
 
 @pytest.mark.parametrize("behaviour", [Behaviour.ACCEPT, Behaviour.HANG])
 @pytest.mark.parametrize("end", ENDS)
-async def test_an_interpreter_that_ends_sends_what_it_can_and_does_not_wait_longer(behaviour, end):
+async def test_the_exit_of_the_interpreter_sends_spans_within_the_flush_timeout(behaviour, end):
     with LangfuseReceiver() as receiver, receiver.behaving(behaviour):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", ENDS_WITHOUT_FLUSH + ENDS[end]),
@@ -217,7 +217,7 @@ async def test_an_interpreter_that_ends_sends_what_it_can_and_does_not_wait_long
 
 
 @pytest.mark.parametrize("behaviour", [Behaviour.ACCEPT, Behaviour.HANG])
-async def test_a_worker_that_is_told_to_stop_sends_what_it_has_within_its_deadline(
+async def test_a_worker_that_stops_sends_its_spans_within_its_deadline(
     raw_client, dev_server, fresh, behaviour
 ):
     with LangfuseReceiver(public_key=f"pk-{fresh.suffix}") as receiver:

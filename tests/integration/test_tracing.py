@@ -134,7 +134,7 @@ async def test_the_trace_carries_tenant_workflow_and_session(traced):
     assert described.items() <= root.span.metadata.items()
 
 
-async def test_later_runs_of_a_chain_hang_under_the_first(traced):
+async def test_later_runs_of_a_chain_are_children_of_the_first(traced):
     async with traced.worker():
         await answered(traced, traced.acme, runs=3)
     root = await traced.trace()
@@ -212,7 +212,7 @@ async def test_each_attempt_of_an_activity_is_a_span(traced):
         ),
     ],
 )
-async def test_a_failed_workflow_says_so_and_why(traced, how, level, message):
+async def test_a_failed_workflow_has_its_level_and_message(traced, how, level, message):
     async with traced.worker():
         with pytest.raises(WorkflowFailureError):
             await traced.result(Fail.run, how)
@@ -238,7 +238,7 @@ async def test_a_cancelled_workflow_and_its_activity_are_warnings(traced):
     assert (waiting.span.level, waiting.span.metadata["status"]) == ("WARNING", "cancelled")
 
 
-async def test_a_failed_workflow_task_is_no_end(traced):
+async def test_a_failed_workflow_task_does_not_end_the_span(traced):
     async with traced.worker():
         assert await traced.result(FailTask.run) == "done"
     root = await traced.trace()
@@ -306,7 +306,7 @@ async def test_attributes_of_the_caller_reach_every_span_of_the_trace(traced):
         assert span.trace_metadata["seats"] == 3
 
 
-async def test_what_is_not_to_be_captured_is_not_sent(raw_client, fresh, receiver):
+async def test_values_are_not_sent_where_capturing_is_off(raw_client, fresh, receiver):
     traced = Traced(
         raw_client,
         fresh,

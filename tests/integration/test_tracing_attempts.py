@@ -1,4 +1,4 @@
-"""What the spans of an activity's attempts say of how they ended."""
+"""Outcomes of the spans of an activity's attempts."""
 
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +71,7 @@ async def test_a_failed_attempt_and_its_retry_have_a_span_each(traced, threads, 
     assert (second.level, second.metadata["status"]) == ("DEFAULT", "completed")
 
 
-async def test_an_attempt_that_was_cancelled_says_by_whom(traced, threads):
+async def test_a_cancelled_attempt_has_the_reason_of_its_cancellation(traced, threads):
     async with worker_of(traced, threads):
         handle = await traced.start(Attempts.run, "attempt", "wait")
         await until(lambda: has_begun(handle))
@@ -84,7 +84,7 @@ async def test_an_attempt_that_was_cancelled_says_by_whom(traced, threads):
     assert only.level == "WARNING"
 
 
-async def test_an_attempt_that_ends_with_its_worker_says_so(traced, threads):
+async def test_an_attempt_that_ends_with_its_worker_has_that_reason(traced, threads):
     async with worker_of(traced, threads):
         handle = await traced.start(Attempts.run, "attempt", "wait")
         await until(lambda: has_begun(handle))

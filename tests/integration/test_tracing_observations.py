@@ -1,4 +1,4 @@
-"""Traces together with what the application itself observes with the Langfuse SDK."""
+"""Traces with observations that the application makes with the Langfuse SDK."""
 
 import asyncio
 import multiprocessing
@@ -146,7 +146,7 @@ async def test_an_instrumentation_of_opentelemetry_nests_and_other_libraries_sta
     assert not chat.is_app_root
 
 
-async def test_code_may_update_the_span_of_its_attempt(traced):
+async def test_activity_code_may_update_the_span_of_its_attempt(traced):
     async with traced.worker():
         await traced.result(Observe.run, ["updating"], "noted")
     spans = await traced.spans()
@@ -182,7 +182,7 @@ async def test_observations_of_two_tenants_at_once_do_not_mix(traced):
         assert tags in ({(f"tenant:{traced.acme}",)}, {(f"tenant:{traced.beta}",)})
 
 
-async def test_a_workflow_started_in_an_observation_hangs_under_it(traced):
+async def test_a_workflow_started_in_an_observation_is_its_child(traced):
     langfuse = await langfuse_of(traced)
     async with traced.worker():
         with (
@@ -232,7 +232,7 @@ async def test_two_tenants_do_not_share_the_trace_of_one_observation(traced):
     assert len({span.trace_id for span in spans}) == 2
 
 
-async def test_a_workflow_started_by_an_activity_hangs_under_the_activity(traced):
+async def test_a_workflow_started_by_an_activity_is_its_child(traced):
     async with traced.worker():
         other = traced.fresh.workflow_id("other")
         await traced.result(Observe.run, ["starting_another"], other)
@@ -245,7 +245,7 @@ async def test_a_workflow_started_by_an_activity_hangs_under_the_activity(traced
     ]
 
 
-async def test_two_plugins_with_one_key_share_the_way_to_langfuse(traced, raw_client, receiver):
+async def test_two_plugins_with_one_key_share_one_langfuse_client(traced, raw_client, receiver):
     other = OrkestraPlugin(OrkestraConfig(langfuse=receiver.settings()))
     client = Client(raw_client.service_client, plugins=[other.for_tenant(traced.acme)])
     langfuse = await langfuse_of(traced)
@@ -278,7 +278,7 @@ async def test_a_key_can_be_used_again_after_its_sink_was_closed(traced, raw_cli
     await again.close()
 
 
-async def test_an_application_with_its_own_langfuse_client_is_traced_as_one(
+async def test_an_application_with_its_own_langfuse_client_has_one_trace(
     dev_server: DevServer, fresh, receiver
 ):
     process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""Traces of workers that stand still, are killed, or whose workflow nobody lets end."""
+"""Traces of workers that freeze or are killed, and of terminated workflows."""
 
 import asyncio
 import json
@@ -112,7 +112,7 @@ async def test_a_worker_frozen_past_the_time_out_of_its_task_sends_nothing_of_it
     assert faults(await sent(stage, scene), scene) == ""
 
 
-async def test_a_worker_killed_in_a_workflow_task_loses_what_it_held_until_it_is_backfilled(
+async def test_a_worker_killed_in_a_workflow_task_loses_its_held_spans_until_they_are_backfilled(
     stage, dev_server
 ):
     async with other_process(stage, dev_server) as killed:

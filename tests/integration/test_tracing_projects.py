@@ -1,4 +1,4 @@
-"""A Langfuse project for each tenant that has one: nothing of it is ever seen in another."""
+"""Langfuse projects of tenants: no span of one is ever sent to another."""
 
 import asyncio
 import logging
@@ -89,7 +89,7 @@ def tenants_of(spans: list[ReceivedSpan]) -> set[object]:
     return {span.trace_metadata["tenant_id"] for span in spans}
 
 
-async def test_what_a_tenant_does_and_observes_is_in_its_own_project_alone(town):
+async def test_a_tenants_spans_and_observations_are_in_its_own_project_alone(town):
     async with town.worker():
         tenants = (town.acme, town.beta, town.carol)
         rounds = (town.observe(each, *EVERYTHING, tag=str(n)) for each in tenants for n in "123")
@@ -148,7 +148,7 @@ async def test_two_tenants_may_share_a_project(town):
     assert len({span.session_id for span in town.of_acme.spans}) == 2
 
 
-async def test_a_project_that_makes_room_is_sent_what_it_has_and_opened_again(raw_client, fresh):
+async def test_a_closed_project_sends_its_spans_and_is_opened_again(raw_client, fresh):
     with ExitStack() as stack:
         town = Town(raw_client, fresh, stack, max_open_projects=1)
         async with town.worker():
@@ -162,7 +162,7 @@ async def test_a_project_that_makes_room_is_sent_what_it_has_and_opened_again(ra
         await town.plugin.close()
 
 
-async def test_a_directory_of_ones_own_may_name_projects(town):
+async def test_a_custom_directory_may_name_projects(town):
     asked: list[str] = []
 
     async def find(tenant: str) -> TenantRecord | None:
@@ -227,7 +227,7 @@ async def test_b20_a_trace_of_one_tenant_is_not_joined_for_another(town):
     assert len(town.of_acme.spans) == 2
 
 
-async def test_b21_labels_and_projects_of_another_tenant_cannot_be_taken(town):
+async def test_b21_labels_and_projects_of_another_tenant_cannot_be_used(town):
     async with town.worker():
         with trace_attributes(user_id=f"{town.acme}:ada", session_id=f"{town.acme}:s"):
             await town.observe(town.carol, "labelling", said=town.acme)
@@ -260,7 +260,7 @@ async def test_b21_a_refused_execution_is_traced_to_no_project_and_shows_no_inpu
         assert all(secret.encode() not in body for body in receiver.bodies)
 
 
-async def test_b23_tenants_that_nobody_knows_leave_nothing_behind(fresh, quiet_threads):
+async def test_b23_unknown_tenants_leave_nothing_behind(fresh, quiet_threads):
     asked = 0
 
     def project_of(tenant: str) -> LangfuseProject | None:
@@ -289,7 +289,7 @@ async def test_b23_tenants_that_nobody_knows_leave_nothing_behind(fresh, quiet_t
     await until(lambda: threading.active_count() <= quiet_threads + 2)
 
 
-async def test_b23_however_many_projects_there_are_few_are_open(fresh, quiet_threads):
+async def test_b23_few_of_many_projects_are_open_at_once(fresh, quiet_threads):
     with LangfuseReceiver(public_key=f"pk-{fresh.suffix}") as receiver:
 
         def project_of(tenant: str) -> LangfuseProject | None:
@@ -310,7 +310,7 @@ async def test_b23_however_many_projects_there_are_few_are_open(fresh, quiet_thr
         assert most < quiet_threads + 40
 
 
-async def test_the_spans_of_a_tenant_wait_until_the_directory_has_answered(fresh):
+async def test_spans_of_a_tenant_wait_for_the_answer_of_the_directory(fresh):
     with LangfuseReceiver(public_key=f"pk-{fresh.suffix}") as receiver:
         known: dict[str, LangfuseProject] = {}
         answer = asyncio.Event()
@@ -370,7 +370,7 @@ async def street(request: pytest.FixtureRequest, fresh: Fresh) -> AsyncIterator[
         assert await made.projects.close(PATIENTLY)
 
 
-async def test_attempts_of_more_tenants_than_projects_are_open_lose_nothing(street):
+async def test_no_span_is_lost_where_more_projects_are_in_use_than_may_be_open(street):
     async def attempt(number: int) -> None:
         record = street.record(number)
         live = await street.projects.enter(record.span)
@@ -384,7 +384,7 @@ async def test_attempts_of_more_tenants_than_projects_are_open_lose_nothing(stre
     assert street.numbers() == [[n for n in range(1, 41) if n % 4 == house] for house in range(4)]
 
 
-async def test_what_comes_after_its_project_made_room_reaches_it_all_the_same(street):
+async def test_spans_that_come_after_their_project_was_closed_reach_it(street):
     live = await street.projects.enter(street.record(1).span)
     left_open = street.projects.sink_of("tenant-1")
     live.end(Outcome())
@@ -397,7 +397,7 @@ async def test_what_comes_after_its_project_made_room_reaches_it_all_the_same(st
 
 
 @pytest.mark.parametrize("street", [{"flush_timeout": "10ms"}], indirect=True)
-async def test_what_a_project_has_that_made_room_waits_longer_than_a_shutdown_would(street):
+async def test_spans_of_a_closed_project_wait_longer_than_those_of_a_shutdown(street):
     house = street.houses[1]
     with house.behaving(Behaviour.UNAVAILABLE):
         street.projects.emit(street.record(1))
@@ -407,7 +407,7 @@ async def test_what_a_project_has_that_made_room_waits_longer_than_a_shutdown_wo
     assert street.projects.lost == {}
 
 
-async def test_a_flush_waits_for_projects_that_have_just_made_room(street):
+async def test_a_flush_waits_for_projects_that_are_being_closed(street):
     for number in range(1, 9):
         street.projects.emit(street.record(number))
     assert await street.projects.flush(PATIENTLY)
@@ -433,7 +433,7 @@ print("exiting", flush=True)
 """
 
 
-async def test_an_exit_waits_once_however_many_projects_hang():
+async def test_the_exit_waits_once_for_all_projects_that_hang():
     with LangfuseReceiver() as receiver, receiver.behaving(Behaviour.HANG):
         program = await asyncio.create_subprocess_exec(
             sys.executable, "-c", EXITING, receiver.url, stdout=asyncio.subprocess.PIPE

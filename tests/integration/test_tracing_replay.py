@@ -1,4 +1,4 @@
-"""What tracing must leave alone: replay, workflows of others, and processes that do without."""
+"""Tracing and replays, and processes in which tracing is off."""
 
 import asyncio
 import json
@@ -133,7 +133,7 @@ async def test_a_sink_that_raises_fails_neither_workflow_nor_activity(raw_client
     assert receiver.spans == []
 
 
-async def test_a_sink_that_is_never_used_imports_and_starts_nothing(fresh, receiver):
+async def test_an_unused_sink_imports_and_starts_nothing(fresh, receiver):
     before = threading.active_count()
     sink = LangfuseSink(receiver.settings())
     assert await sink.flush(PATIENTLY)
@@ -142,7 +142,9 @@ async def test_a_sink_that_is_never_used_imports_and_starts_nothing(fresh, recei
 
 
 @pytest.mark.parametrize("how", ["off", "unset"])
-async def test_off_means_that_nothing_of_langfuse_is_there(dev_server: DevServer, fresh, how):
+async def test_nothing_of_langfuse_is_loaded_where_tracing_is_off(
+    dev_server: DevServer, fresh, how
+):
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

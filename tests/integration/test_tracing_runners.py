@@ -1,4 +1,4 @@
-"""The outbox with other runners, other plugins, and workers that end while it holds something."""
+"""The outbox with other runners and plugins, and with workers that end while spans are held."""
 
 import dataclasses
 import logging
@@ -77,7 +77,7 @@ async def test_each_span_is_sent_once_with_any_runner_that_the_plugin_wraps(stag
     assert faults(spans_of(stage, scene), scene) == ""
 
 
-async def test_behind_a_runner_that_hides_the_hook_spans_are_sent_at_once_and_it_warns(
+async def test_with_a_runner_that_hides_the_hook_spans_are_sent_at_once_with_a_warning(
     stage, caplog
 ):
     """Another plugin replaces the runner of workflows without sandbox, and drops ours."""
@@ -100,7 +100,7 @@ async def test_behind_a_runner_that_hides_the_hook_spans_are_sent_at_once_and_it
     assert len([text for text in caplog.messages if "runner was not wrapped" in text]) == 1
 
 
-async def test_a_worker_that_ends_sends_what_its_runs_hold(stage):
+async def test_a_worker_that_ends_sends_the_held_spans_of_its_runs(stage):
     async with stage.worker():
         handle = await stage.start(scenes.Mixed.run)
         await handle.signal(scenes.Mixed.finish)
@@ -112,7 +112,7 @@ async def test_a_worker_that_ends_sends_what_its_runs_hold(stage):
     await handle.terminate()
 
 
-async def test_what_an_idle_run_has_made_is_sent_after_a_while(stage):
+async def test_held_spans_of_an_idle_run_are_sent_by_the_timer(stage):
     async with stage.worker():
         handle = await stage.start(scenes.Mixed.run)
         await handle.signal(scenes.Mixed.finish)
@@ -125,7 +125,7 @@ async def test_what_an_idle_run_has_made_is_sent_after_a_while(stage):
         await handle.terminate()
 
 
-async def test_queries_have_spans_where_they_are_wanted(stage):
+async def test_queries_have_spans_where_the_option_is_set(stage):
     async with stage.worker():
         handle = await stage.start(scenes.Mixed.run, start_signal="finish")
         assert await handle.query(scenes.Mixed.state) == 0
@@ -138,7 +138,7 @@ async def test_queries_have_spans_where_they_are_wanted(stage):
     assert len({span.span_id for span in queries}) == 2
 
 
-async def test_workflows_link_to_their_page_where_its_place_is_known(raw_client, fresh, receiver):
+async def test_workflows_link_to_their_page_where_its_address_is_known(raw_client, fresh, receiver):
     stage = Stage(raw_client, fresh, receiver, ui_url="http://localhost:8233")
     async with stage.worker():
         handle = await stage.start(scenes.Leaf.run)

@@ -1,4 +1,4 @@
-"""The table of tracing: every way that a workflow can go leaves one trace, each span once."""
+"""Scenarios of tracing: each leaves one trace, and each span is sent once."""
 
 import asyncio
 from collections import Counter
@@ -63,7 +63,7 @@ async def all_played(stage: Stage, scenes: list[Scene]) -> dict[str, Played]:
     [{}, {"max_cached_workflows": 0, "max_concurrent_workflow_task_polls": 1}],
     ids=["cached", "uncached"],
 )
-async def test_every_scene_leaves_one_trace_with_one_root_and_each_span_once(stage, options):
+async def test_every_scenario_leaves_one_trace_with_one_root_and_each_span_once(stage, options):
     # Without a cache the core interrupts the local activities of one workflow for another's task.
     played_here = [scene for scene in SCENES if not options or scene not in WITH_LOCAL_ACTIVITIES]
     async with stage.worker(**options):

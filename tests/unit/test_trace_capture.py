@@ -1,4 +1,4 @@
-"""Pictures of values: bounded, harmless, and true."""
+"""Snapshots of values: bounded in size and time, and without side effects."""
 
 import enum
 import json
@@ -23,12 +23,12 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_json_is_shown_as_it_is(value):
+def test_json_values_are_captured_unchanged(value):
     assert capture(value, max_bytes=100_000) == type(capture(1, max_bytes=9))(value)
 
 
 @given(JSON, st.integers(0, 50))
-def test_a_picture_is_no_larger_than_asked_and_says_when_it_is_cut(value, limit):
+def test_a_snapshot_keeps_its_limit_and_says_when_it_is_cut(value, limit):
     taken = capture(value, max_bytes=limit)
     whole = capture(value, max_bytes=1_000_000)
     assert taken.is_cut or taken == whole
@@ -73,7 +73,7 @@ class Slotted:
     __slots__ = ("x",)
 
 
-def test_objects_are_shown_by_what_they_hold():
+def test_objects_are_captured_by_their_public_attributes():
     value = [
         Colour.RED,
         Point(1, datetime(2025, 1, 2, tzinfo=UTC)),
@@ -108,7 +108,7 @@ def test_objects_are_shown_by_what_they_hold():
     ]
 
 
-def test_a_value_without_end_takes_no_time():
+def test_an_endless_value_is_captured_in_bounded_time():
     endless: list[Any] = []
     endless.append(endless)
     huge = {"text": "x" * 50_000_000, "numbers": list(range(1_000_000))}
@@ -123,7 +123,7 @@ def test_a_value_without_end_takes_no_time():
     assert len(json.dumps(taken.value)) < 40_000
 
 
-def test_errors_are_shown_with_their_causes():
+def test_errors_are_captured_with_their_causes():
     error = RuntimeError("could not")
     error.__cause__ = KeyError("lost")
     taken = capture_error(error, max_bytes=1000)
@@ -132,7 +132,7 @@ def test_errors_are_shown_with_their_causes():
     assert (cut.value, cut.is_cut) == ("RuntimeErr", True)
 
 
-def test_an_error_that_cannot_say_what_it_is_is_named():
+def test_an_error_whose_message_raises_is_captured_by_its_type():
     class MuteError(Exception):
         def __str__(self) -> str:
             raise ZeroDivisionError
@@ -140,7 +140,7 @@ def test_an_error_that_cannot_say_what_it_is_is_named():
     assert capture_error(MuteError(), max_bytes=100).value == "MuteError"
 
 
-def test_an_error_whose_type_cannot_be_asked_for_is_named():
+def test_an_error_whose_attributes_raise_is_captured_by_its_type():
     class ShyError(Exception):
         @property
         def type(self) -> str:
@@ -180,7 +180,7 @@ class Classless:
         raise ZeroDivisionError
 
 
-def test_no_code_of_the_values_own_runs_and_what_is_odd_hides_nothing_else():
+def test_capturing_runs_no_code_of_the_value_and_an_odd_part_hides_no_other():
     value = [Blocking(a=1), Lazy([1, 2]), Odd(1), {"b": Classless()}]
     shown = capture(value, max_bytes=1000)
     assert shown.value == [{"a": 1}, [1, 2], "<Odd>", {"b": "<Classless>"}]

@@ -39,12 +39,12 @@ CONTEXTS = st.builds(
 
 
 @given(CONTEXTS)
-def test_a_context_is_read_as_it_was_written(context):
+def test_a_context_survives_encoding_and_decoding(context):
     assert TraceContext.decode(context.encode()) == context
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
-def test_whatever_a_header_says_it_raises_nothing(data):
+def test_decoding_any_bytes_raises_nothing(data):
     read = read_header({TRACE_HEADER: Payload(data=data)})
     assert isinstance(read, TraceContext)
 
@@ -55,13 +55,13 @@ def test_whatever_a_header_says_it_raises_nothing(data):
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     )
 )
-def test_json_that_is_not_ours_raises_nothing(value):
+def test_decoding_any_json_raises_nothing(value):
     for content in (value, ["", "", value], ["", "", {"u": value, "g": value, "m": value}]):
         decoded = TraceContext.decode(json.dumps(content).encode())
         assert decoded is None or TraceContext.decode(decoded.encode()) == decoded
 
 
-def test_a_forged_header_cannot_set_what_is_reserved():
+def test_a_forged_header_cannot_set_reserved_attributes():
     forged = {"tenant_id": "beta", " Tenant_ID": "beta", "plan": "gold"}
     content = ["", "", {"g": ["tenant:beta", "\tTENANT:beta", "vip"], "m": forged}]
     decoded = TraceContext.decode(json.dumps(content).encode())
@@ -69,7 +69,7 @@ def test_a_forged_header_cannot_set_what_is_reserved():
     assert decoded.attributes == TraceAttributes(tags=("vip",), metadata={"plan": "gold"})
 
 
-def test_ids_alone_are_compact_and_others_headers_stay():
+def test_ids_alone_are_compact_and_other_headers_are_kept():
     context = TraceContext(trace_id="0" * 31 + "1", span_id="0" * 15 + "2")
     headers = write_header({"other": Payload(data=b"x")}, context)
     assert set(headers) == {"other", TRACE_HEADER}
@@ -78,7 +78,7 @@ def test_ids_alone_are_compact_and_others_headers_stay():
 
 
 @pytest.mark.parametrize("ascii_only", [False, True])
-def test_however_much_a_trace_is_told_its_ids_arrive(ascii_only):
+def test_the_ids_arrive_however_large_the_attributes_are(ascii_only):
     """A caller without Orkestra may fill its header to the brim, and what follows adds to it."""
     many = TraceAttributes(
         user_id="ada", tags=tuple(f"{number:\u00fc>200}" for number in range(80))
@@ -132,7 +132,7 @@ def test_scopes_nest_and_end():
         {"metadata": {"": "y"}},
     ],
 )
-def test_attributes_that_langfuse_would_drop_or_that_are_ours_are_refused(wrong):
+def test_attributes_that_langfuse_would_drop_or_that_are_reserved_are_rejected(wrong):
     with pytest.raises(InvalidTraceAttributeError), trace_attributes(**wrong):
         pytest.fail("the scope was entered")
     assert not current_trace_attributes()

@@ -102,19 +102,19 @@ def methods(interceptor: type) -> set[str]:
         (worker.NexusOperationInboundInterceptor, TracingNexusInbound),
     ],
 )
-def test_every_hook_is_traced_or_left_out_for_a_reason(theirs, ours):
+def test_every_interceptor_method_is_traced_or_left_out_for_a_reason(theirs, ours):
     untraced = set(UNTRACED.get(theirs, {}))
     traced = methods(theirs) & set(vars(ours))
     assert traced | untraced == methods(theirs)
     assert not traced & untraced
 
 
-def test_what_an_activity_sends_out_is_heartbeats_only():
+def test_activities_have_no_outbound_call_with_headers():
     assert methods(worker.ActivityOutboundInterceptor) == {"heartbeat", "info"}
 
 
-def test_every_eviction_says_whether_the_server_took_the_task():
-    """Spans of a task that was not taken are made again, and forgotten therefore."""
+def test_every_eviction_reason_says_whether_the_task_was_committed():
+    """Spans of a task that was not committed are dropped, because the task makes them again."""
     reasons = {value.name for value in RemoveFromCache.EvictionReason.DESCRIPTOR.values}
     known = {
         RemoveFromCache.EvictionReason.Name(reason)
@@ -132,7 +132,7 @@ def test_every_eviction_says_whether_the_server_took_the_task():
     assert not known & refused
 
 
-def test_what_is_read_of_activations_and_commands_is_there():
+def test_activations_and_commands_have_the_fields_that_the_outbox_reads():
     assert {"run_id", "timestamp", "is_replaying", "history_length", "jobs"} <= names(
         WorkflowActivation
     )

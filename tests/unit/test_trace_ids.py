@@ -1,4 +1,4 @@
-"""Ids that every process computes alike, and that no two things share."""
+"""Ids of traces and spans: the same in every process, and unique."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -93,7 +93,7 @@ def test_spans_of_all_kinds_have_well_formed_ids_that_differ(run_id, key, start_
 
 
 @given(TEXTS, TEXTS, MOMENTS, st.integers(0, 999))
-def test_spans_are_the_same_from_clocks_of_any_precision(run_id, key, start_ns, more):
+def test_spans_are_the_same_whatever_the_precision_of_the_clock(run_id, key, start_ns, more):
     whole = start_ns // 1000 * 1000
     exact, cut = every_span(run_id, key, whole + more), every_span(run_id, key, whole)
     assert exact == cut
@@ -101,7 +101,7 @@ def test_spans_are_the_same_from_clocks_of_any_precision(run_id, key, start_ns, 
 
 
 @given(TEXTS, st.booleans(), st.booleans())
-def test_a_chain_is_one_tree_below_the_first_run_or_its_caller(first, is_first, has_caller):
+def test_a_chain_is_one_tree_below_its_first_run_or_its_caller(first, is_first, has_caller):
     caller = TraceContext(trace_id="a" * 32, span_id="b" * 16) if has_caller else TraceContext()
     run_id = first if is_first else first + "-later"
     spans = RunSpans(replace(RUN, run_id=run_id, first_run_id=first, carried=caller))
@@ -115,7 +115,7 @@ def test_a_chain_is_one_tree_below_the_first_run_or_its_caller(first, is_first, 
     assert (activity.trace_id, activity.parent_id) == (own.trace_id, own.span_id)
 
 
-def test_an_attempt_without_a_header_stands_below_its_run():
+def test_an_attempt_without_a_header_is_a_child_of_its_run():
     own = RunSpans(RUN).workflow()
     alone = activity_span(ATTEMPT)
     assert (alone.trace_id, alone.parent_id) == (own.trace_id, own.span_id)
@@ -150,7 +150,7 @@ def test_the_documented_scheme_is_the_one_in_use():
     }
 
 
-def test_names_say_the_kind():
+def test_span_names_begin_with_their_kind():
     assert sorted(span.name for span in every_span("run", "1", 1)[:8]) == [
         "child:x",
         "nexus:s/o",

@@ -1,4 +1,4 @@
-"""A secret, planted anywhere, in the bytes that would leave."""
+"""A secret in any field of a span is masked in the bytes that leave."""
 
 import json
 from collections.abc import Callable
@@ -92,7 +92,7 @@ values = st.recursive(
 
 @settings(deadline=None)
 @given(values, texts, texts, st.sampled_from([REDACTING, HIDING]))
-def test_no_field_of_a_span_of_ours_leaks(value, text, other, on):
+def test_no_field_of_an_orkestra_span_leaks(value, text, other, on):
     cause = RuntimeError(text)
     error = ValueError(other)
     error.__cause__ = cause
@@ -117,7 +117,7 @@ def test_no_field_of_a_span_of_ours_leaks(value, text, other, on):
 
 @settings(deadline=None)
 @given(values.map(lambda value: json.dumps(value, default=str)), texts, texts)
-def test_no_field_of_a_span_of_others_leaks(written, text, other):
+def test_no_field_of_a_third_party_span_leaks(written, text, other):
     request = ExportTraceServiceRequest()
     of_resource = request.resource_spans.add()
     of_resource.resource.attributes.append(pair("process.command", text))
@@ -166,7 +166,7 @@ DEEP = "[" * 5000
         (names.TRACE_TAGS, DEEP, DEEP),
     ],
 )
-def test_b21_whatever_others_say_of_the_tenant_or_cannot_be_read_is_not_said(key, value, left):
+def test_b21_third_party_spans_cannot_name_another_tenant(key, value, left):
     request = ExportTraceServiceRequest()
     made = request.resource_spans.add().scope_spans.add().spans.add(name="chat")
     made.attributes.append(pair(key, value))
@@ -182,11 +182,11 @@ def test_b21_whatever_others_say_of_the_tenant_or_cannot_be_read_is_not_said(key
 
 
 @pytest.mark.parametrize("added", [{"big": 2**70}, {7: "x"}, {"langfuse.\ud800": "x"}])
-def test_what_cannot_be_written_costs_no_span(added):
+def test_attributes_that_cannot_be_encoded_are_dropped_and_not_the_span(added):
     assert b"activity:charge" in sent(PLAIN, span(), added=added)
 
 
-def test_a_mask_that_goes_by_keys_sees_into_what_others_wrote():
+def test_a_mask_that_looks_for_keys_reaches_json_in_third_party_spans():
     def by_key(*, data: Any) -> Any:
         return {k: "***" if k == "card" else v for k, v in data.items()} if is_map(data) else data
 
@@ -206,7 +206,7 @@ def test_a_mask_that_goes_by_keys_sees_into_what_others_wrote():
     ("pattern", "is_hidden"),
     [("activity", True), ("activity:charge", True), ("activity:ch*", True), ("workflow", False)],
 )
-def test_arguments_and_results_can_be_kept_by_kind_and_by_name(pattern, is_hidden):
+def test_arguments_and_results_can_be_withheld_by_kind_and_by_name(pattern, is_hidden):
     begun = span(input=capture([SECRET], max_bytes=100))
     outcome = Outcome(output=capture(SECRET, max_bytes=100))
     on = encoder(None, capture_except=(pattern,))
@@ -218,7 +218,7 @@ def test_a_value_on_which_the_mask_raises_is_hidden():
     assert HIDDEN.encode() in content
 
 
-def test_our_names_of_attributes_are_the_sdks():
+def test_attribute_names_are_those_of_the_langfuse_sdk():
     ours = {name: getattr(names, name) for name in vars(names) if name.isupper()}
     known = {value for name, value in vars(Sdk).items() if name.isupper()}
     of_sdk = {

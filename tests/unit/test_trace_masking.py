@@ -1,4 +1,4 @@
-"""Masking and cutting of what leaves."""
+"""Masking and cutting of values."""
 
 import json
 import re
@@ -23,12 +23,12 @@ def test_without_a_mask_values_stay_as_they_are():
     assert not masker.is_on
 
 
-def test_a_mask_of_texts_reaches_every_text():
+def test_a_mask_that_only_knows_texts_reaches_every_text():
     shown = Masker(redact).rendered(Captured({"a": [1, SECRET, {"b": f"x{SECRET}"}]}), 1000)
     assert shown == '{"a":[1,"***",{"b":"x***"}]}'
 
 
-def test_a_mask_that_raises_or_returns_nonsense_hides():
+def test_a_value_is_hidden_where_the_mask_raises_or_returns_nonsense():
     def broken(*, data: object) -> object:
         raise RuntimeError(SECRET)
 
@@ -43,7 +43,7 @@ def test_a_mask_that_raises_or_returns_nonsense_hides():
 
 
 @given(st.integers(1, 3000), st.integers(60, 2000), st.booleans())
-def test_a_secret_at_the_cut_does_not_leave_in_half(before, limit, wrapped):
+def test_no_half_of_a_secret_is_left_at_the_cut(before, limit, wrapped):
     text = "x" * before + SECRET + "y" * 100
     taken = capture([text] if wrapped else text, max_bytes=limit)
     shown = Masker(redact).rendered(taken, limit)
@@ -51,7 +51,7 @@ def test_a_secret_at_the_cut_does_not_leave_in_half(before, limit, wrapped):
 
 
 @given(st.text(), st.integers(20, 100))
-def test_what_is_sent_is_no_longer_than_the_limit(text, limit):
+def test_a_value_that_is_sent_keeps_the_limit(text, limit):
     shown = Masker(None).rendered(capture(text, max_bytes=limit), limit)
     assert len(shown.encode()) <= limit
     assert json.dumps(shown)

@@ -1,4 +1,4 @@
-"""Spans wait until the server has taken the task that made them, else they are forgotten."""
+"""Spans are held until the server has committed their workflow task, or dropped."""
 
 import logging
 import threading
@@ -138,7 +138,7 @@ def evict(run: RunOutbox, reason: int) -> None:
     run.before(activation)
 
 
-def test_spans_are_held_until_a_later_task_shows_that_theirs_was_taken(outbox, sent):
+def test_spans_are_held_until_a_later_task_shows_that_theirs_was_committed(outbox, sent):
     run = run_of(outbox)
     task(run, 3, "a", "b")
     assert sent.names == []
@@ -146,7 +146,7 @@ def test_spans_are_held_until_a_later_task_shows_that_theirs_was_taken(outbox, s
     assert sent.names == ["a", "b"]
 
 
-def test_an_activation_of_the_same_task_or_a_query_shows_nothing(outbox, sent):
+def test_neither_an_activation_of_the_same_task_nor_a_query_shows_a_commit(outbox, sent):
     run = run_of(outbox)
     task(run, 3, "a")
     query = WorkflowActivation(history_length=3, is_replaying=True)
@@ -158,7 +158,7 @@ def test_an_activation_of_the_same_task_or_a_query_shows_nothing(outbox, sent):
 
 
 @pytest.mark.parametrize("reason", REFUSED, ids=RemoveFromCache.EvictionReason.Name)
-def test_spans_of_a_refused_task_are_forgotten(outbox, sent, reason):
+def test_spans_of_a_rejected_task_are_dropped(outbox, sent, reason):
     run = run_of(outbox)
     task(run, 3, "a")
     evict(run, reason)
@@ -167,7 +167,7 @@ def test_spans_of_a_refused_task_are_forgotten(outbox, sent, reason):
     assert sent.names == []
 
 
-def test_spans_of_a_failed_task_are_forgotten(outbox, sent):
+def test_spans_of_a_failed_task_are_dropped(outbox, sent):
     run = run_of(outbox)
     task(run, 3, "a", after=False)
     failed = WorkflowActivationCompletion()
@@ -177,7 +177,7 @@ def test_spans_of_a_failed_task_are_forgotten(outbox, sent):
     assert sent.names == []
 
 
-def test_the_end_of_the_run_sends_them_at_once(outbox, sent):
+def test_the_end_of_the_run_shows_a_commit(outbox, sent):
     run = run_of(outbox)
     task(run, 3, "a")
     evict(run, RemoveFromCache.WORKFLOW_EXECUTION_ENDING)
@@ -185,7 +185,7 @@ def test_the_end_of_the_run_sends_them_at_once(outbox, sent):
 
 
 @pytest.mark.parametrize("reason", INCONCLUSIVE_EVICTIONS, ids=RemoveFromCache.EvictionReason.Name)
-def test_after_an_eviction_that_tells_nothing_the_replay_does(outbox, sent, reason):
+def test_after_an_inconclusive_eviction_the_replay_shows_the_commit(outbox, sent, reason):
     taken, refused = run_of(outbox), run_of(outbox, run_id="refused")
     for run in (taken, refused):
         task(run, 9, "a" if run is taken else "b")
@@ -205,7 +205,7 @@ def test_after_an_eviction_that_tells_nothing_the_replay_does(outbox, sent, reas
     assert sent.names == ["a", "b"]
 
 
-def test_queries_do_not_put_the_ticks_off(outbox, sent, ticking):
+def test_queries_do_not_restart_the_timer(outbox, sent, ticking):
     run = run_of(outbox)
     task(run, 3, "a")
     ticking.tick(module.COMMIT_TICKS - 1)
@@ -218,7 +218,7 @@ def test_queries_do_not_put_the_ticks_off(outbox, sent, ticking):
     assert sent.names == ["a"]
 
 
-def test_a_query_after_an_eviction_tells_nothing(outbox, sent):
+def test_a_query_after_an_eviction_shows_no_commit(outbox, sent):
     run = run_of(outbox)
     task(run, 9, "a")
     evict(run, RemoveFromCache.CACHE_FULL)
@@ -228,7 +228,7 @@ def test_a_query_after_an_eviction_tells_nothing(outbox, sent):
     assert sent.names == []
 
 
-def test_ticks_send_what_nothing_else_does_and_a_long_sleep_is_one_tick(outbox, sent, ticking):
+def test_the_timer_shows_a_commit_and_a_long_sleep_is_one_tick(outbox, sent, ticking):
     task(run_of(outbox), 3, "a")
     ticking.tick(module.COMMIT_TICKS - 1)
     assert ticking.asleep.acquire(timeout=PATIENCE)
@@ -238,7 +238,7 @@ def test_ticks_send_what_nothing_else_does_and_a_long_sleep_is_one_tick(outbox, 
     assert sent.names == ["a"]
 
 
-def test_ticks_do_not_count_while_local_activities_run(outbox, sent, ticking):
+def test_the_timer_is_not_armed_while_local_activities_run(outbox, sent, ticking):
     run = run_of(outbox)
     task(run, 3, "a", after=False)
     scheduling = done()
@@ -271,7 +271,7 @@ def goes_on_after_a_heartbeat(run: RunOutbox) -> None:
     run.before(resolving)
 
 
-def test_a_heartbeat_that_leaves_nothing_in_the_history_shows_nothing(outbox, sent):
+def test_a_heartbeat_without_an_event_shows_no_commit(outbox, sent):
     """The task is replayed as one with the next, and not under replay: it makes the span anew."""
     run = run_of(outbox)
     runs_a_local_activity(run)
@@ -288,7 +288,7 @@ def test_a_heartbeat_that_leaves_nothing_in_the_history_shows_nothing(outbox, se
 
 
 @pytest.mark.parametrize("recorded", ["start_timer", "update_response", "set_patch_marker"])
-def test_a_heartbeat_that_leaves_something_in_the_history_is_a_task(outbox, sent, recorded):
+def test_a_heartbeat_with_an_event_shows_a_commit(outbox, sent, recorded):
     run = run_of(outbox)
     runs_a_local_activity(run, recorded)
     goes_on_after_a_heartbeat(run)
@@ -296,14 +296,14 @@ def test_a_heartbeat_that_leaves_something_in_the_history_is_a_task(outbox, sent
 
 
 @pytest.mark.parametrize("reason", sorted(INCONCLUSIVE_EVICTIONS))
-def test_a_task_that_is_interrupted_in_a_local_activity_is_done_again(outbox, sent, reason):
+def test_spans_of_a_task_interrupted_in_a_local_activity_are_dropped(outbox, sent, reason):
     run = run_of(outbox)
     runs_a_local_activity(run)
     evict(run, reason)
     assert (outbox.parked("run"), sent.names) == (None, [])
 
 
-def test_a_run_on_two_workers_of_one_process_is_two(outbox, sent):
+def test_a_run_on_two_workers_of_one_process_has_two_outboxes(outbox, sent):
     frozen, other = run_of(outbox), run_of(outbox)
     task(frozen, 9, "a")
     task(other, 3, is_replaying=True)
@@ -313,7 +313,7 @@ def test_a_run_on_two_workers_of_one_process_is_two(outbox, sent):
     assert sent.names == ["a"]
 
 
-def test_beyond_the_bound_spans_are_sent_at_once(outbox, sent, monkeypatch):
+def test_spans_beyond_the_limit_are_sent_at_once(outbox, sent, monkeypatch):
     monkeypatch.setattr(module, "MAX_HELD", 2)
     run = run_of(outbox)
     task(run, 3, "a", "b", "c")
@@ -322,7 +322,7 @@ def test_beyond_the_bound_spans_are_sent_at_once(outbox, sent, monkeypatch):
     assert sent.names == ["c", "a", "b"]
 
 
-def test_the_end_of_a_worker_sends_what_its_runs_hold_and_no_others(outbox, sent):
+def test_the_end_of_a_worker_sends_the_spans_of_its_own_runs(outbox, sent):
     here, elsewhere = run_of(outbox), run_of(outbox, run_id="x", task_queue="elsewhere")
     task(here, 3, "a")
     task(elsewhere, 3, "b")
@@ -339,7 +339,7 @@ def test_without_the_hook_spans_are_sent_at_once_with_one_warning(outbox, sent, 
     assert "OrkestraPlugin" in warning
 
 
-def test_what_is_not_as_expected_ends_the_holding_and_not_the_task(outbox, sent, caplog):
+def test_unexpected_messages_of_the_core_end_the_holding_and_fail_no_task(outbox, sent, caplog):
     run = run_of(outbox)
     odd: Any = object()
     task(run, 3, "a")
@@ -356,7 +356,7 @@ def failing(text: str) -> WorkflowActivationCompletion:
     return completion
 
 
-def test_a_run_that_is_failed_around_its_code_says_so(outbox, sent):
+def test_a_failure_after_the_code_has_returned_is_the_outcome_of_the_run(outbox, sent):
     run = run_of(outbox)
     run.before(WorkflowActivation(history_length=3))
     run.add(record_of(name="workflow:Order"))
@@ -368,7 +368,7 @@ def test_a_run_that_is_failed_around_its_code_says_so(outbox, sent):
 
 
 @pytest.mark.parametrize("is_replaying", [True, False])
-def test_a_run_that_fails_without_its_code_has_a_span_all_the_same(outbox, sent, is_replaying):
+def test_a_run_that_fails_before_its_code_runs_has_a_span(outbox, sent, is_replaying):
     run = run_of(outbox)
     run.before(WorkflowActivation(history_length=3, is_replaying=is_replaying))
     run.set_spans(RunSpans(RUN))

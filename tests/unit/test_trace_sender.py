@@ -1,4 +1,4 @@
-"""What a flush says of a project that is being closed at the same time."""
+"""The result of a flush while its project is being closed."""
 
 from concurrent.futures import Future
 
@@ -7,7 +7,7 @@ from orkestra.langfuse.exporter import DropCounter, Sender
 from tests.support.waiting import PATIENCE, PATIENTLY
 
 
-def test_a_flush_that_a_close_overtakes_says_that_all_was_sent_where_nothing_was_left():
+def test_a_flush_that_a_close_overtakes_succeeds_where_nothing_was_left():
     settings = LangfuseSettings(public_key="pk", secret_key="sk", base_url="http://127.0.0.1:9")
     overtaken: list[Future[bool]] = []
 

@@ -520,7 +520,7 @@ class _ChildCall:
 
     def __call__(self, *args: Any, **kwargs: Any) -> _ChildResult:
         try:
-            tracer = _child_tracer(self.settings, os.getpid())
+            tracer = _child_tracer(self.settings, os.getpid())  # pyright: ignore[reportArgumentType] - frozen, so hashable
         except Exception:
             _logger.exception("Activities of this process run, but nothing is observed in them")
             return _ChildResult((), self.fn(*args, **kwargs))
