@@ -12,8 +12,8 @@ from typing import Any, Final, cast
 
 from langfuse import Langfuse
 from langfuse._client import get_client as _get_client  # pyright: ignore[reportMissingTypeStubs]
-from langfuse._client.resource_manager import LangfuseResourceManager
-from langfuse._client.span_processor import LangfuseSpanProcessor
+from langfuse._client.resource_manager import LangfuseResourceManager  # pyright: ignore[reportMissingTypeStubs]
+from langfuse._client.span_processor import LangfuseSpanProcessor  # pyright: ignore[reportMissingTypeStubs]
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
 

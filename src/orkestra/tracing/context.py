@@ -262,6 +262,7 @@ class TraceContext:
         values = _written(self.attributes, self.start_ns)
         if not values:
             return f'["{trace}","{span}"]'.encode()
+        # `ascii_only` escapes characters, so the size is measured after encoding.
         content = [trace, span, values]
         written = json.dumps(content, separators=(",", ":"), ensure_ascii=ascii_only).encode()
         if len(written) > _MAX_BYTES:
@@ -281,6 +282,7 @@ class TraceContext:
             trace_id, span_id = _unpack(trace, _TRACE_ID_BYTES), _unpack(span, _SPAN_ID_BYTES)
         except (ValueError, TypeError, RecursionError, binascii.Error):
             return None
+        # A text or an object unpacks as well as a list does, and a parent needs its trace.
         if not isinstance(content, list) or (span_id and not trace_id):
             return None
         return cls(trace_id=trace_id, span_id=span_id, attributes=attributes, start_ns=start_ns)

@@ -128,6 +128,7 @@ def _span_id(*parts: str) -> str:
 
 
 def _digest(*parts: str) -> str:
+    # IDs may contain lone surrogates, which strict UTF-8 refuses.
     encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
     written = b"".join([b"%d:%b" % (len(part), part) for part in encoded])
     return hashlib.sha256(written).hexdigest()
@@ -288,6 +289,8 @@ class RunSpans:
             facts.namespace, facts.workflow_id, facts.first_run_id
         )
         self.span_id = workflow_span_id(facts.run_id)
+        # Later runs of a chain are children of the first. They carry its header, which names the
+        # first run's parent.
         self.parent_id = (
             carried.span_id
             if facts.run_id == facts.first_run_id
@@ -518,6 +521,7 @@ def activity_span(
     """
     owner_id = facts.workflow_id or facts.activity_id
     parent_id = facts.carried.span_id
+    # A workflow that ran without tracing sends no header with its activities.
     if facts.carried.trace_id is None and facts.workflow_id is not None:
         parent_id = workflow_span_id(facts.run_id)
     start_ns = _whole(facts.start_ns)
@@ -560,4 +564,5 @@ def _sender(sender: TraceContext | None) -> dict[str, MetadataValue]:
 
 
 def _whole(time_ns: int) -> int:
+    # Python's times, from which workers compute, have no nanoseconds.
     return time_ns // _MICROSECOND_NS * _MICROSECOND_NS

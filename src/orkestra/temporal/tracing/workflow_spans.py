@@ -91,6 +91,7 @@ class TracingWorkflowInbound(WorkflowInboundInterceptor):
         try:
             result = await super().execute_workflow(input)
         except BaseException as error:
+            # Also the SDK's signals, such as ContinueAsNewError and the end by eviction.
             self._run.emit(lambda: span, partial(run_outcome, error))
             raise
         self._run.emit_result(lambda: span, result, status="completed")
@@ -208,6 +209,9 @@ class RunTrace:
         """Begin the span of a signal, to be made only where it is sent."""
         self._signals += 1
         event_id, outbox = signal_event_id(), current_run()
+        # A handler may start later than its signal was delivered, for instance where it is
+        # registered later: the outbox knows the time that a history gives. Without the event's ID,
+        # signals are counted, and a backfill does not recognize their spans.
         delivered_ns = outbox.pop_delivery_time(event_id) if outbox and event_id else None
         key, start_ns = event_id or f"#{self._signals}", delivered_ns or workflow.time_ns()
         args = self._args_unless_replaying(input.args)
@@ -237,6 +241,7 @@ class RunTrace:
             span: Makes the span.
             outcome: Makes the outcome; None means that the span has not ended after all.
         """
+        # Not `is_replaying()`, which counts live queries and update validators as replay, too.
         if workflow.unsafe.is_replaying_history_events():
             return
         if (ended := outcome()) is not None:
