@@ -158,7 +158,7 @@ _OWN_REFERENCES: Final = 2  # the client's attribute, and the argument of sys.ge
 def is_core_client_released(service: ServiceClient) -> bool:
     """Check that the core's threads hold no reference to a client that has just connected.
 
-    They give theirs back with the next call into the core, so this makes one.
+    They release theirs with the next call into the core, so this makes one.
     """
     core = service.worker_service_client._bridge_client  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     if core is None:
@@ -224,7 +224,7 @@ async def end_unstarted_worker(worker: "Worker", *, timeout: timedelta) -> None:
 def discard_core_worker(worker: "Worker") -> None:
     """Unregister a failed worker from the core, which accepts no second one for the same queue.
 
-    The SDK never unregisters one that has not begun to poll, as long as somebody refers to it.
+    The SDK never unregisters one that has not started to poll, as long as it is referenced.
     """
     core = worker._bridge_worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     if core._ref is not None:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]

@@ -175,7 +175,7 @@ class TemporalConnectionManager:
         if not name:
             msg = f"namespace {name!r} is empty: pass a name, or None for the configured one"
             raise ConfigurationError(msg)
-        ours = self._plugin if tenant is None else self._plugin.for_tenant(tenant)
+        plugin = self._plugin if tenant is None else self._plugin.for_tenant(tenant)
         if isinstance(tenant, str) and not self.placements.is_open:
             placement = await self.placements.of(tenant)
             name = placement.namespace or name if namespace is None else name
@@ -187,9 +187,9 @@ class TemporalConnectionManager:
             )
         is_default = data_converter is DataConverter.default
         return Client(
-            ours.guard(connection.service_client, namespace=name),
+            plugin.guard(connection.service_client, namespace=name),
             namespace=name,
-            plugins=[*self._plugins, *plugins, ours],
+            plugins=[*self._plugins, *plugins, plugin],
             interceptors=[*self._interceptors, *interceptors],
             data_converter=self._data_converter if is_default else data_converter,
         )

@@ -522,14 +522,14 @@ class WorkerIntegration:
     def configure_replayer(self, config: worker.ReplayerConfig) -> worker.ReplayerConfig:
         """Add what a replay needs: it sends no spans, and makes no calls."""
         user_interceptors = config["interceptors"] if "interceptors" in config else ()
-        ours: list[worker.Interceptor] = []
+        interceptors: list[worker.Interceptor] = []
         hooks: list[HookFactory] = []
         if self.tenancy is not None:
-            ours.append(self.tenancy)
+            interceptors.append(self.tenancy)
             hooks.append(self.tenancy.replay_hook)
         if self.tracing is not None:
-            ours.append(self.tracing.for_replayer())
-        config["interceptors"] = [*ours, *without_orkestra_interceptors(user_interceptors)]
+            interceptors.append(self.tracing.for_replayer())
+        config["interceptors"] = [*interceptors, *without_orkestra_interceptors(user_interceptors)]
         self._wrap_runners(config, hooks)
         return config
 

@@ -1,7 +1,7 @@
 """Connections to the Temporal service: opened with retries, shared by many clients, and closed.
 
-The SDK fails at once where the service is not up yet, and cannot close a connection that somebody
-still refers to.
+The SDK fails at once where the service is not up yet, and cannot close a connection that is still
+referenced.
 """
 
 from orkestra.temporal.connection.connect import open_connection, verify_namespace

@@ -102,12 +102,12 @@ class Probes:
         spans = span_counts([p for p in plugins if isinstance(p, OrkestraPlugin)])
         services = [unguarded_service(client) for client in clients]
         connections = {s.connection for s in services if isinstance(s, ManagedServiceClient)}
-        ours = [
+        own_metrics = [
             *metrics_of(self._status),
             *metrics_of_connections(connections),
             *metrics_of_spans(spans),
         ]
-        return ProbeResponse("".join([*texts, metrics_text(ours)]))
+        return ProbeResponse("".join([*texts, metrics_text(own_metrics)]))
 
 
 def _health_response(body: dict[str, object], *, is_good: bool) -> "ProbeResponse":
