@@ -545,7 +545,7 @@ async def _undelivered_spans(context: RunHistoryContext) -> AsyncIterator[Partia
     ):
         if context.is_inherited(end):
             continue
-        initiated_id = attributes_of(end).initiated_event_id
+        initiated_id: int = attributes_of(end).initiated_event_id
         initiated = attributes_of(context.run.events[initiated_id - 1])
         start_ns = context.timeline.at[initiated_id]
         input = await context.input(initiated.input)
