@@ -26,6 +26,7 @@ from orkestra.errors import (
     TenantSuspendedError,
     UnknownTenantError,
 )
+from orkestra.temporal.tenant.admission import LoopBridge
 from tests.support.waiting import PATIENCE, PATIENTLY
 
 SECOND = timedelta(seconds=1)
@@ -401,3 +402,19 @@ async def test_the_last_placement_is_available_without_asking(placements):
     asked = await placements.of("acme")
     assert placements.last("acme") == asked
     assert Placements().last("anyone") is not None
+
+
+async def test_a_worker_uses_the_last_known_answer_of_a_source_that_hangs(clock):
+    async def hanging(tenant: str) -> TenantRecord | None:
+        if clock.now > Clock().now:
+            await asyncio.Event().wait()
+        return TenantRecord(tenant)
+
+    directory = CachedTenantDirectory(CallableTenantDirectory(hanging), clock=clock)
+    placements = Placements(directory, shared_namespace="default")
+    known = await placements.of("acme")
+    clock.now += 60
+    bridge = LoopBridge(placements)
+    bridge.begin_activation()
+    # A worker asks on the workflow's thread, so that the event loop can answer.
+    assert await asyncio.to_thread(bridge.placement, "acme") == known
