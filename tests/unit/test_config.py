@@ -88,6 +88,7 @@ def test_tracing_switched_on_without_keys_is_refused():
         ('[temporal]\naddress = "x:0"', "must be host:port"),
         ('[temporal]\naddress = "http://x:1"', "must be host:port"),
         ('[temporal]\naddress = "::1:7233"', "must be host:port"),
+        ('[temporal]\naddress = "[::1:7233"', "must be host:port"),
         ('[temporal]\nnamespace = ""', "temporal.namespace"),
         ("[nope]\na = 1", "nope from orkestra.toml: unknown key"),
         ('[tenancy]\nmode = "sometimes"', "tenancy.mode = 'sometimes'.*'required'"),
