@@ -12,7 +12,8 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from orkestra.devserver import DevServer
-from orkestra.langfuse import ActiveAttempt, LangfuseSink
+from orkestra.langfuse import LangfuseSink
+from orkestra.langfuse.langfuse_sink import ActiveAttempt
 from orkestra.temporal.tracing import TracingInterceptor
 from orkestra.testing import LangfuseReceiver
 from orkestra.tracing import FinishedSpan, Span

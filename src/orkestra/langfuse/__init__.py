@@ -4,6 +4,6 @@ Importing it imports neither: that happens in threads, when they are first neede
 """
 
 from orkestra.langfuse.exporter import Loss
-from orkestra.langfuse.langfuse_sink import ActiveAttempt, LangfuseProjects, LangfuseSink
+from orkestra.langfuse.langfuse_sink import LangfuseProjects, LangfuseSink
 
-__all__ = ["ActiveAttempt", "LangfuseProjects", "LangfuseSink", "Loss"]
+__all__ = ["LangfuseProjects", "LangfuseSink", "Loss"]

@@ -83,7 +83,8 @@ from orkestra.tracing import (
 
 if TYPE_CHECKING:
     # Tracing is optional: `import orkestra` must not import its Langfuse side.
-    from orkestra.langfuse import ActiveAttempt, LangfuseProjects, LangfuseSink
+    from orkestra.langfuse import LangfuseProjects, LangfuseSink
+    from orkestra.langfuse.langfuse_sink import ActiveAttempt
 
 _logger: Final = logging.getLogger(__name__)
 _MILLISECOND: Final = timedelta(milliseconds=1)
