@@ -33,6 +33,7 @@ OBSERVATIONS_PATH: Final = "/api/public/v2/observations"
 """Paths below Langfuse's base URL: of spans that come in, and of the list of observations."""
 
 _PROTOBUF_TYPES: Final = ("application/x-protobuf", "application/protobuf")
+# zlib's code for gzip with the largest window.
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 _MAX_BODY_BYTES: Final = 256 * 1024 * 1024
 _PROJECT_ID: Final = "project"
@@ -234,6 +235,7 @@ def decode_request(
 
 def _decompressed(body: bytes, max_bytes: int) -> bytes:
     stream = zlib.decompressobj(_GZIP_WINDOW)
+    # Bounded while it runs: a small body may unpack to gigabytes.
     plain = stream.decompress(body, max_bytes)
     if not stream.eof:
         msg = "truncated, or too large"

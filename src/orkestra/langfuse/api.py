@@ -49,6 +49,7 @@ async def present_observations(
                 query["cursor"] = cursor
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         kind = type(error)
+        # `_read()` raises `HTTPError` itself; httpx raises subclasses, some without a text.
         why = str(error) if kind is httpx.HTTPError else f"{kind.__name__} {error}".rstrip()
         raise _unavailable(settings, why) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:

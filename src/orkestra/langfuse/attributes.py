@@ -46,13 +46,7 @@ _SPACED: Final = json.JSONEncoder(ensure_ascii=False, default=str)
 
 @dataclass(frozen=True, slots=True)
 class ThirdPartySpans:
-    """Spans that the Langfuse SDK or an instrumentation has made.
-
-    Attributes:
-        tenant: Tenant for which the code acted that made them.
-        request: The spans as an OTLP request.
-        count: Number of spans.
-    """
+    """OTLP request with spans of the Langfuse SDK or an instrumentation, made for the tenant."""
 
     tenant: str | None
     request: bytes
@@ -88,6 +82,7 @@ class SpanAttributes:
             names.VERSION: settings.version,
         }
         self._of_project: Attributes = {k: v for k, v in known.items() if v is not None}
+        # Cached on the instance, because the answer depends on its settings.
         self._is_hidden = lru_cache(_CACHE_SIZE)(self._matches_hidden)
 
     def name(self, finished: FinishedSpan) -> str:
@@ -112,6 +107,7 @@ class SpanAttributes:
             found[names.LEVEL] = outcome.level.value
         if (message := self._message(outcome)) is not None:
             found[names.STATUS_MESSAGE] = message
+        # May replace what is above, but not the labels of the trace, which come last (B21).
         found |= self._added(finished.added)
         if span.parent_id is None:
             found[names.IS_APP_ROOT] = True
@@ -174,11 +170,7 @@ def _entry(prefix: str, key: str, value: MetadataValue) -> tuple[str, str]:
 
 
 class Masker:
-    """The mask of the settings, `mask(data=value)`; None leaves everything as it is.
-
-    Attributes:
-        is_on: Whether there is a mask.
-    """
+    """The mask of the settings, `mask(data=value)`; None leaves everything as it is."""
 
     def __init__(self, mask: Callable[..., Any] | None) -> None:
         self._mask = mask

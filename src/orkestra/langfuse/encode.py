@@ -74,12 +74,7 @@ _NEVER_MASKED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class EncodedSpans:
-    """One span of Orkestra's, or a request of third-party spans.
-
-    Attributes:
-        message: The span or the request.
-        count: Number of spans.
-    """
+    """One span of Orkestra's, or a request of third-party spans, with the number of spans."""
 
     message: OtlpSpan | ExportTraceServiceRequest
     count: int = 1
@@ -157,6 +152,7 @@ class SpanEncoder:
         return request
 
     def _redact(self, span: OtlpSpan, tenant: str | None) -> None:
+        # Free text from outside that no mask has seen.
         span.ClearField("trace_state")
         if self._masker.is_on:
             span.name = self._masker.text(span.name)
@@ -206,6 +202,7 @@ class SpanEncoder:
         if kind == "string_value":
             value.string_value = self._masker.json_text(value.string_value)
         elif kind == "bytes_value":
+            # Latin-1 decodes any bytes, and leaves ASCII readable for the mask.
             value.bytes_value = self._masker.text(value.bytes_value.decode("latin-1")).encode()
         elif kind == "array_value":
             for item in value.array_value.values:
@@ -279,13 +276,7 @@ class Result(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Answer of Langfuse to a batch.
-
-    Attributes:
-        result: Result of the batch.
-        reason: The reason, for people.
-        retry_after_seconds: Time for which Langfuse asks not to be called again.
-    """
+    """Answer of Langfuse to a batch; the reason is for people."""
 
     result: Result
     reason: str = ""
@@ -304,6 +295,7 @@ class OtlpHttpClient:
         credentials = base64.b64encode(f"{settings.public_key}:{secret}".encode()).decode()
         path = os.environ.get(_PATH_VARIABLE) or _TRACES_PATH
         self._url = f"{settings.base_url.rstrip('/')}/{path.lstrip('/')}"
+        # The same headers as the SDK's exporter (T44).
         self._headers = {
             "Authorization": f"Basic {credentials}",
             "Content-Encoding": "gzip",
@@ -339,6 +331,7 @@ class OtlpHttpClient:
         if status == _TOO_LARGE:
             return Response(Result.TOO_LARGE, reason)
         if status >= _SERVER_ERROR or status in _RETRIABLE:
+            # Capped: a wrong date in the answer must not stop the exporter for hours.
             pause = min(_seconds(response.headers.get("Retry-After", "")), _MAX_RETRY_AFTER_SECONDS)
             return Response(Result.RETRY, reason, max(0.0, pause))
         return Response(Result.REJECTED, reason)
@@ -362,5 +355,6 @@ def _proxy(url: str) -> str | None:
     parts = urlsplit(url)
     if parts.hostname is None or proxy_bypass(parts.hostname):
         return None
+    # Only httpx's client reads the proxies of the environment, and it is not used here.
     proxies = getproxies()
     return proxies.get(parts.scheme) or proxies.get("all")

@@ -60,13 +60,7 @@ class DropCounter:
         self._lock = threading.Lock()
 
     def count(self, loss: Loss, spans: int, detail: object) -> None:
-        """Count spans as lost, and log the first of each reason.
-
-        Args:
-            loss: The reason.
-            spans: Number of spans.
-            detail: What happened, for the log.
-        """
+        """Count spans as lost, and log the first of each reason with its detail."""
         if spans <= 0:
             return
         with self._lock:
@@ -163,6 +157,7 @@ class Sender:
             if is_accepted:
                 self._items.append(item)
                 self._accepted += spans
+                # A lingering thread sleeps on: waking it would cost more than the span.
                 if self._is_idle or len(self._items) == _BATCH_SPANS:
                     self._changed.notify()
         if self._is_closed and not is_accepted:
@@ -294,6 +289,7 @@ class Sender:
                 attempt += 1
                 continue
             if response.result is Result.TOO_LARGE and len(encoded) > 1:
+                # Halved until the large span is alone, so that it does not take the others with it.
                 half = len(encoded) // 2
                 self._post(encoder, http, encoded[:half])
                 self._post(encoder, http, encoded[half:])
@@ -315,6 +311,7 @@ class Sender:
 
     def _back_off(self, attempt: int, at_least_seconds: float) -> None:
         """Wait, but not for long while a flush waits and Langfuse allows it."""
+        # The exponent is capped, because the retries go on for as long as Langfuse is down.
         longest = min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** min(attempt, 10))
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
         began = time.monotonic()
@@ -327,6 +324,7 @@ class Sender:
                     return
                 next_flush = min((f.deadline for f in self._flushes), default=None)
                 until_flush = left if next_flush is None else next_flush - time.monotonic()
+                # Not 0: at its deadline a flush is answered in the next round, without a busy loop.
                 self._changed.wait(max(0.01, min(left, until_flush)))
 
 

@@ -273,6 +273,7 @@ class LangfuseSink:
             Whether all spans were sent in time.
         """
         with self._lock:
+            # Marked first: what comes from now on goes to the tenant's present sink.
             sender, opening, self._is_closed = self._sender, self._opening, True
         atexit.unregister(self._flush_at_exit)
         is_sent = sender is None or await _within(sender.flush(timeout, is_last=True), timeout)
@@ -514,6 +515,7 @@ class LangfuseProjects:
 
     async def flush(self, timeout: timedelta) -> bool:
         """See `LangfuseSink`."""
+        # Deferred spans reach their sinks only when the directory has answered.
         if self._asking:
             await asyncio.wait(self._asking, timeout=timeout.total_seconds())
         with self._lock:
@@ -543,6 +545,7 @@ class LangfuseProjects:
                 sink = self._open[project] = self._sink(self._settings.for_project(project))
                 self._evict_idle()
             if sink is not None:
+                # Keeps the longest unused in front, where `_evict_idle()` begins.
                 self._open.move_to_end(project)
         return sink
 

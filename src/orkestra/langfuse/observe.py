@@ -60,14 +60,7 @@ _T = TypeVar("_T")
 
 
 class AttemptSpan(trace.Span):
-    """Current span while an attempt runs; keeps what the activity's code sets on it.
-
-    Args:
-        span_context: Its ids, and whether the trace is sent.
-        tenant: Tenant of the attempt.
-        labels: Attributes that every span of the trace has.
-        receiver: Destination of the spans that are made below it.
-    """
+    """Current span while an attempt runs; keeps what the activity's code sets on it."""
 
     def __init__(
         self,
@@ -98,6 +91,7 @@ class AttemptSpan(trace.Span):
 
     def enter(self) -> None:
         """Make the span the current one of the running task."""
+        # For each attempt, because the application may set its provider late.
         attach_to_global_provider()
         self._entered = self.current()
         self._entered.__enter__()
@@ -181,11 +175,7 @@ def _attempt_in(otel_context: Context) -> AttemptSpan | None:
 
 
 class TraceOwner:
-    """Owner of a trace that began in this process: the first tenant that joins it.
-
-    Args:
-        tenant: The tenant; None means that nobody has joined it yet.
-    """
+    """Owner of a trace that began in this process: the first tenant that joins it, or None yet."""
 
     def __init__(self, tenant: str | None) -> None:
         self._tenant = tenant
@@ -200,11 +190,9 @@ class TraceOwner:
 
 
 def current_caller(public_key: str, tenant: str | None) -> Caller | None:
-    """Find the span that the running code is in, and decide whether workflows may join its trace.
+    """Find the span that the running code is in, and decide whether a workflow may join it.
 
-    Args:
-        public_key: Langfuse project of the workflow that is about to be started.
-        tenant: Its tenant.
+    The workflow is the tenant's, and its spans go to the project of the key.
     """
     span = trace.get_current_span()
     span_context = span.get_span_context()
@@ -229,6 +217,7 @@ def _may_join(span: trace.Span, public_key: str, tenant: str | None) -> bool:
         return is_same and span.is_recording()
     if not isinstance(span, ReadableSpan) or not span.is_recording():
         return False
+    # Only the SDK's own spans are sure to reach the project, as the parent must.
     scope = span.instrumentation_scope
     if scope is None or (scope.attributes or {}).get("public_key") != public_key:
         return False
@@ -310,9 +299,7 @@ class _RoutingExporter(SpanExporter):
 class _RoutingProcessor(OwnershipProcessor):
     """On the application's provider: copies spans of instrumentations inside attempts.
 
-    Args:
-        route: As of the base class.
-        sent_already: Keys of the projects that the application itself sends its spans to.
+    Spans for projects to which the application sends its spans itself are not copied.
     """
 
     def __init__(self, route: Route, sent_already: frozenset[str]) -> None:
@@ -347,12 +334,7 @@ class _Provider(TracerProvider):
 
 
 def open_observing(settings: LangfuseSettings, route: Route) -> "Observing":
-    """Open the SDK's client of a public key, or share the one that another sink has opened.
-
-    Args:
-        settings: The project.
-        route: Finds the destination of a tenant's spans.
-    """
+    """Open the SDK's client of a public key, or share the one that another sink has opened."""
     with sdk.registry_lock():
         present = sdk.resources_of(settings.public_key or "")
         provider = present and present.tracer_provider
@@ -400,6 +382,7 @@ class Observing:
         return self._client.shutdown
 
     def _make_provider(self, settings: LangfuseSettings) -> _Provider:
+        # The SDK ignores its own sampling on a given provider (T43). At exit, the sinks flush.
         provider = _Provider(
             sampler=TraceIdRatioBased(settings.sample_rate), shutdown_on_exit=False
         )
@@ -432,6 +415,7 @@ def _attach(provider: TracerProvider, route: Route) -> None:
     """Add a processor to a provider of the application's, once."""
     if _is_attached(provider):
         return
+    # Checked again, because another thread may have attached one meanwhile.
     with sdk.registry_lock():
         if not _is_attached(provider):
             processor = _RoutingProcessor(route, sdk.keys_of(provider))
@@ -451,11 +435,6 @@ class TracedProcessPool(Executor):
 
     Spans that the child makes come back with the result of the call. This process masks, counts and
     sends them, so that a child needs no connection to Langfuse and nothing waits when it ends.
-
-    Args:
-        pool: Runs the calls.
-        attempt: The span.
-        settings: Its project.
     """
 
     def __init__(self, pool: Executor, attempt: AttemptSpan, settings: LangfuseSettings) -> None:
@@ -473,6 +452,7 @@ class TracedProcessPool(Executor):
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """See base class."""
         pending: Future[Any] = self._pool.submit(self._wrap(fn), *args, **kwargs)
+        # A future of its own, because the pool's holds the `_ChildResult`.
         outer: Future[_T] = Future()
         outer.add_done_callback(lambda done: pending.cancel() if done.cancelled() else None)
         pending.add_done_callback(partial(self._unpack, outer))

@@ -39,6 +39,7 @@ def make_client(
 
     Its hook for the interpreter's exit is removed, because it waits for Langfuse without limit.
     """
+    # Not kept here: the SDK registers it, and ignores the settings of later ones (T42).
     Langfuse(
         public_key=settings.public_key,
         secret_key=settings.secret_key.get_secret_value() if settings.secret_key else None,
@@ -56,12 +57,7 @@ def make_client(
 
 
 def confine(provider: TracerProvider, is_elsewhere: Callable[[ReadableSpan, str], bool]) -> None:
-    """Stop the SDK's processors on the application's provider from exporting other projects' spans.
-
-    Args:
-        provider: The application's provider.
-        is_elsewhere: Checks that a span is for another project than the key's.
-    """
+    """Stop the SDK's processors on a provider from exporting other projects' spans."""
     for processor in processors_of(provider):
         if isinstance(processor, LangfuseSpanProcessor):
             _confine_processor(processor, is_elsewhere)

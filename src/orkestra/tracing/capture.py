@@ -18,9 +18,13 @@ from uuid import UUID
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 _MAX_DEPTH: Final = 20
+# JavaScript, and so Langfuse's pages, round larger integers.
 _SAFE_INTEGER: Final = 2**53
+# Writing an integer in decimal takes time that is quadratic in its length.
 _MAX_INTEGER_BITS: Final = 1024
+# Bounded, because causes can form a cycle.
 _MAX_CAUSES: Final = 8
+# Of the built-in types, because a subclass may override these methods with its own code.
 _ITEMS: Final[Callable[[Any], Iterable[tuple[object, object]]]] = cast("Any", dict).items
 _SEQUENCES: Final[Mapping[type, Callable[[Any], Iterable[object]]]] = {
     kind: cast("Any", kind).__iter__ for kind in (list, tuple, set, frozenset)
@@ -34,13 +38,7 @@ _NOT_BY_ATTRIBUTES: Final[frozenset[type[Any]]] = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureLimits:
-    """Limits of what is captured of workflows and activities.
-
-    Attributes:
-        input: Whether arguments are captured.
-        output: Whether results are captured.
-        max_bytes: Size of one snapshot, in characters of its texts and numbers.
-    """
+    """Limits of captured arguments and results; `max_bytes` counts characters of one snapshot."""
 
     input: bool = True
     output: bool = True
@@ -49,12 +47,7 @@ class CaptureLimits:
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """Snapshot of a value.
-
-    Attributes:
-        value: The value as JSON.
-        is_cut: Whether a part of it was left out.
-    """
+    """Snapshot of a value as JSON; `is_cut` means that a part of it was left out."""
 
     value: Json
     is_cut: bool = False
@@ -112,6 +105,7 @@ class _Snapshotter:
         self.is_cut = False
 
     def show(self, value: object, depth: int) -> Json:
+        # Each value costs one, so that a long list of empty lists comes to an end, too.
         self._left -= 1
         # In the sandbox each `isinstance` costs as much as ten calls: the usual types do without.
         kind = type(value)
@@ -129,6 +123,7 @@ class _Snapshotter:
                     return self._items(cast("list[object]", value), depth)
                 if kind is dict:
                     return self._pairs(cast("dict[object, object]", value).items(), depth)
+                # Mocks and proxies that pretend to be of another class take the longer way below.
                 if value.__class__ is kind and _NOT_BY_ATTRIBUTES.isdisjoint(kind.__mro__):
                     return self._object(value, depth)
             return self._shown(value, depth)
@@ -176,6 +171,7 @@ class _Snapshotter:
             if self._is_used_up():
                 break
             is_text = type(key) is str or isinstance(key, str)
+            # At full depth, so that a key that is an object is not unfolded.
             name = self._text(cast("str", key)) if is_text else str(self.show(key, _MAX_DEPTH))
             shown[name] = self.show(value, depth + 1)
         return shown
@@ -196,6 +192,7 @@ class _Snapshotter:
         self._left -= len(value)
         if len(value) > room:
             self.is_cut = True
+            # Of `str` itself, because a subclass may override it.
             return str.__getitem__(value, slice(room))
         return str.__str__(value)
 

@@ -138,6 +138,7 @@ def trace_attributes(
 @contextmanager
 def inherited_attributes(attributes: TraceAttributes) -> Generator[None]:
     """Apply the attributes of a caller's trace to the workflows that the code inside starts."""
+    # The scope that is already set here is the inner one.
     token = _current.set(attributes.merged(current_trace_attributes()))
     try:
         yield
@@ -272,6 +273,7 @@ class TraceContext:
     @classmethod
     def decode(cls, data: bytes) -> Self | None:
         """Read a header's content; None where it is malformed."""
+        # Before it is parsed, because anybody may send a header (B21).
         if len(data) > _MAX_BYTES:
             return None
         try:
@@ -290,13 +292,7 @@ class TraceContext:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Span that the running code is in.
-
-    Attributes:
-        trace_id: Its trace, as 32 hexadecimal digits.
-        span_id: Its id, as 16 hexadecimal digits.
-        is_joined: Whether a workflow started now continues its trace; else it only links to it.
-    """
+    """Span that the running code is in; a workflow that does not join its trace links to it."""
 
     trace_id: str
     span_id: str
@@ -316,6 +312,7 @@ def _unpack(packed: object, length: int) -> str | None:
     if not isinstance(packed, str):
         raise TypeError
     unpacked = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)
+    # OpenTelemetry takes an id of zeros for none.
     if len(unpacked) != length or not any(unpacked):
         raise ValueError
     return unpacked.hex()

@@ -158,21 +158,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Beginning of a span.
-
-    Attributes:
-        trace_id: Trace id, as 32 hexadecimal digits.
-        span_id: Span id, as 16 hexadecimal digits.
-        parent_id: Span id of the parent; None for the root.
-        kind: Kind of work that it shows.
-        name: Name, for instance `workflow:Order`.
-        start_ns: Start time, in nanoseconds since 1970.
-        run_id: Run ID of its workflow.
-        tenant: Tenant of the work.
-        attributes: Attributes of the whole trace.
-        metadata: Metadata that is known at the start.
-        input: Snapshot of the arguments.
-    """
+    """Beginning of a span: ids in hexadecimal digits, the start in nanoseconds since 1970."""
 
     trace_id: str
     span_id: str
@@ -189,14 +175,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """End of a span.
-
-    Attributes:
-        level: Severity.
-        message: Text of the error.
-        output: Snapshot of the result.
-        metadata: Metadata that is known at the end.
-    """
+    """End of a span; the message is the text of the error."""
 
     level: Level = Level.DEFAULT
     message: Captured | None = None
@@ -345,14 +324,9 @@ class RunSpans:
         sender: TraceContext | None = None,
         input: Captured | None = None,
     ) -> Span:
-        """Begin the span of a signal.
+        """Begin the span of a signal; the key is the ID of its event in the history.
 
-        Args:
-            name: The signal's name.
-            key: ID of its event in the history.
-            start_ns: The workflow's clock when it was delivered.
-            sender: Content of its trace header.
-            input: Snapshot of its arguments.
+        It starts at the workflow's clock when the signal was delivered.
         """
         span_id = message_span_id(self.facts.run_id, "signal", key)
         return self._span(SpanKind.SIGNAL, span_id, name, start_ns, _sender(sender), input=input)
@@ -395,16 +369,10 @@ class RunSpans:
         carried: TraceContext | None = None,
         input: Captured | None = None,
     ) -> Span:
-        """Begin the span of a Nexus operation.
+        """Begin the span of a Nexus operation, whose number counts those of the run from 1.
 
-        Args:
-            number: Its number among those of the run, from 1.
-            endpoint: The endpoint.
-            service: The service.
-            operation: The operation.
-            start_ns: The workflow's clock when it was called.
-            carried: Content of its trace header in the history, which has the span id.
-            input: Snapshot of its argument.
+        It starts at the workflow's clock when the operation was called. The header in the history,
+        `carried`, has the span id.
         """
         metadata: dict[str, MetadataValue] = {
             "endpoint": endpoint,
@@ -412,6 +380,7 @@ class RunSpans:
             "operation": operation,
         }
         span_id = carried.span_id if carried is not None else None
+        # A workflow that ran without tracing sent no header.
         span_id = span_id or nexus_span_id(self.facts.run_id, number)
         name = f"{service}/{operation}"
         return self._span(SpanKind.NEXUS, span_id, name, start_ns, metadata, input=input)
@@ -419,14 +388,7 @@ class RunSpans:
     def child(
         self, workflow_type: str, *, child_id: str, start_ns: int, input: Captured | None = None
     ) -> Span:
-        """Begin the span of a child that did not start; others have a workflow span of their own.
-
-        Args:
-            workflow_type: The child's type.
-            child_id: The child's workflow ID.
-            start_ns: The workflow's clock when the command was issued.
-            input: Snapshot of its arguments.
-        """
+        """Begin the span of a child that did not start; others have a workflow span."""
         span_id = child_span_id(self.facts.run_id, child_id, _whole(start_ns))
         metadata: dict[str, MetadataValue] = {"child_workflow_id": child_id}
         return self._span(SpanKind.CHILD, span_id, workflow_type, start_ns, metadata, input=input)
@@ -434,14 +396,7 @@ class RunSpans:
     def undelivered(
         self, signal: str, *, workflow_id: str, start_ns: int, input: Captured | None = None
     ) -> Span:
-        """Begin the span of a signal that did not arrive; else the receiver has the span.
-
-        Args:
-            signal: The signal's name.
-            workflow_id: Workflow ID of the receiver.
-            start_ns: The workflow's clock when the command was issued.
-            input: Snapshot of its arguments.
-        """
+        """Begin the span of a signal that did not arrive; else the receiver has the span."""
         started = _whole(start_ns)
         span_id = undelivered_span_id(self.facts.run_id, workflow_id, signal, started)
         metadata: dict[str, MetadataValue] = {"target_workflow_id": workflow_id}
@@ -461,6 +416,7 @@ class RunSpans:
         return Span(
             trace_id=self.trace_id,
             span_id=span_id,
+            # None is a root, so False means the default: below the run's span.
             parent_id=self.span_id if parent_id is False else parent_id,
             kind=kind,
             name=f"{kind}:{name}" if name else kind.value,

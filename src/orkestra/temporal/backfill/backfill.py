@@ -195,26 +195,20 @@ async def backfill_traces(
                 return
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
+                # Raises what the task raised; the other tasks are then cancelled below.
                 report = await task
                 tasks.discard(task)
                 if report is not None:
                     yield report
     finally:
+        # Also if the caller stops iterating and closes the generator.
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def count_traces(client: Client, query: str) -> int:
-    """Count the runs that `backfill_traces()` would backfill now.
-
-    Args:
-        client: As for `backfill_traces()`.
-        query: As for `backfill_traces()`.
-
-    Raises:
-        InvalidQueryError: The query does not parse.
-    """
+    """Count the runs that `backfill_traces()` would backfill now, with the same arguments."""
     with _invalid_query(query):
         return (await client.count_workflows(query)).count
 
@@ -341,21 +335,19 @@ class Uploader:
         project: "LangfuseSink",
         existing: ExistingIds,
     ) -> BackfillReport:
-        """Send the spans of a run that its project lacks.
+        """Send the spans of a run that its project lacks, and return the report with this run.
 
         Args:
             report: Report on the runs before.
             spans: The run's spans.
             project: The project that the run's tenant traces to.
             existing: Answers of the project to this report's earlier runs; new ones are added.
-
-        Returns:
-            The report with this run.
         """
         ended = [each.record for each in spans if each.record is not None]
         settled = [record for record in ended if self._is_settled(record)]
         sampled = [record for record in settled if project.is_sampled(record.span)]
         if not self._options.force:
+            # Once for each trace of a report: runs of a chain share one.
             for asked in {_trace_of(record) for record in sampled} - set(existing):
                 existing[asked] = await project.present(asked[1], _LANGFUSE_TIMEOUT)
         # No await between the check and the note: concurrent runs may share a span.
@@ -392,6 +384,7 @@ def _trace_of(record: FinishedSpan) -> tuple[str | None, str]:
 
 async def _send(project: "LangfuseSink", records: Sequence[FinishedSpan]) -> None:
     for begin in range(0, len(records), _BATCH_SPANS):
+        # Flushed batch by batch, so that they do not overflow the sink's queue.
         for record in records[begin : begin + _BATCH_SPANS]:
             project.emit(record)
         if not await project.flush(_LANGFUSE_TIMEOUT):

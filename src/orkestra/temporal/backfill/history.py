@@ -69,6 +69,7 @@ class RunHistory:
     def run_id(self) -> str:
         """Run ID. The start event of a run that was reset has the ID of the original run."""
         resets = [event for event in self.events if _is_reset(event)]
+        # A run that was reset again has copied the event of the earlier reset, too.
         if resets:
             return resets[-1].workflow_task_failed_event_attributes.new_run_id
         return self.started.original_execution_run_id
@@ -91,6 +92,7 @@ class RunHistory:
 
     def chain(self) -> Iterator[Execution]:
         """Yield the runs of the chain that are named here: the next one, and those reset from."""
+        # In events of other types this field reads as empty.
         named = [event.workflow_task_failed_event_attributes.base_run_id for event in self.events]
         if self.end is not None:
             named.append(getattr(attributes_of(self.end), "new_execution_run_id", ""))
@@ -106,6 +108,7 @@ class RunHistory:
                     execution = child.workflow_execution
                     yield Execution(execution.workflow_id, execution.run_id)
             elif event.HasField("nexus_operation_started_event_attributes"):
+                # Only the link names the workflow that runs the operation.
                 for link in event.links:
                     if link.workflow_event.namespace == self.namespace:
                         yield Execution(link.workflow_event.workflow_id, link.workflow_event.run_id)
@@ -293,6 +296,8 @@ class WorkflowClock:
         self.delivered_ns = max(self.now_ns, *resolved, 0)
         if not is_beat:
             self._ticks.clear()
+        # 0 on the first task: everything scheduled in it has seen this reading, even if the
+        # worker's clock is behind the server's.
         self._ticks.append(_Tick(started_ns if self._ticks else 0, self.now_ns))
 
     def local_activity(self, times: LocalActivityTimes) -> int:

@@ -130,6 +130,7 @@ def is_refused(run: RunHistory) -> bool:
     """Tell whether a worker refused the run for its tenant. Its values must not be shown then."""
     if run.end is None:
         return False
+    # In an end of another type this failure reads as empty.
     failure = run.end.workflow_execution_failed_event_attributes.failure
     return failure.application_failure_info.type in _REFUSALS
 
@@ -228,6 +229,7 @@ class RunHistoryContext:
 
     def ended(self, span: Span, outcome: Outcome, event: HistoryEvent) -> PartialSpan:
         """End a span when the workflow learned of the event."""
+        # An event after the last completed task never reached the code, so its own time is used.
         at_ns = self.timeline.at.get(event.event_id) or time_ns_of(event.event_time)
         return PartialSpan(span=span, outcome=outcome, end_ns=max(span.start_ns, at_ns))
 
@@ -325,6 +327,7 @@ async def _activity(
         activity_id=attributes.activity_id,
         activity_type=attributes.activity_type.name,
         task_queue=attributes.task_queue.name,
+        # The server usually records the start of an attempt only when the attempt has ended.
         attempt=0 if started is None else attributes_of(started).attempt,
         start_ns=time_ns_of((started or scheduled).event_time),
     )
@@ -370,6 +373,7 @@ def _start_metadata(
         return {}
     attributes = started.activity_task_started_event_attributes
     found: dict[str, MetadataValue] = {"worker": attributes.identity}
+    # No event says when a retry was scheduled.
     if attributes.attempt == 1:
         waited_ns = time_ns_of(started.event_time) - time_ns_of(scheduled.event_time)
         found["schedule_to_start_ms"] = round(waited_ns / _MILLISECOND_NS, 3)
@@ -509,6 +513,7 @@ async def _nexus_spans(context: RunHistoryContext) -> AsyncIterator[PartialSpan]
     )
     for number, event in enumerate(context.events("nexus_operation_scheduled"), start=1):
         end = ends.get(event.event_id)
+        # Skipped after they were numbered, because the worker's replay counts them as well.
         if context.is_inherited(end):
             continue
         scheduled = event.nexus_operation_scheduled_event_attributes
@@ -546,6 +551,7 @@ async def _undelivered_spans(context: RunHistoryContext) -> AsyncIterator[Partia
         if context.is_inherited(end):
             continue
         initiated_id: int = attributes_of(end).initiated_event_id
+        # Event IDs count from 1 and have no gaps.
         initiated = attributes_of(context.run.events[initiated_id - 1])
         start_ns = context.timeline.at[initiated_id]
         input = await context.input(initiated.input)

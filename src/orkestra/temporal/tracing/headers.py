@@ -27,12 +27,7 @@ def read_header(headers: Headers) -> TraceContext:
 
 
 def write_header(headers: Headers, context: TraceContext | None) -> dict[str, Payload]:
-    """Copy headers with the trace context in them, in place of any that was there.
-
-    Args:
-        headers: The headers of a call.
-        context: The context; None removes the header.
-    """
+    """Copy headers with the trace context in place of any that was there; None removes it."""
     others = {name: payload for name, payload in headers.items() if name != TRACE_HEADER}
     if context is None:
         return others
@@ -59,12 +54,8 @@ def with_tenant_prefix(
     """Prefix user and session with the tenant, and fill in the session.
 
     Tenants may share a Langfuse project, which would take their users of one name for one user
-    (B21): the caller's `ada` is shown as `acme:ada`.
-
-    Args:
-        attributes: The caller's attributes.
-        tenant: The tenant of the work.
-        workflow_id: The session where the caller set none.
+    (B21): the caller's `ada` is shown as `acme:ada`. A caller without a session gets the workflow's
+    ID for one.
     """
     user, session = attributes.user_id, attributes.session_id or workflow_id
     if tenant is not None:

@@ -151,6 +151,7 @@ class Outbox:
             if is_room:
                 self._held += 1
                 run.held.append(span)
+        # Outside of the lock, because the sink takes locks of its own.
         if not is_room:
             self._send(span)
 
@@ -227,6 +228,7 @@ class Outbox:
                 due = [run for run, left in self._ticks_left.items() if left <= 0]
                 spans = [span for run in due for span in self._take_held(run)]
                 is_over = not self._ticks_left
+                # Under the lock, so that `arm_timer()` starts a new thread from now on.
                 if is_over:
                     self._thread = None
             for span in spans:
@@ -279,6 +281,7 @@ class RunOutbox:
 
     def before(self, activation: WorkflowActivation) -> WorkflowActivationCompletion | None:
         """See `RunHook`; settles the previous task by what the activation shows of it."""
+        # Never reset: the run's tasks copy the context, and the next activation sets its own.
         _current.set(self)
         try:
             self._before(activation)
@@ -396,12 +399,7 @@ _CLOSING_COMMANDS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _OpenCommand:
-    """Command without a result yet.
-
-    Attributes:
-        start_ns: The workflow's clock when it was issued.
-        number: Number of Nexus operations that the run had called by then.
-    """
+    """Command without a result yet; `number` counts the run's Nexus operations up to it."""
 
     command: Any
     start_ns: int
@@ -470,6 +468,7 @@ class CommandTracker:
             elif kind in _OPENING_COMMANDS:
                 content = getattr(command, kind)
                 self._operations += kind == "schedule_nexus_operation"
+                # The SDK numbers the commands of each kind separately.
                 self._open[kind, content.seq] = _OpenCommand(
                     content, self._now_ns, self._operations
                 )
@@ -496,11 +495,13 @@ class CommandTracker:
                 yield from self._finished(command, proto_outcome(failure), self._child_span)
         elif kind == "resolve_signal_external_workflow":
             command = self._open.pop(("signal_external_workflow_execution", result.seq), None)
+            # The workflow cancelled it before it was sent: no history has it.
             if result.HasField("failure") and not result.failure.HasField("canceled_failure_info"):
                 yield from self._finished(command, proto_outcome(result.failure), self._signal_span)
 
     def _timer(self, seq: int, status: str) -> Iterator[FinishedSpan]:
         command = self._open.pop(("start_timer", seq), None)
+        # A timer that was cancelled in the task that started it is in no history.
         if command is None or self._timer_threshold is None or command.start_ns == self._now_ns:
             return
         duration = timedelta(microseconds=(self._now_ns - command.start_ns) // 1000)
@@ -582,6 +583,7 @@ class CommandTracker:
         encoding = payload.metadata.get("encoding", b"").decode(errors="replace")
         if encoding == "binary/null":
             return Captured(None)
+        # Far more than fits is not parsed at all: the deadlock detector fires after 2 s (T57).
         if encoding.startswith("json/") and len(payload.data) <= 4 * limit:
             with suppress(ValueError, RecursionError):
                 return capture(json.loads(payload.data), max_bytes=limit)

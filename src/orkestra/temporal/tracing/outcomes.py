@@ -14,6 +14,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, is
 
 from orkestra.tracing import Captured, Level, Outcome, capture_error
 
+# The SDK's enum has the numbers of the proto's.
 _BENIGN: Final = ApplicationErrorCategory.BENIGN.value
 _MAX_MESSAGE_CHARACTERS: Final = 4 * 1024
 _MAX_CAUSES: Final = 8
@@ -56,13 +57,7 @@ def failure_outcome(error: BaseException, *, status: str = "failed") -> Outcome:
 
 
 def terminal_outcome(status: str, message: str, *, level: Level = Level.WARNING) -> Outcome:
-    """Tell how something was ended from outside, without an error of its own.
-
-    Args:
-        status: How it ended, in one word.
-        message: The reason.
-        level: What that means for the span.
-    """
+    """Tell how something was ended from outside, without an error of its own."""
     limit = _MAX_MESSAGE_CHARACTERS
     shortened = Captured(message[:limit], is_cut=len(message) > limit)
     return Outcome(level=level, message=shortened, metadata={"status": status})

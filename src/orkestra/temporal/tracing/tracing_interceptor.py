@@ -147,6 +147,7 @@ class TracingInterceptor(client.Interceptor, worker.Interceptor):
         run = RunOptions(
             limits=sink.limits, ui_url=self._options.ui_url, queries=self._options.queries
         )
+        # The SDK makes the instances, so the options travel in a subclass.
         self._workflow_class = type(
             "TracingWorkflowInbound", (TracingWorkflowInbound,), {"options": run}
         )
@@ -206,6 +207,7 @@ class TracingInterceptor(client.Interceptor, worker.Interceptor):
         self, input: worker.WorkflowInterceptorClassInput
     ) -> type[worker.WorkflowInboundInterceptor]:
         """See base class."""
+        # The sandbox imports modules again: only these functions lead out of it.
         functions = cast("Any", input).unsafe_extern_functions
         functions.update({EMIT: self.emit, EMIT_QUERY: self._emit_query, NOW: time.time_ns})
         return self._workflow_class
@@ -260,6 +262,7 @@ class TracingClientOutbound(OutboundInterceptor):
         self, input: StartWorkflowUpdateWithStartInput
     ) -> WorkflowUpdateHandle[Any]:
         """See base class."""
+        # Neither `start_workflow` nor `start_workflow_update` is called for it (T5).
         start = input.start_workflow_input
         await self._stamp_start(start, start.id)
         await self._stamp_message(input.update_workflow_input, start.id)
@@ -315,6 +318,7 @@ class TracingClientOutbound(OutboundInterceptor):
             link = {"caller_trace_id": caller.trace_id, "caller_span_id": caller.span_id}
             context = TraceContext(attributes=attributes.merged(TraceAttributes(metadata=link)))
         is_empty = context.trace_id is None and not context.attributes
+        # An empty context also removes a header that the caller has passed on.
         call.headers = write_header(call.headers, None if is_empty else context)
 
     async def _stamp_message(self, call: _Call, execution_id: str) -> None:
@@ -364,10 +368,12 @@ class TracingActivityInbound(ActivityInboundInterceptor):
         attempt = await self._enter(input)
         if attempt is None:
             return await super().execute_activity(input)
+        # Threads get a copy of the context; processes do not (T27).
         if not isinstance(input.executor, ThreadPoolExecutor | None):
             input.executor = attempt.traced_pool(input.executor)
         try:
             result = await super().execute_activity(input)
+        # Also cancellation, and the SDK's signal that the activity completes later.
         except BaseException as error:
             attempt.end(_outcome(error))
             raise
@@ -391,11 +397,13 @@ class TracingActivityInbound(ActivityInboundInterceptor):
             namespace=info.namespace,
             workflow_id=info.workflow_id,
             workflow_type=info.workflow_type,
+            # A standalone activity has no workflow (T8).
             run_id=info.workflow_run_id or info.activity_run_id or "",
             activity_id=info.activity_id,
             activity_type=info.activity_type,
             task_queue=info.task_queue,
             attempt=info.attempt,
+            # No event has the start of a local activity: its workflow sends it in the header.
             start_ns=(info.is_local and carried.start_ns) or nanoseconds(info.started_time),
             is_local=info.is_local,
             tenant=tenant,

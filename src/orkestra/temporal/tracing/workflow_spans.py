@@ -62,13 +62,7 @@ _MICROSECOND_NS: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """Tracing options of workflow code.
-
-    Attributes:
-        limits: How much of values is captured.
-        ui_url: Address of Temporal's web interface.
-        queries: Whether queries have spans.
-    """
+    """Tracing options of workflow code; `ui_url` is the address of Temporal's web interface."""
 
     limits: CaptureLimits
     ui_url: str | None = None
@@ -126,6 +120,7 @@ class TracingWorkflowInbound(WorkflowInboundInterceptor):
         try:
             result = await super().handle_query(input)
         except Exception as error:
+            # A query that fails does not fail the workflow, so a query has an attempt's outcome.
             self._run.emit_query(input, start_ns, attempt_outcome(error))
             raise
         self._run.emit_query(input, start_ns, Outcome(output=self._run.result(result)))
@@ -141,6 +136,7 @@ class TracingWorkflowOutbound(WorkflowOutboundInterceptor):
 
     def continue_as_new(self, input: ContinueAsNewInput) -> NoReturn:
         """See base class; the next run gets the context that this run got."""
+        # The server does not pass headers on to the next run (T1).
         carried = self._run.spans.facts.carried
         is_empty = not carried.trace_id and not carried.attributes
         input.headers = write_header(input.headers, None if is_empty else carried)
@@ -170,6 +166,7 @@ class TracingWorkflowOutbound(WorkflowOutboundInterceptor):
         self, input: StartChildWorkflowInput
     ) -> workflow.ChildWorkflowHandle[Any, Any]:
         """See base class; the child computes its session from the root workflow's ID itself."""
+        # A child does not inherit headers (T2).
         spans = self._run.spans
         input.headers = write_header(input.headers, spans.below(spans.facts.carried.attributes))
         return await super().start_child_workflow(input)
@@ -183,7 +180,7 @@ class TracingWorkflowOutbound(WorkflowOutboundInterceptor):
 
 
 class RunTrace:
-    """Trace of one run, whose facts are read on first use: `init` cannot ask for `info()`."""
+    """Trace of one run, whose facts are read on first use: `init` cannot ask for `info()` (T52)."""
 
     def __init__(self, options: RunOptions) -> None:
         self.options = options
@@ -195,6 +192,7 @@ class RunTrace:
     @property
     def spans(self) -> RunSpans:
         """Span factory of the run."""
+        # With signal-with-start, the signal's handler comes before `execute_workflow` (T17).
         if self._spans is None:
             self._spans = RunSpans(_facts(self.options.ui_url))
             if (outbox := current_run()) is not None:
@@ -235,13 +233,8 @@ class RunTrace:
         )
 
     def emit(self, span: Callable[[], Span], outcome: Callable[[], Outcome | None]) -> None:
-        """Send a span that ends now, unless this is a replay.
-
-        Args:
-            span: Makes the span.
-            outcome: Makes the outcome; None means that the span has not ended after all.
-        """
-        # Not `is_replaying()`, which counts live queries and update validators as replay, too.
+        """Send a span that ends now, unless this is a replay or there is no outcome yet."""
+        # Not `is_replaying()`, which counts live queries and validators as replay, too (T53).
         if workflow.unsafe.is_replaying_history_events():
             return
         if (ended := outcome()) is not None:
