@@ -33,6 +33,7 @@ def _run() -> int:
     try:
         app = importlib.import_module("orkestra.cli.app")
     except ModuleNotFoundError as error:
+        # Any other missing module is a defect, whose traceback is needed.
         if error.name not in _EXTRA_PACKAGES:
             raise
         sys.stderr.write(f"orkestra: {MissingExtraError('The command line', 'cli')}\n")

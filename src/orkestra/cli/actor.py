@@ -104,6 +104,7 @@ def actor_of(
         TenantRequiredError: Tenancy is on, and no option names a tenant.
     """
     loaded = load_config(context, config)
+    # Even with --tenant: without tenancy there is nothing to bind the client to.
     if loaded.tenancy.mode == "off":
         return Actor(loaded, None, namespace)
     if tenant is None and not every_tenant:
@@ -126,12 +127,7 @@ def perform(
 ) -> _Result:
     """Make a call with a client of the actor.
 
-    Args:
-        actor: The actor.
-        call: The call.
-        subject: Subject of errors: `workflow 'order-42'`.
-        part: The part of the subject that is called, for errors: `query 'status'`.
-        not_found: What an error says of a subject that the server does not know.
+    Errors begin with the `part` of the `subject` that failed: `query 'status' of workflow 'r18'`.
 
     Raises:
         ExecutionNotFoundError: The server does not know the subject.
@@ -163,14 +159,11 @@ def perform_on(
     *,
     part: str = "",
 ) -> tuple[str, _Result]:
-    """Make a call to a workflow as `perform()` does; None is the latest run.
-
-    Returns:
-        The workflow's ID on the server, and the result of the call.
-    """
+    """Call a workflow as `perform()` does; return its ID on the server, and the result."""
 
     async def call_workflow(client: Client) -> tuple[str, _Result]:
         handle = client.get_workflow_handle(workflow_id, run_id=run_id)
+        # The handle of a bound client has the scoped ID, `acme:order-42` for `order-42`.
         return handle.id, await call(handle)
 
     return perform(actor, call_workflow, f"workflow {workflow_id!r}", part=part)
@@ -179,8 +172,10 @@ def perform_on(
 def failure_reason(error: BaseException) -> str:
     """Join the messages of a failure and its causes, the deepest last."""
     messages: list[str] = []
+    # The outer error of the SDK says only that the workflow failed.
     cause: BaseException | None = error.__cause__ or error
     while cause is not None:
+        # An ApplicationError has the application's own type in `type`.
         kind = getattr(cause, "type", None) or type(cause).__name__
         message = getattr(cause, "message", None) or str(cause)
         messages.append(f"{kind}: {message}" if message else str(kind))
@@ -189,11 +184,7 @@ def failure_reason(error: BaseException) -> str:
 
 
 def parse_inputs(texts: Sequence[str] | None) -> list[Any]:
-    """Read the values of `--input`.
-
-    Raises:
-        typer.BadParameter: A text is not JSON, or a file cannot be read.
-    """
+    """Read the values of `--input`."""
     return [_parse_input(text) for text in texts or ()]
 
 
@@ -217,4 +208,5 @@ def _parse_input(text: str) -> Any:
 
 def format_json(value: Any) -> str:
     """Format a value as JSON on one line; what JSON has no form for becomes a string."""
+    # Readable letters, so control characters have to be escaped by `plain()`.
     return plain(json.dumps(value, ensure_ascii=False, default=str))

@@ -84,10 +84,12 @@ class _Commands(TyperGroup):
         if cmd_name not in _COMMANDS:
             msg = f"unknown command {cmd_name!r}: use one of {', '.join(_COMMANDS)}"
             raise typer.TyperException(msg)
+        # Before the import, whose own error would not name the command to install the extra.
         if cmd_name in _DEV_COMMANDS and not all(map(find_spec, _DEV_PACKAGES)):
             raise MissingExtraError(f"`orkestra {cmd_name}`", "dev")
         module, _, name = _COMMANDS[cmd_name][0].partition(":")
         found = getattr(importlib.import_module(module), name)
+        # A group such as `tenants` is a Typer already; a single command has to be put into one.
         if isinstance(found, typer.Typer):
             return typer.main.get_command(found)
         single = plain_app()
@@ -97,6 +99,7 @@ class _Commands(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """See base class."""
         with formatter.section("Commands"):
+            # From the table: asking each command for its help would import all of them.
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
 
@@ -132,6 +135,7 @@ def orkestra(
     Set TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE to choose the Temporal service, as for the temporal
     command. Exit codes: 0 done or healthy, 1 failed or unhealthy, 2 bad input, 130 Ctrl-C.
     """
+    # Options before the command's name: `load_config()` reads them from the root context.
     context.obj = config
 
 
@@ -148,7 +152,9 @@ def run(arguments: Sequence[str]) -> int:
         app = plain_app(cls=_Commands, add_completion=True)
         app.callback(help=help_of(orkestra))(orkestra)
         command = typer.main.get_command(app)
+        # Not standalone: Typer would print errors its own way and exit by itself.
         code = command.main(wanted or ["--help"], prog_name="orkestra", standalone_mode=False)
+        # A reader that is gone shows at the flush, which must be inside the try.
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every failure becomes an exit code
         return report(error, debug=debug)
@@ -159,6 +165,7 @@ FAILED: Final = 1
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130
 
+# Reasons that a retry cannot help: a script should stop at 2 and may try again at 1.
 _WRONG_SETTING: Final = frozenset(
     {
         ConnectionFailureReason.BAD_ADDRESS,
@@ -176,12 +183,8 @@ def is_bad_input(error: OrkestraError) -> bool:
 
 
 def report(error: BaseException, *, debug: bool) -> int:
-    """Write an exception as one line, and return the exit code for it.
-
-    Args:
-        error: The exception that the command raised.
-        debug: Write its traceback first.
-    """
+    """Write an exception as one line, after its traceback if `debug`; return its exit code."""
+    # Before `debug`: a closed pipe, as with `| head`, is no error to show.
     if isinstance(error, BrokenPipeError):
         # The reader of the output is gone. The interpreter would complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

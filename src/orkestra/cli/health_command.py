@@ -78,11 +78,13 @@ async def _check(
             left = timeout - timedelta(seconds=time.monotonic() - started)
             return await check_temporal_health(
                 client,
+                # Connecting may have used up the time: leave the checks a moment.
                 timeout=max(left, _SHORTEST_CHECK),
                 task_queue=task_queue,
                 search_attribute=attribute,
             )
     except ConnectionFailedError as error:
+        # A wrong setting is exit code 2; a server that is down is a report with exit code 1.
         if is_bad_input(error):
             raise
         return HealthReport.of_failed_connection(error, namespace=namespace)
@@ -134,6 +136,7 @@ def doctor(
     try:
         settings = load_config(context, config)
     except ConfigurationError as error:
+        # A finding, not exit code 2: a wrong configuration is what the doctor looks for.
         diagnosis = Diagnosis((Finding("configuration", ok=False, detail=str(error)),))
     else:
         diagnosis = asyncio.run(

@@ -9,14 +9,15 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Protocol, TypeVar
 
 import typer
 from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
 from rich.table import Table
 from temporalio.client import Client
 from temporalio.converter import DataConverter
@@ -43,6 +44,7 @@ def parse_duration(value: str | timedelta) -> timedelta:
         duration = TypeAdapter[timedelta](Duration).validate_python(_number_or_text(value))
     except ValidationError:
         duration = timedelta()
+    # Zero is legal in the configuration ("never"), but not for a time limit of a command.
     if duration <= timedelta():
         msg = f"{value!r} is not a positive duration: write 5s, 500ms or 1m"
         raise typer.BadParameter(msg)
@@ -51,6 +53,7 @@ def parse_duration(value: str | timedelta) -> timedelta:
 
 def _number_or_text(value: str | timedelta) -> Any:
     try:
+        # A bare number means seconds. Typer also passes an option's default through the parser.
         return float(value) if isinstance(value, str) else value
     except ValueError:
         return value
@@ -114,10 +117,12 @@ def takes(
 
         @functools.wraps(command)
         def provided_command(**given: Any) -> _Code:
+            # The provider may raise, so it runs before the command has done anything.
             value = provider(**{name: given.pop(name) for name in provided})
             return command(**given, **{parameter: value})
 
         options = [
+            # Keyword-only: an option with a default may then precede an argument without one.
             option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for name, own in inspect.signature(command).parameters.items()
             for option in (provided.values() if name == parameter else [own])
@@ -134,6 +139,7 @@ def plain_app(*, cls: type[TyperGroup] | None = None, add_completion: bool = Fal
     return typer.Typer(
         cls=cls,
         add_completion=add_completion,
+        # `orkestra.cli.app.report()` writes errors, and help has to stay plain in logs.
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
@@ -151,6 +157,7 @@ def command_group(group: Callable[..., object], **commands: Callable[..., object
 def help_of(function: Callable[..., object]) -> str:
     """Return a command's docstring as its help; paragraphs with indented lines keep their lines."""
     paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    # `\b` is Click's mark for a paragraph that must not be rewrapped.
     return "\n\n".join(f"\b\n{text}" if "\n  " in text else text for text in paragraphs)
 
 
@@ -162,6 +169,7 @@ _LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 def plain(text: str) -> str:
     r"""Return the text on one line, with control characters escaped as in `\x1b`."""
+    # B24: a newline in an ID would forge a line of output, an escape sequence the whole screen.
     joined = " ".join(text.split("\n"))
     if joined.isprintable():
         return joined
@@ -178,6 +186,7 @@ def write_line(text: str) -> None:
 
 def write_json(value: Mapping[str, Any]) -> None:
     """Write one line of JSON to standard output and flush it."""
+    # JSON in ASCII escapes newlines and terminal sequences by itself.
     typer.echo(json.dumps(value))
     sys.stdout.flush()
 
@@ -201,6 +210,26 @@ def plain_table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column)
     return table
+
+
+@contextmanager
+def progress_bar(
+    console: Console, label: str, *, total: int, transient: bool = False
+) -> Generator[Callable[[], None]]:
+    """Show a progress bar; call the yielded function after each step."""
+    # Most commands need neither the bar nor its slow import.
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=transient) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda: bar.advance(task)
 
 
 def format_duration(duration: timedelta) -> str:
@@ -227,6 +256,7 @@ def tree_rows(
     tree: _TreeT, before: str = "", indent: str = ""
 ) -> Iterator[tuple[_TreeT, str, str]]:
     """Yield each node of a tree with the prefix of its line and of a second line below it."""
+    # The second line continues the branch to the children, not the one from the parent.
     yield tree, before, indent + ("│  " if tree.children else "   ")
     for child in tree.children:
         is_last = child is tree.children[-1]
@@ -254,6 +284,7 @@ def log_core_to_python() -> None:
     forwarding = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
     filters = TelemetryFilter(core_level="WARN", other_level="ERROR")
     telemetry = TelemetryConfig(logging=LoggingConfig(filter=filters, forwarding=forwarding))
+    # Two commands in one process, as in tests: the first runtime stays.
     Runtime.set_default(Runtime(telemetry=telemetry), error_if_already_set=False)
 
 
@@ -279,17 +310,7 @@ async def connection_manager(
 async def operator_client(
     settings: TemporalSettings, *, namespace: str, deadline: timedelta, verify_namespace: bool
 ) -> AsyncGenerator[Client]:
-    """Connect a client that sees all tenants, without tenancy and tracing.
-
-    Args:
-        settings: Where the Temporal service is.
-        namespace: Namespace of the client.
-        deadline: Time limit for connecting; `connect_deadline` applies if it is shorter.
-        verify_namespace: Fail if the namespace does not exist.
-
-    Raises:
-        ConnectionFailedError: The service could not be reached.
-    """
+    """Connect a client that sees all tenants, without tenancy and tracing."""
     deadline = min(deadline, settings.connect_deadline)
     limited = settings.model_copy(
         update={"connect_deadline": deadline, "verify_namespace": verify_namespace}

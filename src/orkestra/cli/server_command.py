@@ -69,6 +69,7 @@ def server(
         raise ConfigurationError(msg)
     if ui_port is None and not headless and 0 < port <= _LARGEST_PORT - UI_PORT_OFFSET:
         ui_port = port + UI_PORT_OFFSET
+    # Checked here as well as by DevServer, so that the error names the option.
     require_free("--port", port, "use --port 0 for a free port")
     require_free("--ui-port", ui_port, "use another --ui-port, or --headless")
     try:
@@ -99,6 +100,7 @@ async def _serve(server: DevServer, *, as_json: bool) -> None:
     assert task is not None  # noqa: S101 - asyncio.run() made it
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    # Ctrl-C is the normal end, with exit code 0.
     with contextlib.suppress(asyncio.CancelledError):
         async with _started(server):
             _announce(server, as_json=as_json)

@@ -116,6 +116,7 @@ def _set_paused(settings: OrkestraConfig, tenant: str, *, paused: bool, as_json:
     schedules, status = asyncio.run(_pause_schedules(settings, tenant, paused=paused))
     line = f"{tenant}: {schedules} schedules {'paused' if paused else 'unpaused'}"
     expected = "suspended" if paused else "active"
+    # B17: paused schedules alone do not stop clients; only the status in the directory does.
     if status != expected:
         effect = "it can still start workflows" if paused else "its new workflows are refused"
         line += (
@@ -127,6 +128,7 @@ def _set_paused(settings: OrkestraConfig, tenant: str, *, paused: bool, as_json:
 
 
 async def _record(settings: OrkestraConfig, tenant: str) -> TenantRecord:
+    # As at run time: without a directory every well-formed ID is a tenant.
     if not settings.tenants:
         return TenantRecord(tenant)
     found = await StaticTenantDirectory.from_settings(settings.tenants).find(tenant)
@@ -139,6 +141,7 @@ async def _record(settings: OrkestraConfig, tenant: str) -> TenantRecord:
 
 async def _describe_all(settings: OrkestraConfig, *, counts: bool) -> list[dict[str, Any]]:
     records = [await _record(settings, tenant) for tenant in sorted(settings.tenants)]
+    # Without counts the command needs no server.
     if not counts or not records:
         return [_describe(settings, record) for record in records]
     async with connection_manager(settings) as manager:
@@ -177,6 +180,7 @@ async def _counts(
 ) -> dict[str, int]:
     client = await _operator(manager, settings, record)
     attribute = settings.tenancy.search_attribute
+    # The ID's alphabet has no quotes. GROUP BY is possible for ExecutionStatus only (T82).
     query = f"{attribute} = '{record.tenant}' GROUP BY ExecutionStatus"
     found = await client.count_workflows(query)
     return {str(group.group_values[0]).lower(): group.count for group in found.groups}

@@ -4,7 +4,7 @@ import asyncio
 import importlib
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,6 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 from temporalio.client import Client
 from temporalio.converter import DataConverter
@@ -26,6 +25,7 @@ from orkestra.cli.options import (
     format_duration,
     parse_name,
     plain,
+    progress_bar,
     takes,
     tree_rows,
     write_json,
@@ -62,27 +62,21 @@ Converter = Annotated[
 
 
 def load_object(place: str, option: str) -> Any:
-    """Import the object of an option `MODULE:NAME`; the working directory is searched, too.
-
-    Raises:
-        ConfigurationError: The object cannot be imported.
-    """
+    """Import the object of an option `MODULE:NAME`; the working directory is searched, too."""
     module, _, name = place.partition(":")
+    # The console script does not search the working directory.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module), name)
+    # ValueError: an empty module name. TypeError: a relative one.
     except (ImportError, ValueError, AttributeError, TypeError) as error:
         msg = f"{option} {place!r} cannot be imported: {error}; write MODULE:NAME"
         raise ConfigurationError(msg) from error
 
 
 def load_converter(place: str | None) -> DataConverter:
-    """Import the data converter of `--data-converter`, or return the default one.
-
-    Raises:
-        ConfigurationError: It cannot be imported, or is not a data converter.
-    """
+    """Import the data converter of `--data-converter`, or return the default one."""
     if place is None:
         return DataConverter.default
     found = load_object(place, "--data-converter")
@@ -92,13 +86,10 @@ def load_converter(place: str | None) -> DataConverter:
     return found
 
 
+# T63: Langfuse never merges a span that was sent twice, so young spans are the worker's.
 _JUST_NOW: Final = timedelta(minutes=1)
 _MOST_LISTED_SPANS: Final = 100
-_SKIPPED: Final = {
-    "recent": "too recent",
-    "unended": "not ended",
-    "unsampled": "not sampled",
-}
+_SKIPPED: Final = {"recent": "too recent", "unended": "not ended", "unsampled": "not sampled"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,10 +211,13 @@ async def _backfill(
     actor: Actor, converter: DataConverter, request: _Request, *, as_json: bool
 ) -> None:
     summary = _Summary(request)
+    # The spans leave through the client's own exporter, so this client traces.
     async with actor.client(is_traced=True, data_converter=converter) as client:
+        # Before the first send: a malformed query must not fail halfway.
         total = await request.total(client)
         try:
             with _progress(total) as advance:
+                # Closed here: an error in the loop must not leave the generator to be collected.
                 async with aclosing(request.reports(client)) as reports:
                     async for report in reports:
                         advance()
@@ -282,15 +276,8 @@ def _progress(total: int) -> Generator[Callable[[], None]]:
     if total <= 1 or not console.is_terminal:
         yield lambda: None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("Workflows", total=total)
-        yield lambda: bar.advance(task)
+    with progress_bar(console, "Workflows", total=total, transient=True) as advance:
+        yield advance
 
 
 @takes("actor", actor_of)
@@ -346,11 +333,7 @@ _IMPLIED_STATUSES: Final = frozenset({"abandoned", "completed", "failed", "runni
 
 _NS_PER_MS: Final = 1_000_000
 _NS_PER_SECOND: Final = 1_000_000_000
-_STYLES: Final[Mapping[Level, str]] = {
-    Level.DEFAULT: "",
-    Level.WARNING: "yellow",
-    Level.ERROR: "red",
-}
+_STYLES: Final = {Level.DEFAULT: "", Level.WARNING: "yellow", Level.ERROR: "red"}
 _TIME_COLUMNS: Final = 21
 """Columns of the two times after a name."""
 
@@ -387,6 +370,7 @@ def branches_of(spans: Sequence[PartialSpan]) -> list[Branch]:
     branches = {each.span.span_id: Branch(each) for each in spans}
     roots: list[Branch] = []
     for branch in sorted(branches.values(), key=lambda each: each.partial.span.start_ns):
+        # The parent may be in a run that was not read, as without --chain.
         parent = branches.get(branch.partial.span.parent_id or "")
         (roots if parent is None else parent.children).append(branch)
     return roots
@@ -439,6 +423,7 @@ def _draw_one(
 
 def _print(console: Console, name: Text, began: str, took: str) -> None:
     room = max(console.width - _TIME_COLUMNS, _FEWEST_NAME_COLUMNS)
+    # Padded by rich, which counts the columns of wide characters.
     name.truncate(room, overflow="ellipsis", pad=True)
     times = Text(f" {began:>10}{took:>10}", "dim")
     console.print(name + times, no_wrap=True, overflow="crop")
@@ -451,6 +436,7 @@ def _note(partial: PartialSpan) -> str:
     if partial.span.kind is SpanKind.WORKFLOW:
         notes.append(str(metadata.get("workflow_id", "")))
     attempt = metadata.get("attempt", 1)
+    # An activity that ended before a worker took it has no attempt in the history.
     if attempt == 0 and partial.outcome is not None:
         notes.append("never started")
     elif attempt not in (0, 1):

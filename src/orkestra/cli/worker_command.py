@@ -67,13 +67,16 @@ def worker(
     if probes is not None:
         probed = settings.worker.model_copy(update={"probes_address": probes})
         settings = settings.model_copy(update={"worker": probed})
+    # The console script, unlike `python -m`, does not search the working directory.
     sys.path.insert(0, str(Path.cwd()))
+    # The runtime has to exist before the first client; a default runtime cannot be replaced.
     if settings.worker.probes_address is None:
         log_core_to_python()
     else:
         Runtime.set_default(metered_runtime(), error_if_already_set=False)
     # Until the worker runs, an error is one line; only retries of the connection are logged.
     logging.getLogger("orkestra").setLevel(logging.WARNING)
+    # A coroutine: `run_worker` installs its signal handlers before it awaits the connection.
     starting = _create(settings, modules, task_queue, namespace, log)
     return asyncio.run(run_worker(starting, config=settings))
 
@@ -85,8 +88,10 @@ async def _create(
     namespace: str | None,
     log: LogStyle,
 ) -> Worker:
+    # T33: a worker connects to a missing namespace and fails only in `run()`, with a RuntimeError.
     temporal = settings.temporal.model_copy(update={"verify_namespace": True})
     settings = settings.model_copy(update={"temporal": temporal})
+    # Before the connection: an import error needs no server to be found.
     found = [discover(module) for module in modules]
     created = await create_worker(
         settings,

@@ -85,6 +85,7 @@ def start(
       echo '"Ada"' | orkestra start Greeting --tenant acme --task-queue greetings -i -
     """
     args = parse_inputs(inputs)
+    # Not @takes: a workflow is started for one tenant, so there is no --all-tenants.
     actor = actor_of(context, tenant=tenant, namespace=namespace, config=config)
 
     async def call(client: Client) -> tuple[WorkflowHandle[Any, Any], Any, str | None]:
@@ -101,6 +102,7 @@ def start(
         try:
             return handle, await handle.result(), None
         except WorkflowFailureError as error:
+            # Not raised: the workflow was started, and its ID has to be printed.
             return handle, None, failure_reason(error)
 
     subject = f"workflow {workflow_id!r}" if workflow_id else f"workflow of type {workflow!r}"
@@ -136,11 +138,10 @@ def signal(
       orkestra signal order-42 pay --tenant acme --input '{"cents": 1200}'
     """
     args = parse_inputs(inputs)
-
-    async def call(handle: WorkflowHandle[Any, Any]) -> None:
-        await handle.signal(name, args=args)
-
-    server_id, _ = perform_on(actor, workflow_id, run_id, call)
+    # T18: a signal without a handler reaches no interceptor, so nothing here can report it.
+    server_id, _ = perform_on(
+        actor, workflow_id, run_id, lambda handle: handle.signal(name, args=args)
+    )
     line = f"{server_id}: signal {name!r} sent"
     write_result({"workflow_id": server_id, "signal": name}, line, as_json=as_json)
     return 0
@@ -211,11 +212,7 @@ def cancel(
     Examples:
       orkestra cancel order-42 --tenant acme
     """
-
-    async def call(handle: WorkflowHandle[Any, Any]) -> None:
-        await handle.cancel()
-
-    server_id, _ = perform_on(actor, workflow_id, run_id, call)
+    server_id, _ = perform_on(actor, workflow_id, run_id, lambda handle: handle.cancel())
     line = f"{server_id}: cancellation requested"
     write_result({"workflow_id": server_id}, line, as_json=as_json)
     return 0
@@ -237,11 +234,9 @@ def terminate(
     Examples:
       orkestra terminate order-42 --tenant acme --reason "stuck since the outage"
     """
-
-    async def call(handle: WorkflowHandle[Any, Any]) -> None:
-        await handle.terminate(reason=reason)
-
-    server_id, _ = perform_on(actor, workflow_id, run_id, call)
+    server_id, _ = perform_on(
+        actor, workflow_id, run_id, lambda handle: handle.terminate(reason=reason)
+    )
     terminated = {"workflow_id": server_id, "reason": reason}
     write_result(terminated, f"{server_id}: terminated", as_json=as_json)
     return 0
@@ -310,8 +305,10 @@ def show(
         state = _summary(found) | {"memo": await found.memo(), "pending": list(_pending(found))}
         if found.status is None or found.status is WorkflowExecutionStatus.RUNNING:
             return state
+        # The described run, not the latest: another may have started since.
         this_run = client.get_workflow_handle(workflow_id, run_id=found.run_id)
         try:
+            # `follow_runs` would wait for the end of a chain of continue-as-new.
             return state | {"result": await this_run.result(follow_runs=False)}
         except WorkflowFailureError as error:
             return state | {"failure": failure_reason(error)}
@@ -321,6 +318,7 @@ def show(
         write_json(state)
         return 0
     for name, value in state.items():
+        # Not `if value`: a result of 0 or false has to be shown.
         if value not in (None, "", [], {}):
             shown = value if isinstance(value, str) and name != "result" else format_json(value)
             write_line(f"{name.replace('_', ' '):<12} {shown}")
@@ -360,6 +358,7 @@ def _draw(found: list[WorkflowExecution]) -> None:
         console.print("no workflows")
         return
     table = plain_table("workflow", "type", "status", "started (UTC)", "duration")
+    # An ID must be copyable, so it is wrapped, never cut.
     table.columns[0].overflow = "fold"
     for each in found:
         style = _STATUS_STYLES.get(each.status, _FAILED_STYLE) if each.status else ""

@@ -68,11 +68,14 @@ class Section(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
         extra="forbid",
+        # An error of pydantic shows the input otherwise, secrets included.
         hide_input_in_errors=True,
+        # The default engine has no look-ahead, which `_ENVIRONMENT` needs.
         regex_engine="python-re",
     )
 
 
+# T48: the constructor of Langfuse's SDK does not check it.
 _ENVIRONMENT = r"^(?!langfuse)[a-z0-9_-]{1,40}$"
 
 
@@ -135,6 +138,7 @@ class LangfuseSettings(Section):
     queries: bool = False
     timer_threshold: Duration = timedelta(seconds=10)
     max_value_bytes: int = Field(default=32 * 1024, ge=0)
+    # Excluded: a function cannot be written to the environment of a worker.
     mask: Callable[..., Any] | None = Field(default=None, exclude=True)
     flush_timeout: Duration = timedelta(seconds=5)
     queue_size: int = Field(default=10_000, ge=1)
@@ -329,6 +333,7 @@ class TemporalSettings(Section):
     api_key: SecretStr | ApiKeyProvider | None = None
     api_key_file: Path | None = None
     tls: TlsSettings | None = None
+    # Not shown: it may carry a token.
     grpc_meta: Mapping[str, str] = Field(default_factory=dict, repr=False)
     identity: str | None = None
     connect_deadline: Duration = timedelta(seconds=30)
@@ -604,12 +609,14 @@ class OrkestraConfig(Section):
             return cls.model_validate(merged)
         except ValidationError as error:
             lines = [_explain(detail, sources) for detail in error.errors()]
+            # From None: the lines say all that the ValidationError does, and more.
             raise ConfigurationError("; ".join(lines)) from None
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, Mapping):
+            # By key, not by section: the environment can override one key of a section in a file.
             _merge(into.setdefault(key, {}), cast("Mapping[str, Any]", value))
         else:
             into[key] = value
@@ -620,6 +627,7 @@ def _explain(detail: ErrorDetails, sources: "Sequence[SettingsSource]") -> str:
     key = ".".join(str(part) for part in location)
     origin = next((source.name for source in reversed(sources) if source.has(location)), "defaults")
     shown = "" if _SECRET_KEYS.intersection(location) else f" = {detail['input']!r}"
+    # A whole section may hold secrets, and is too long for a line.
     if isinstance(detail["input"], Mapping):
         shown = ""
     reason = detail["msg"].removeprefix("Value error, ")

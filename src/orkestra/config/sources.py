@@ -66,6 +66,7 @@ def read_sources(config: type[BaseModel], file: Path | None) -> Iterator[Setting
     Raises:
         ConfigurationError: A file is missing or cannot be parsed.
     """
+    # `OrkestraConfig` is no BaseSettings: it would read the environment even when made in code.
     names = create_model("Settings", __base__=(config, BaseSettings))
     settings = cast("type[BaseSettings]", names)
     yield SettingsSource("temporal.toml", {"temporal": _temporal_profile(from_file=True)})
@@ -81,6 +82,7 @@ def _temporal_profile(*, from_file: bool) -> dict[str, Any]:
     selectors = {name: os.environ[name] for name in _FILE_SELECTORS if name in os.environ}
     try:
         if from_file:
+            # Only variables that select the file: the others override orkestra.toml, too.
             profile = ClientConfigProfile.load(
                 config_file_strict=True, override_env_vars={"HOME": str(Path.home()), **selectors}
             )
@@ -110,7 +112,9 @@ def _orkestra_file(settings: type[BaseSettings], file: Path | None) -> SettingsS
 def _langfuse_environment() -> dict[str, Any]:
     values = _LangfuseEnvironment().model_dump(exclude_none=True)
     if (host := values.pop("host", None)) is not None:
+        # LANGFUSE_HOST is the SDK's older name.
         values.setdefault("base_url", host)
+    # Only false counts, as in the SDK: true must not demand keys that are given elsewhere.
     if (switch := values.pop("enabled", None)) is not None and switch.lower() == "false":
         values["enabled"] = False
     return values

@@ -15,11 +15,10 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from orkestra.cli.options import format_duration, tree_rows, write_json
+from orkestra.cli.options import format_duration, progress_bar, tree_rows, write_json
 from orkestra.dev.demo_stage import (
     Attack,
     DemoOptions,
@@ -55,7 +54,9 @@ async def show(options: DemoOptions) -> bool:
         OrkestraError: The demo could not be shown.
     """
     started = time.monotonic()
+    # First, before anything is started: a malformed file is found at once.
     count = _count_tickets(options)
+    # With --json, standard output has only the JSON.
     console = Console(stderr=options.as_json, highlight=False)
     if not console.is_terminal:
         console.width = _WIDTH_WITHOUT_TERMINAL
@@ -126,33 +127,19 @@ async def _until_stopped(stage: DemoStage) -> None:
 @contextmanager
 def show_progress(console: Console, *, total: int) -> Generator[Callable[[], None]]:
     """Show how many tickets have ended; call the yielded function after each."""
-    if not console.is_terminal:
-        yield _ProgressLines(console, total).count
+    if console.is_terminal:
+        with progress_bar(console, "Tickets", total=total) as advance:
+            yield advance
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("Tickets", total=total)
-        yield lambda: bar.advance(task)
+    ended = 0
 
+    def count() -> None:
+        nonlocal ended
+        before, ended = ended * _PROGRESS_LINES // total, ended + 1
+        if ended * _PROGRESS_LINES // total > before:
+            console.print(f"{ended} of {total} tickets done")
 
-class _ProgressLines:
-    """Progress as a few plain lines."""
-
-    def __init__(self, console: Console, total: int) -> None:
-        self._console = console
-        self._total = total
-        self._ended = 0
-
-    def count(self) -> None:
-        before = self._ended * _PROGRESS_LINES // self._total
-        self._ended += 1
-        if self._ended * _PROGRESS_LINES // self._total > before:
-            self._console.print(f"{self._ended} of {self._total} tickets done")
+    yield count
 
 
 @asynccontextmanager
@@ -163,6 +150,7 @@ async def follow_log(console: Console, worker: DeskProcess) -> AsyncGenerator[No
     def show_new() -> None:
         nonlocal shown
         log = worker.log()
+        # A line may be written in parts.
         complete = log.rfind("\n") + 1
         for line in log[shown:complete].splitlines():
             console.print(f"[dim]worker | {escape(line)}[/]", soft_wrap=True)
@@ -177,6 +165,7 @@ async def follow_log(console: Console, worker: DeskProcess) -> AsyncGenerator[No
     try:
         yield
     finally:
+        # `show_new` after it: the last lines are often the reason of the end.
         following.cancel()
         show_new()
 

@@ -166,6 +166,7 @@ class DemoStage:
         watching, working = asyncio.create_task(self._watch()), asyncio.create_task(work)
         try:
             await asyncio.wait((watching, working), return_when=asyncio.FIRST_COMPLETED)
+            # First: the end of the server explains a failure of the work.
             if watching.done():
                 watching.result()
             return working.result()
@@ -206,6 +207,7 @@ async def open_stage(options: DemoOptions) -> AsyncGenerator[DemoStage]:
         )
         manager = await stack.enter_async_context(TemporalConnectionManager(config))
         stage = DemoStage(server, manager, worker, langfuse, page)
+        # Otherwise the first tickets would wait for the worker, and their times show it.
         await _wait_for_worker(stage)
         yield stage
 
@@ -383,6 +385,7 @@ class Attack:
 async def try_forbidden_calls(stage: DemoStage) -> tuple[list[Attack], str]:
     """Open a ticket of one tenant and attack it; return the outcomes and its trace ID."""
     owner = await create_temporal_client(manager=stage.manager, tenant=_OWNER)
+    # A new ticket that waits for a human, so that it is open during the attacks.
     handle = await open_ticket(owner, _TICKET)
     await first_reaction(handle)
     attacks = [
@@ -423,7 +426,9 @@ async def _query_from_another_tenant(stage: DemoStage, ticket: OpenTicket) -> At
 async def _forge_a_signal(stage: DemoStage, handle: OpenTicket) -> Attack:
     """Send a signal without Orkestra, as a script with access to the server could."""
     call = f"A script without Orkestra signals 'close' to {handle.id!r} as {_INTRUDER}"
+    # T14: a worker drops such a signal: failing would let anyone end another tenant's workflow.
     await _signal_raw(stage.server.address, handle)
+    # A query is answered after the events before it, so the signal has been handled.
     status = await handle.query(SupportTicket.status)
     if status.state is not State.WAITING_FOR_HUMAN:
         return _allowed(call)
@@ -446,6 +451,7 @@ def _sentence(logged: str) -> str:
 
 
 async def _signal_raw(address: str, handle: OpenTicket) -> None:
+    # Without the plugin, so nothing on this side refuses the call.
     bare = await Client.connect(address)
     forged = Payload(metadata={"encoding": b"json/plain"}, data=f'"{_INTRUDER}"'.encode())
     await bare.workflow_service.signal_workflow_execution(

@@ -29,14 +29,7 @@ class IncompatibleExecution:
 
 @dataclass(frozen=True)
 class Checked:
-    """The open executions were replayed with the new code.
-
-    Attributes:
-        replayed: Number of replayed executions.
-        skipped: Number of executions that were not replayed.
-        incompatible: The first few executions that the new code cannot replay.
-        count: Number of all of them.
-    """
+    """Result of the replay: `incompatible` lists the first of `count` executions that failed it."""
 
     replayed: int
     skipped: int
@@ -63,6 +56,7 @@ _KINDS: Final[dict[str, type[Loaded] | type[Checked] | type[Running]]] = {
 def send_message(descriptor: int, message: WorkerMessage) -> None:
     """Write a message to a pipe."""
     line = json.dumps([type(message).__name__, asdict(message)]) + "\n"
+    # Not standard output, which belongs to the application's own prints.
     os.write(descriptor, line.encode())
 
 

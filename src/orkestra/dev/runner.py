@@ -70,12 +70,7 @@ class Application:
 
 
 async def load_workers(application: Application) -> list[Worker]:
-    """Import the application and create its workers.
-
-    Raises:
-        OrkestraError: The application cannot be imported.
-        Exception: The error that its function raised.
-    """
+    """Import the application and create its workers."""
     module, colon, function = application.app.partition(":")
     if colon:
         return await _call_factory(module, function)
@@ -110,6 +105,7 @@ def _default_task_queue(module: str) -> str:
     top = module.partition(".")[0]
     named = {
         queue
+        # A copy: reading an attribute of a lazy module can import others.
         for name, imported in list(sys.modules.items())
         if name.partition(".")[0] == top
         and isinstance(queue := getattr(imported, _TASK_QUEUE_CONSTANT, None), str)
@@ -187,6 +183,7 @@ def _follow_stdin(go: threading.Event) -> None:
     for line in sys.stdin.buffer:
         if line == GO:
             go.set()
+    # As `orkestra dev` would: the worker's own handler lets it finish its activities.
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(_EXIT_SECONDS)
     os._exit(1)
@@ -199,6 +196,7 @@ async def _run(application: Application, pipe: int, *, force: bool) -> int:
     ).start()
     try:
         workers = await load_workers(application)
+    # SystemExit: a module may run `main()` or `sys.exit()` when it is imported.
     except (Exception, SystemExit) as error:  # noqa: BLE001 - any error of the application
         send_message(pipe, Loaded(first_party_files(), trouble=explain(error)))
         return IMPORT_FAILED
@@ -220,6 +218,7 @@ async def _wait_for_compatible_code(
         found = await _replay_open(application, workers, pipe)
         if not found or force:
             return
+        # Until one of them has closed: a change of the code starts a new process instead.
         while found <= await _open_run_ids(application, workers):  # noqa: ASYNC110 - on the server
             await asyncio.sleep(_POLL_SECONDS)
 
@@ -233,6 +232,7 @@ async def _replay_open(application: Application, workers: Sequence[Worker], pipe
             for worker in workers:
                 async with _operator(application, worker) as operator:
                     executions, more = await open_executions(operator, worker)
+                    # All count as skipped until they are replayed: the time limit may end the loop.
                     skipped += more + len(executions)
                     check = ReplayCheck(operator, worker)
                     for each in executions:
@@ -241,6 +241,7 @@ async def _replay_open(application: Application, workers: Sequence[Worker], pipe
                         incompatible += [] if found is None else [found]
     except (TimeoutError, RPCError) as error:
         _logger.warning("Not all open executions were replayed: %r", error)
+    # A message must fit into a pipe, and a screen.
     reported = incompatible[:_MOST_REPORTED]
     send_message(pipe, Checked(replayed, skipped, reported, len(incompatible)))
     return {each.run_id for each in incompatible}
@@ -297,6 +298,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     for name in ("httpx", "orkestra", "temporalio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     log_core_to_python()
+    # Children of the application would keep the pipe open after this process.
     os.set_inheritable(int(pipe), False)  # noqa: FBT003 - it takes nothing by name
     code = 1
     try:
@@ -321,12 +323,8 @@ _LONGEST_REASON_CHARACTERS: Final = 400
 
 
 async def open_executions(operator: Client, worker: Worker) -> tuple[list[WorkflowExecution], int]:
-    """List the newest open executions of a worker's queue, and count the others.
-
-    Args:
-        operator: A client of the worker's namespace that sees all tenants.
-        worker: The worker.
-    """
+    """List the newest open executions of a worker's queue, and count the others."""
+    # T24: a quote in a list filter is doubled.
     queue = worker.task_queue.replace("'", "''")
     query = f"ExecutionStatus = 'Running' AND TaskQueue = '{queue}'"
     found = [each async for each in operator.list_workflows(query, limit=_MOST_REPLAYED)]
@@ -371,6 +369,7 @@ class ReplayCheck:
         """Find the event that the code does not lead to: in the core's error, else by bisection."""
         if named := _EVENT.search(str(failure)):
             return next((_shown(e) for e in events if e.event_id == int(named[1])), "")
+        # A history can be replayed up to any of its workflow tasks.
         ends = [n for n, event in enumerate(events) if event.event_type == _STARTED]
         low, high = 0, len(ends)  # the first workflow task that cannot be replayed
         while low < high:

@@ -198,6 +198,7 @@ async def develop(options: DevOptions) -> None:
             config_file=options.config_file,
             force=options.force,
             environment=_environment(state, options, server, page),
+            # The sum of what a worker does at its end, each with its own limit, and some reserve.
             end_timeout=options.grace
             + _CANCELLATION_TIMEOUT
             + options.config.langfuse.flush_timeout
@@ -226,6 +227,7 @@ async def _until_signal(
         asyncio.get_running_loop().add_signal_handler(number, stop)
     with contextlib.suppress(asyncio.CancelledError):
         await working
+    # The first signal is a normal end: exit code 0, not 130.
     if signals > 1:
         raise KeyboardInterrupt
 
@@ -281,12 +283,15 @@ def _environment(
     state: "StateDirectory", options: DevOptions, server: DevServer, page: "TracePage | None"
 ) -> Mapping[str, str]:
     """Make the environment of the worker, which overrides the configuration that it loads."""
+    # TEMPORAL_API_KEY and its like are for the user's real server, not for this one.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("TEMPORAL_")}
     if page is not None:
+        # The SDK's older name of the base URL would send traces elsewhere.
         inherited = {k: v for k, v in inherited.items() if k != "LANGFUSE_HOST"}
         inherited |= {**page.environment, "LANGFUSE_FLUSH_INTERVAL": "0.5"}
     temporal = options.config.temporal
     if temporal.has_api_key or temporal.tls is not None:
+        # orkestra.toml may be written for production; the development server has no TLS.
         inherited["ORKESTRA_TEMPORAL__TLS__DISABLED"] = "true"
     return {
         **inherited,
@@ -318,10 +323,12 @@ class ReloadingWorker:
         worker: WorkerProcess | None = None
         try:
             while True:
+                # The old worker still runs: importing the new code takes longest.
                 successor = await self._start()
                 worker, predecessor = successor, worker
                 if predecessor is not None:
                     await self._retire(predecessor)
+                # Saved again meanwhile: start over without letting this one run.
                 if not self._watcher.has_changes:
                     worker.go()
                     await self._until_changed(worker)
@@ -342,6 +349,7 @@ class ReloadingWorker:
             done, _ = await asyncio.wait([ending], timeout=_SLOW_STOP_SECONDS)
             if not done:
                 self._log.write("waiting for the worker to finish its activities")
+            # Shielded: a second Ctrl-C kills the worker instead of leaving it behind.
             if not await asyncio.shield(ending):
                 self._log.write("the worker did not stop in time and was killed", style="yellow")
         except asyncio.CancelledError:
@@ -356,6 +364,7 @@ class ReloadingWorker:
         try:
             await asyncio.wait([change, end], return_when=asyncio.FIRST_COMPLETED)
             if end.done() and not change.done():
+                # An import error has been reported by its message.
                 if end.result() != IMPORT_FAILED:
                     self._log.write(format_ended(end.result()), style="red")
                 await change
@@ -492,6 +501,7 @@ def find_application(name: str) -> list[Path]:
     """
     top = name.partition(".")[0]
     try:
+        # Of the top package only: for a module inside, `find_spec` would import its parents.
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         spec = None
@@ -517,6 +527,7 @@ class SourceWatcher:
     def add_files(self, files: Iterable[str]) -> None:
         """Watch more files."""
         new = {Path(file) for file in files} - self._files
+        # awatch() takes its folders once, so it has to be started again.
         if any(not self._is_below(file) for file in new):
             self._restart.set()
         self._files |= new
@@ -541,6 +552,7 @@ class SourceWatcher:
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
+            # Before the folders are listed: changes from here on are found by their time.
             began = time.time_ns()
             self._restart.clear()
             places = self._watched_folders()
@@ -550,6 +562,7 @@ class SourceWatcher:
                 step=_QUIET_MS,
                 debounce=_LONGEST_WAIT_MS,
                 stop_event=self._restart,
+                # Recursive, a data folder below the sources could use up all watches of inotify.
                 recursive=False,
             ):
                 self._notice(Path(path) for _, path in changes)
@@ -560,6 +573,7 @@ class SourceWatcher:
 
     def _notice(self, paths: Iterable[Path]) -> None:
         for path in paths:
+            # The same change can be noticed twice, and many editors write a file twice.
             if self._known.get(path) != (modified := _modified(path)):
                 self._known[path] = modified
                 self._changed[path] = None
@@ -602,6 +616,7 @@ def _source_folders(folder: Path) -> Iterator[Path]:
 
 
 def _is_source_folder(path: Path) -> bool:
+    # Only importable folders: not `.venv`, `.git` or `node-modules`.
     return path.name.isidentifier() and path.name != "__pycache__" and path.is_dir()
 
 
@@ -683,12 +698,14 @@ def open_state(directory: Path, *, fresh: bool) -> Generator[StateDirectory]:
         raise ConfigurationError(msg) from error
     with lock:
         try:
+            # The lock of a killed process is released; a file with its PID would be stale.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             msg = f"{str(directory)!r} is in use by another `orkestra dev`: stop that one first"
             raise ConfigurationError(msg) from error
         if fresh:
             for database in (state.temporal, state.traces):
+                # With the `-wal` and `-shm` files of SQLite.
                 for file in directory.glob(f"{database.name}*"):
                     file.unlink()
         yield state

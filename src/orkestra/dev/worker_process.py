@@ -61,6 +61,7 @@ class WorkerProcess:
 
         `on_line` is called with each line that it prints, `on_message` with each message.
         """
+        # A pipe of its own for messages: the application's prints share standard output.
         receiving, sending = os.pipe()
         try:
             drift = "force" if options.force else "hold"

@@ -52,6 +52,7 @@ class ReapedProcess:
         """
         arguments = [str(os.getpid()), str(grace.total_seconds()), "echo" if echo else "quiet"]
         self._reaper = subprocess.Popen(  # noqa: S603 - the program that the caller chose
+            # Isolated and without site packages: no variable or .pth file can change the reaper.
             [sys.executable, "-I", "-S", "-B", str(_REAPER), *arguments, *command],
             bufsize=0,
             env=environment,
@@ -62,6 +63,7 @@ class ReapedProcess:
         )
         self._commands = cast("FileIO", self._reaper.stdin)
         self._reports = cast("FileIO", self._reaper.stdout)
+        # Polled, not awaited: a transport would tie the object to one event loop.
         os.set_blocking(self._reports.fileno(), False)
         self._grace = grace.total_seconds()
         self._unread = b""
@@ -74,6 +76,7 @@ class ReapedProcess:
         """Read the reaper's reports; False once the command has ended."""
         if self._reports.closed:
             return False
+        # Asked before reading: reports that arrive in between must not be lost.
         is_running = self._reaper.poll() is None
         self._read()
         if not is_running:
@@ -114,6 +117,7 @@ class ReapedProcess:
         except TimeoutError:
             pass
         finally:
+            # Does nothing after a normal end; after a time-out or a cancellation it is the end.
             self.kill_now()
 
     def _finish(self) -> None:
@@ -125,6 +129,7 @@ class ReapedProcess:
                 os.kill(self.pid, signal.SIGKILL)
 
     def _send(self, command: bytes) -> None:
+        # The reaper has ended: the reports say how.
         with contextlib.suppress(BrokenPipeError):
             self._commands.write(command)
 

@@ -50,10 +50,12 @@ class Reaper:
         """Run the command until it ends."""
         if os.getppid() != self._parent:
             return
+        # Before the fork: a server that ends at once must not end unseen.
         wake = _wake_on(signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         output, output_end = os.pipe()
         log, log_end = os.pipe()
         self._server = _start(command, output_end, log_end)
+        # Or the end of the server would not close its output.
         os.close(output_end)
         os.close(log_end)
         _report(b"pid %d\n" % self._server)
@@ -72,9 +74,11 @@ class Reaper:
             self._read(sources, self._seconds_left())
             if os.getppid() != self._parent or self._seconds_left() == 0:
                 self._signal(signal.SIGKILL)
+            # By asking, not by SIGCHLD alone: signals merge, and select() has a time limit anyway.
             ended, status = os.waitpid(self._server, os.WNOHANG)
             if ended:
                 self._server = 0
+                # The last output is still in the pipes.
                 while self._read(sources, 0):
                     pass
                 return os.waitstatus_to_exitcode(status)
@@ -105,6 +109,7 @@ class Reaper:
 
     def _on_output(self, data: bytes) -> None:
         self._keep(data)
+        # The server prints its addresses when it serves; its log is on the other pipe.
         if data and not self._is_up:
             self._is_up = True
             _report(b"up\n")
@@ -130,6 +135,7 @@ class Reaper:
 
 def _wake_on(*signals: int) -> int:
     wake, wake_end = os.pipe()
+    # set_wakeup_fd() refuses a blocking descriptor.
     os.set_blocking(wake_end, False)
     signal.set_wakeup_fd(wake_end)
     for number in signals:
@@ -150,10 +156,13 @@ def _start(command: list[str], output: int, log: int) -> int:
         return server
     try:
         die_with_reaper()
+        # The reaper may have died before prctl() was called.
         if os.getppid() == reaper:
+            # The reaper's own standard input is its life line; the server must not hold or read it.
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(output, 1)
             os.dup2(log, 2)
+            # Python ignores SIGPIPE, and what is ignored is inherited through exec.
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             os.execv(command[0], command)  # noqa: S606 - no shell, on purpose
@@ -167,6 +176,7 @@ def _death_signal() -> Callable[[], object]:
     if sys.platform != "linux":
         return lambda: None
     try:
+        # Loaded before the fork: the child does as little as possible before exec.
         import ctypes  # noqa: PLC0415 - some builds of Python lack it
 
         prctl = ctypes.CDLL(None).prctl

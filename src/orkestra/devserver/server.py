@@ -124,7 +124,9 @@ class DevServer:
         self._port = port
         self._ui = ui
         self._ui_port = ui_port
+        # Absolute: the program may change its directory between two starts.
         self._database = None if db_filename is None else Path(db_filename).absolute()
+        # Each once: the server makes `default` by itself.
         self._namespaces = tuple(dict.fromkeys(("default", *namespaces)))
         self._search_attribute = search_attribute
         self._fairness = fairness
@@ -230,9 +232,11 @@ class DevServer:
         try:
             is_usable = await self._wait_until_usable(process, port, ui_port)
         except BaseException:
+            # Also when cancelled; without awaiting anything, which could be cancelled again.
             process.kill_now()
             raise
         if is_usable:
+            # Only now: after a lost port the next try has to choose others.
             self._port, self._ui_port = port, ui_port
         elif _PORT_LOST not in process.output:
             msg = f"the embedded server ended with code {process.exit_code} before it was usable"
@@ -280,6 +284,7 @@ class DevServer:
                     if process.is_up:
                         problem = await self._usability_problem(f"{HOST}:{port}", ui_port)
                         if problem is None:
+                            # It may have ended since, and another server have answered.
                             return process.poll()
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
@@ -306,6 +311,7 @@ class DevServer:
                 _, writer = await asyncio.open_connection(HOST, ui_port)
                 writer.close()
                 await writer.wait_closed()
+        # RuntimeError: how the SDK reports a refused connection (T31).
         except (RPCError, RuntimeError, OSError) as error:
             return error
         return None
@@ -316,10 +322,12 @@ async def _attribute_problem(client: Client, name: str) -> Exception | None:
     if status.state is AttributeState.USABLE:
         return None
     msg = f"search attribute {status.detail} in namespace {client.namespace!r}"
+    # Raised at once: waiting cannot change the type.
     if status.state is AttributeState.OTHER_TYPE:
         msg += ": use another database file"
         raise DevServerError(msg)
     if status.state is AttributeState.MISSING:
+        # Not yet usable after it: the next look-up decides (T26).
         await add_search_attribute(client, name=name, timeout=_CALL_TIMEOUT)
     return DevServerError(msg)
 
@@ -338,6 +346,7 @@ def _check_ports(port: int | None, ui_port: int | None, *, ui: bool) -> None:
 
 
 def _check_names(namespaces: Sequence[str], search_attribute: str, log_level: str) -> None:
+    # A string is a sequence, too: of one-letter namespaces.
     if isinstance(namespaces, str) or not all(map(_NAMESPACE.fullmatch, namespaces)):
         msg = f"namespaces {namespaces!r} must be a sequence of names of letters, digits, '._-'"
         raise DevServerError(msg)
@@ -380,15 +389,9 @@ def _server_environment() -> dict[str, str]:
 
 
 def free_port(*, besides: int | None = None) -> int:
-    """Choose a port that nothing listens on.
+    """Choose a port that nothing listens on, other than `besides`.
 
     The port is not reserved: another program may bind it before the server does.
-
-    Args:
-        besides: A port that is already chosen for something else.
-
-    Raises:
-        DevServerError: No free port was found.
     """
     for _ in range(_PORT_TRIES):
         # Not from `random`: forked processes would all draw the same numbers.
@@ -402,11 +405,7 @@ def free_port(*, besides: int | None = None) -> int:
 
 
 def require_free(port: int, *, option: str) -> None:
-    """Raise if nothing can listen on the port that an option names.
-
-    Raises:
-        DevServerError: Another program listens there, or the system does not permit it.
-    """
+    """Raise DevServerError if nothing can listen on the port that an option names."""
     if (reason := port_problem(port)) is None:
         return
     msg = f"{option} {port} cannot be used on {HOST}: {reason}; free it, or leave {option} out"
@@ -456,6 +455,7 @@ def program_of_wheel(wheel: str, program: str) -> Path | None:
         files = importlib.metadata.files(wheel) or ()
     except importlib.metadata.PackageNotFoundError:
         return None
+    # The file itself: the script on the PATH may be that of another environment.
     programs = (Path(str(file.locate())).resolve() for file in files if file.name == program)
     return next(filter(_is_program, programs), None)
 

@@ -98,15 +98,8 @@ class Diagnosis:
 
 
 async def check_network(settings: TemporalSettings, *, timeout: timedelta) -> list[Finding]:
-    """Resolve the server's name, connect to its port, and make a TLS handshake if TLS is on.
-
-    Args:
-        settings: Address of the server, and TLS settings.
-        timeout: Time limit of each step.
-
-    Returns:
-        A finding for each step, up to the first that failed.
-    """
+    """Resolve the server's name, connect to it, and handshake if TLS is on, until one fails."""
+    # From the right: an IPv6 host has colons of its own.
     host, _, port = settings.address.rpartition(":")
     host, seconds = host.strip("[]"), timeout.total_seconds()
     found = [await _check_dns(host, int(port), seconds)]
@@ -149,6 +142,7 @@ async def _check_tcp(address: str, host: str, port: int, seconds: float) -> Find
 
 def _uses_tls(settings: TemporalSettings) -> bool:
     if settings.tls is None or settings.tls.disabled is None:
+        # As the SDK decides it.
         return settings.has_api_key or settings.tls is not None
     return not settings.tls.disabled
 
@@ -184,16 +178,19 @@ def _tls_context(authority: CertificateSource | None) -> ssl.SSLContext:
     """Verify as the SDK does. Client certificates are tested by the connection itself."""
     context = ssl.create_default_context()
     if authority is not None:
+        # Trusts this authority only; the default context would also trust the system's.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         pem = authority.data.get_secret_value() if authority.data else ""
         if authority.path is not None:
             pem = authority.path.read_text(encoding="ascii")
         context.load_verify_locations(cadata=pem)
+    # gRPC servers may refuse a handshake without HTTP/2.
     context.set_alpn_protocols(["h2"])
     return context
 
 
 async def _hang_up(writer: asyncio.StreamWriter) -> None:
+    # Not close(): a TLS close waits for the answer of the other side.
     writer.transport.abort()
     with suppress(OSError):
         await writer.wait_closed()
@@ -229,6 +226,7 @@ def _finding(check: HealthCheck, prefix: str = "") -> Finding:
 
 async def check_clocks(client: Client, *, timeout: timedelta) -> Finding:
     """Compare this machine's clock with the server's, which notes the time of each poll."""
+    # B2, B3: polls and task tokens are refused to a bound client, even one of an operator.
     bare, identity = unguarded_client(client), f"{_QUEUE}-{uuid.uuid4().hex[:8]}"
     queue = TaskQueue(name=_QUEUE)
     poll = PollActivityTaskQueueRequest(
@@ -239,7 +237,9 @@ async def check_clocks(client: Client, *, timeout: timedelta) -> Finding:
         task_queue=queue,
         task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
     )
+    # The wall clock on purpose: it is what is compared with the server's.
     earliest = time.time()
+    # A poll of an empty queue: nothing is ever dispatched, but the server notes the poller.
     polling = asyncio.ensure_future(
         bare.workflow_service.poll_activity_task_queue(poll, timeout=timeout)
     )
@@ -276,19 +276,14 @@ def _clock_finding(least: float, most: float) -> Finding:
 async def check_fairness(client: Client, *, timeout: timedelta) -> Finding:
     """Queue many activities of one fairness key before a few of another, and see the order.
 
-    A fair server dispatches the few early; one that is not, at the end.
-
-    Args:
-        client: A client that may start standalone activities.
-        timeout: Time limit.
-
-    Returns:
-        A finding that is unknown if the server does not support standalone activities.
+    A fair server dispatches the few early; one that is not, at the end. The finding is unknown if
+    the server does not support standalone activities.
     """
     bare = unguarded_client(client)
     queue = f"{_QUEUE}-{uuid.uuid4().hex[:8]}"
     try:
         async with asyncio.timeout(timeout.total_seconds()):
+            # All of the many before the first of the few.
             for key, count in (("many", _MANY), ("few", _FEW)):
                 await asyncio.gather(*(_start_activity(bare, queue, key) for _ in range(count)))
             order = await _dispatch_order(bare, queue)
@@ -313,6 +308,7 @@ async def _start_activity(client: Client, queue: str, key: str) -> None:
         key,
         id=f"{queue}-{uuid.uuid4().hex[:8]}",
         task_queue=queue,
+        # Tasks that the probe leaves behind when it is interrupted expire.
         schedule_to_close_timeout=_ACTIVITY_LIFETIME,
         priority=Priority(fairness_key=f"{_QUEUE}-{key}"),
     )
@@ -323,6 +319,7 @@ async def _dispatch_order(client: Client, queue: str) -> list[str]:
     order: list[str] = []
     pollers = [asyncio.ensure_future(_poll(client, queue, order)) for _ in range(_POLLERS)]
     try:
+        # The first to return has seen the last task; the other polls would wait for a minute.
         done, _ = await asyncio.wait(pollers, return_when=asyncio.FIRST_COMPLETED)
         for poller in done:
             poller.result()
@@ -339,6 +336,7 @@ async def _poll(client: Client, queue: str, order: list[str]) -> None:
     )
     while len(order) < _MANY + _FEW:
         task = await client.workflow_service.poll_activity_task_queue(poll)
+        # A long poll that timed out.
         if not task.task_token:
             continue
         order.append(task.priority.fairness_key.removeprefix(f"{_QUEUE}-"))
@@ -367,12 +365,7 @@ async def check_ownership(client: Client, *, timeout: timedelta) -> Finding:
 
 
 async def check_langfuse(config: OrkestraConfig, *, timeout: timedelta) -> list[Finding]:
-    """Try the keys of the configuration at Langfuse, those of single tenants included.
-
-    Args:
-        config: Configuration with the keys.
-        timeout: Time limit of each step of a request.
-    """
+    """Try the keys of the configuration at Langfuse, those of single tenants included."""
     settings = config.langfuse
     own = {
         tenant: settings.for_project(record.langfuse)

@@ -63,6 +63,7 @@ async def diagnose(
         found += await _check_service(
             config, tenants, task_queues, timeout, probe_fairness=probe_fairness
         )
+    # Without a connection, too: tracing may be the second problem.
     found += await check_langfuse(config, timeout=timeout)
     return Diagnosis(tuple(found))
 
@@ -76,6 +77,7 @@ async def _check_service(
     probe_fairness: bool,
 ) -> list[Finding]:
     temporal = config.temporal.model_copy(
+        # A missing namespace is a finding of its own, not a failed connection.
         update={"connect_deadline": timeout, "verify_namespace": False}
     )
     untraced = {"temporal": temporal, "langfuse": LangfuseSettings()}
@@ -116,6 +118,7 @@ async def _check_places(
     wanted = [(shared, queue) for queue in task_queues]
     for record in dedicated:
         wanted += [(record.namespace or shared, queue) for queue in record.task_queues.values()]
+    # Each once, in order: tenants can share a queue.
     for namespace, queue in dict.fromkeys(wanted):
         client = await manager.get_client(namespace=namespace, tenant=ALL_TENANTS)
         found += await check_queue(client, queue, timeout=timeout)

@@ -96,6 +96,7 @@ class OrkestraEnvironment:
         Raises:
             MissingExtraError: The server is not installed.
         """
+        # The SDK would download the server.
         program = program_of_wheel(f"{_TEST_SERVER}-bin", _TEST_SERVER)
         if program is None:
             raise MissingExtraError("The server that skips time", "testing")
@@ -104,6 +105,7 @@ class OrkestraEnvironment:
         )
         async with started as time:
             base = config or OrkestraConfig()
+            # Not `ensure`: this server cannot list or count, so nothing can be waited for (T6).
             await add_search_attribute(
                 time.client, name=base.tenancy.search_attribute, timeout=_TIMEOUT
             )
@@ -124,6 +126,7 @@ class OrkestraEnvironment:
         """
         skipping: Sequence[Interceptor] = ()
         if self.time is not None:
+            # The SDK's own interceptor lets time skip while a result is awaited.
             skipping = self.time.client.config()["interceptors"]
         return await self._manager.get_client(tenant=tenant, interceptors=skipping)
 
@@ -174,6 +177,7 @@ class OrkestraEnvironment:
             TimeoutError: The span was not sent: the workflow is running or was terminated.
         """
         client = await self._manager.get_client()
+        # In the process of the worker, so its spans need not wait for the next batch.
         await plugin_of(client).flush(timeout)
 
         def of_workflow(spans: list[ReceivedSpan]) -> list[ReceivedSpan]:
@@ -187,6 +191,7 @@ class OrkestraEnvironment:
 
 
 def _is_of(span: ReceivedSpan, handle: WorkflowHandle[Any, Any]) -> bool:
+    # The most specific that the handle has; a handle by ID has none and means any run.
     run = handle.run_id or handle.result_run_id or handle.first_execution_run_id
     return (
         span.name.startswith("workflow:")
@@ -248,7 +253,7 @@ class TenantActivityEnvironment(ActivityEnvironment):
             The result; an awaitable if the activity is async.
         """
         if inspect.iscoroutinefunction(fn):
-
+            # Inside the coroutine: a scope around the call would end before it is awaited.
             async def entered(*args: Any, **kwargs: Any) -> Any:
                 with tenant_scope(self._tenant):
                     return await fn(*args, **kwargs)

@@ -69,8 +69,10 @@ async def assert_isolated(
 
     started = await asyncio.gather(*map(start, tenants))
     for mine, other in ((0, 1), (1, 0)):
+        # Before the results: a closed workflow refuses signals and updates from anyone.
         await _assert_unreachable(clients[tenants[mine]], started[other])
     async with asyncio.timeout(timeout.total_seconds()):
+        # Both complete, so none of the attempts has cancelled or terminated one.
         results = await asyncio.gather(*(handle.result() for handle in started))
     for mine, other in ((0, 1), (1, 0)):
         await _assert_unmentioned(environment, started[mine], tenants[other])
@@ -112,6 +114,7 @@ async def _assert_unmentioned(
 ) -> None:
     history = await handle.fetch_history()
     for event in history.events:
+        # The bytes of the whole event: headers, memo and payloads are all in it.
         if other.encode() in event.SerializeToString():
             where = f"event {event.event_id} of {handle.id!r}"
             raise AssertionError(f"{where} contains the ID of another tenant")
@@ -128,6 +131,7 @@ async def _assert_unmentioned(
 
 
 async def _assert_unlisted(client: Client, foreign: WorkflowHandle[Any, Any]) -> None:
+    # Lists are eventually consistent: only what is listed for the other tenant is an error.
     query = f"RunId = '{foreign.first_execution_run_id}'"
     if (await client.count_workflows(query)).count:
         raise AssertionError(f"{foreign.id!r} is counted for another tenant")

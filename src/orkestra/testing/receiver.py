@@ -162,6 +162,7 @@ class LangfuseReceiver:
 
     def start(self) -> None:
         """Start listening; again on the same port if it listened before."""
+        # After the first start the port is fixed, so that senders find the receiver again.
         self._server = _Server(self, self._port)
         self._port = self._server.server_port
         self._thread = threading.Thread(
@@ -179,6 +180,7 @@ class LangfuseReceiver:
         if server is not None and thread is not None:
             with self._changed:
                 self._changed.notify_all()
+            # Hanging handlers are woken first, as their threads would keep connections open.
             server.shutdown()
             server.server_close()
             thread.join()
@@ -206,6 +208,7 @@ class LangfuseReceiver:
         Returns:
             The status and the content for JSON; None if the request is never answered.
         """
+        # Before the path and the keys are looked at: a frozen server looks at nothing.
         if self._behaviour is Behaviour.HANG:
             self._hang()
             return None
@@ -213,6 +216,7 @@ class LangfuseReceiver:
         known = (TRACES_PATH,) if method == "POST" else (_PROJECTS_PATH, OBSERVATIONS_PATH)
         if path not in known:
             is_trace = path == TRACES_PATH
+            # T60: as a real Langfuse answers.
             return HTTPStatus.METHOD_NOT_ALLOWED if is_trace else HTTPStatus.NOT_FOUND, {}
         if (refusal := self._refusal(headers)) is not None:
             return refusal
@@ -255,6 +259,7 @@ class LangfuseReceiver:
 
 
 class _Server(ThreadingHTTPServer):
+    # A client that keeps its connection open must not keep a test from ending.
     daemon_threads = True
 
     def __init__(self, receiver: LangfuseReceiver, port: int) -> None:
@@ -276,6 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Write no access log."""
 
     def _respond(self, body: bytes) -> None:
+        # The body has been read, also if it is refused: clients take an early answer for a reset.
         receiver = cast("_Server", self.server).receiver
         answer = receiver.respond(self.command, self.path, self.headers, body)
         if answer is None:

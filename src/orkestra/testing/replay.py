@@ -47,6 +47,7 @@ async def assert_replays(
         raise AssertionError(
             f"no history is in {str(histories)!r}: record some with {_OPTION}=record"
         )
+    # A replay is no execution: its spans would appear in Langfuse a second time.
     untraced = (config or OrkestraConfig()).model_copy(update={"langfuse": LangfuseSettings()})
     with ThreadPoolExecutor(1) as thread:  # the SDK never shuts down the one it makes
         replayer = Replayer(
@@ -95,6 +96,7 @@ class Histories:
             self._directory.mkdir(parents=True, exist_ok=True)
             # The SDK leaves the workflow ID out, but the owner of a scoped ID is read from it.
             content = {"workflowId": history.workflow_id, **json.loads(history.to_json())}
+            # In a stable form, so that a recorded file shows its changes in a review.
             text = json.dumps(content, indent=1, sort_keys=True)
             file.write_text(f"{text}\n", encoding="utf-8")
         if not file.exists():

@@ -130,6 +130,7 @@ class TracePage:
             ConfigurationError: The file is not a database of traces.
             OSError: The port cannot be used.
         """
+        # Bound before the thread starts, so that a port in use raises here and port 0 is known.
         listener = socket.create_server((_HOST, self._port))
         self._port = listener.getsockname()[1]
         try:
@@ -167,7 +168,9 @@ class _Running:
         config = uvicorn.Config(
             HostCheck(Starlette(routes=routes), hosts=hosts),
             access_log=False,
+            # The store opens before and closes after the server, in the thread of `start()`.
             lifespan="off",
+            # uvicorn would replace the handlers of the program that the page runs in.
             log_config=None,
             loop="asyncio",
             server_header=False,
@@ -182,11 +185,14 @@ class _Running:
 
     def end(self) -> None:
         self._server.should_exit = True
+        # After `should_exit`: open event streams would hold up the shutdown of the server.
         self._call(self._changes.close)
         self._thread.join()
+        # Last: requests that still run wait for their spans to be stored.
         self._store.close()
 
     def _run(self, listener: socket.socket) -> None:
+        # Made beforehand: `end()` may be called before this thread has run.
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._server.serve(sockets=[listener]))
 
@@ -237,6 +243,7 @@ class HostCheck:
 
         app = self._app
         if Headers(scope=scope).get("host", "").lower() not in self._hosts:
+            # 421 Misdirected Request; the security headers go with this answer, too.
             app = JSONResponse({"message": "Unknown host"}, status_code=421)
         await app(scope, receive, send_with_headers)
 
@@ -288,6 +295,7 @@ class LangfuseApi:
             return refusal
         query = request.url.query
         trace_id = request.query_params.get("traceId")
+        # B33: in a thread, as decoding is: one hostile trace must not stop the page for all.
         spans = await asyncio.to_thread(received_spans, self._store.path, trace_id)
         status, content = observations_page(spans, query)
         return JSONResponse(content, status_code=status)
@@ -304,6 +312,7 @@ class LangfuseApi:
 async def _body(request: Request) -> bytes | None:
     """Read the body, or return None if it is too large."""
     declared = request.headers.get("content-length", "0")
+    # A chunked body declares no length, so the bytes are counted, too.
     if not declared.isdecimal() or int(declared) > _LARGEST_BODY:
         return None
     body = bytearray()
@@ -345,6 +354,7 @@ class ChangeStream:
     async def stream(self) -> AsyncGenerator[str]:
         """Stream the IDs of changed traces, a few times per second at most."""
         event, pending = asyncio.Event(), set[str]()
+        # No queue: a page that reads slowly holds one set of IDs, however many spans arrive.
         self._listeners[event] = pending
         try:
             yield "retry: 1000\n\n"
@@ -352,7 +362,9 @@ class ChangeStream:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(event.wait(), _HEARTBEAT_SECONDS)
                 if pending and not self._is_closed:
+                    # Wait for more: each event makes every open page read its list.
                     await asyncio.sleep(_BATCH_SECONDS)
+                # Some may be cut: pages read their lists on any event.
                 changed = sorted(pending)[:_MOST_CHANGED_TRACES]
                 pending.clear()
                 event.clear()

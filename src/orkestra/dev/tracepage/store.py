@@ -78,6 +78,7 @@ class TraceStore:
             if self._is_closed:
                 batch.done.set_exception(RuntimeError("the trace store is closed"))
             else:
+                # Needs no bound: each sender waits for its answer before it sends more.
                 self._batches.append(batch)
                 self._changed.notify()
         return batch.done
@@ -90,9 +91,11 @@ class TraceStore:
         self._thread.join()
 
     def _run(self) -> None:
+        # An empty list means closed: batches that were added before are still written.
         while batches := self._next():
             rows = [row for batch in batches for row in batch.rows]
             try:
+                # One transaction for all senders that wait.
                 touched = write_rows(self._connection, rows)
                 self._delete_oldest(len(rows))
             except Exception as error:  # noqa: BLE001 - the sender gets the error and retries
@@ -114,6 +117,7 @@ class TraceStore:
     def _delete_oldest(self, added: int) -> None:
         """Apply the limits now and then: adding up all sizes is slow."""
         self._unchecked += added
+        # So `max_spans` is exceeded by about 2 %.
         if self._unchecked * 50 >= self._retention.max_spans:
             self._unchecked = 0
             limits = self._retention
@@ -173,6 +177,7 @@ def row_of(span: ReceivedSpan) -> tuple[Any, ...]:
         span.parent_id is None or span.is_app_root,
         span.name,
         _type(span, model),
+        # Spans of other instrumentation carry the status of OpenTelemetry, no level of Langfuse.
         "ERROR" if span.status_code == _ERROR_STATUS else span.level,
         tenant_of(span),
         _optional(span.metadata.get("workflow_type")),
@@ -180,6 +185,7 @@ def row_of(span: ReceivedSpan) -> tuple[Any, ...]:
         _optional(span.session_id),
         _optional(span.user_id),
         _optional(given.get(names.ENVIRONMENT)),
+        # Times are unsigned in the protocol; a larger one would fail SQLite's whole batch.
         min(span.start_ns, _LARGEST_INTEGER),
         min(max(span.end_ns, span.start_ns), _LARGEST_INTEGER),
         _optional(model),
@@ -242,6 +248,7 @@ def _count(value: object) -> int | None:
 
 
 def _number(value: object) -> float | None:
+    # A bool is an int. NaN and numbers below zero fail the comparison.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 <= value <= _LARGEST_INTEGER else None
@@ -250,6 +257,7 @@ def _number(value: object) -> float | None:
 def _text(value: object) -> str | None:
     """Return an input or output as text, which is mostly JSON."""
     if isinstance(value, str):
+        # Most values have no escapes and need not be parsed.
         return _readable(value) if "\\u" in value else value
     return None if value is None else json.dumps(_plain(value), ensure_ascii=False)
 
@@ -258,6 +266,7 @@ def _readable(text: str) -> str:
     """Return JSON without escapes, so that a search finds its text."""
     try:
         readable = json.dumps(json.loads(text), ensure_ascii=False)
+        # A lone surrogate is legal as an escape, but cannot be stored.
         readable.encode()
     except (ValueError, RecursionError):
         return text
@@ -317,17 +326,16 @@ _OLDEST: Final = "SELECT id, spans, size FROM traces ORDER BY arrived"
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """Open the database, and create it if it is missing.
-
-    Raises:
-        ConfigurationError: The file is not a database of traces.
-    """
+    """Open the database, and create it if it is missing."""
+    # Opened in the thread of `start()`, for its errors. Transactions are begun by hand.
     connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     try:
+        # Readers and the writer do not wait for each other; a power cut may lose the last spans.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         [version] = connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
+            # In a transaction: a killed process leaves no database with half of the tables.
             connection.executescript(f"BEGIN;{_SPANS}{_OTHERS}COMMIT;")
             version = _VERSION
     except sqlite3.DatabaseError as error:
@@ -356,6 +364,7 @@ def write_rows(connection: sqlite3.Connection, rows: Iterable[tuple[object, ...]
     touched = list(dict.fromkeys(str(row[0]) for row in rows))
     with _transaction(connection):
         connection.executemany(_INSERT, rows)
+        # A counter, not the time: the order of arrival must survive a clock that is set back.
         [arrived] = connection.execute("UPDATE arrivals SET last = last + 1 RETURNING last")
         for trace_id in touched:
             connection.execute(_SUMMARISE, {"id": trace_id, "arrived": arrived[0]})
@@ -379,6 +388,7 @@ def delete_oldest(connection: sqlite3.Connection, *, max_spans: int, max_bytes: 
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Generator[None]:
+    # At once: a read lock that is upgraded later can fail when another process writes.
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -418,6 +428,7 @@ SELECT span_id, parent_id, is_root, name, type, level, tenant, workflow_type, st
     model, tokens_in, tokens_out, cost, attempt, substr(message, 1, 300) AS message
 FROM spans WHERE trace_id = ? ORDER BY start_ns, end_ns DESC LIMIT ?
 """
+# A span sent again with another start is a row of its own (T63); the page shows the first.
 _SPAN: Final = "SELECT * FROM spans WHERE trace_id = ? AND span_id = ? ORDER BY start_ns LIMIT 1"
 _RECEIVED: Final = """
 SELECT trace_id, span_id, parent_id, name, start_ns, end_ns, attributes, input, output, message
@@ -428,15 +439,7 @@ FROM spans WHERE :trace_id IS NULL OR trace_id = :trace_id
 def list_traces(
     path: Path, *, tenant: str | None, search: str, errors: bool, limit: int
 ) -> dict[str, Any]:
-    """List the newest traces, and count the traces of each tenant.
-
-    Args:
-        path: The database.
-        tenant: Tenant of the traces; None means all.
-        search: Words that each trace must contain.
-        errors: List only traces with errors.
-        limit: Largest number of traces.
-    """
+    """List the newest traces with all words of `search`, and count the traces of each tenant."""
     limit = max(1, min(limit, MOST_TRACES))
     wanted = {
         "tenant": tenant,
@@ -444,6 +447,7 @@ def list_traces(
         "words": json.dumps(
             [_pattern(w) for w in search[:_LONGEST_SEARCH_CHARACTERS].split()[:_MOST_WORDS]]
         ),
+        # One more than wanted tells whether there are more.
         "limit": limit + 1,
     }
     with reading(path) as connection:
@@ -483,6 +487,7 @@ def received_spans(path: Path, trace_id: str | None) -> Sequence[ReceivedSpan]:
 
 
 def _pattern(word: str) -> str:
+    # The backslash first, or it would escape those of the others.
     for special in "\\%_":
         word = word.replace(special, f"\\{special}")
     return f"%{word}%"
