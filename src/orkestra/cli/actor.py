@@ -159,11 +159,10 @@ def perform_on(
     *,
     part: str = "",
 ) -> tuple[str, _Result]:
-    """Call a workflow as `perform()` does; return its ID on the server, and the result."""
+    """Call a workflow as `perform()` does; return the ID of its handle, and the result."""
 
     async def call_workflow(client: Client) -> tuple[str, _Result]:
         handle = client.get_workflow_handle(workflow_id, run_id=run_id)
-        # The handle of a bound client has the scoped ID, `acme:order-42` for `order-42`.
         return handle.id, await call(handle)
 
     return perform(actor, call_workflow, f"workflow {workflow_id!r}", part=part)

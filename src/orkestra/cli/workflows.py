@@ -139,11 +139,11 @@ def signal(
     """
     args = parse_inputs(inputs)
     # T18: a signal without a handler reaches no interceptor, so nothing here can report it.
-    server_id, _ = perform_on(
+    handle_id, _ = perform_on(
         actor, workflow_id, run_id, lambda handle: handle.signal(name, args=args)
     )
-    line = f"{server_id}: signal {name!r} sent"
-    write_result({"workflow_id": server_id, "signal": name}, line, as_json=as_json)
+    line = f"{handle_id}: signal {name!r} sent"
+    write_result({"workflow_id": handle_id, "signal": name}, line, as_json=as_json)
     return 0
 
 
@@ -167,8 +167,8 @@ def query(
     async def call(handle: WorkflowHandle[Any, Any]) -> Any:
         return await handle.query(name, args=args)
 
-    server_id, answer = perform_on(actor, workflow_id, run_id, call, part=f"query {name!r}")
-    answered = {"workflow_id": server_id, "query": name, "answer": answer}
+    handle_id, answer = perform_on(actor, workflow_id, run_id, call, part=f"query {name!r}")
+    answered = {"workflow_id": handle_id, "query": name, "answer": answer}
     write_result(answered, format_json(answer), as_json=as_json)
     return 0
 
@@ -193,8 +193,8 @@ def update(
     async def call(handle: WorkflowHandle[Any, Any]) -> Any:
         return await handle.execute_update(name, args=args)  # pyright: ignore[reportUnknownMemberType] - the SDK's own overloads
 
-    server_id, result = perform_on(actor, workflow_id, run_id, call, part=f"update {name!r}")
-    updated = {"workflow_id": server_id, "update": name, "result": result}
+    handle_id, result = perform_on(actor, workflow_id, run_id, call, part=f"update {name!r}")
+    updated = {"workflow_id": handle_id, "update": name, "result": result}
     write_result(updated, format_json(result), as_json=as_json)
     return 0
 
@@ -212,9 +212,9 @@ def cancel(
     Examples:
       orkestra cancel order-42 --tenant acme
     """
-    server_id, _ = perform_on(actor, workflow_id, run_id, lambda handle: handle.cancel())
-    line = f"{server_id}: cancellation requested"
-    write_result({"workflow_id": server_id}, line, as_json=as_json)
+    handle_id, _ = perform_on(actor, workflow_id, run_id, lambda handle: handle.cancel())
+    line = f"{handle_id}: cancellation requested"
+    write_result({"workflow_id": handle_id}, line, as_json=as_json)
     return 0
 
 
@@ -234,11 +234,11 @@ def terminate(
     Examples:
       orkestra terminate order-42 --tenant acme --reason "stuck since the outage"
     """
-    server_id, _ = perform_on(
+    handle_id, _ = perform_on(
         actor, workflow_id, run_id, lambda handle: handle.terminate(reason=reason)
     )
-    terminated = {"workflow_id": server_id, "reason": reason}
-    write_result(terminated, f"{server_id}: terminated", as_json=as_json)
+    terminated = {"workflow_id": handle_id, "reason": reason}
+    write_result(terminated, f"{handle_id}: terminated", as_json=as_json)
     return 0
 
 
