@@ -77,12 +77,7 @@ class Actor:
     async def client(
         self, *, is_traced: bool = False, data_converter: DataConverter = DataConverter.default
     ) -> AsyncGenerator[Client]:
-        """Connect a client that is bound to the actor.
-
-        Raises:
-            ConnectionFailedError: The service could not be reached.
-            TenantError: The tenant is malformed, unknown or suspended.
-        """
+        """Connect a client that is bound to the actor."""
         async with connection_manager(
             self.config, is_traced=is_traced, data_converter=data_converter
         ) as manager:
@@ -97,12 +92,7 @@ def actor_of(
     namespace: Namespace = None,
     config: ConfigFile = None,
 ) -> Actor:
-    """Make the actor of the options; `@takes("actor", actor_of)` adds them to a command.
-
-    Raises:
-        ConfigurationError: The configuration cannot be loaded.
-        TenantRequiredError: Tenancy is on, and no option names a tenant.
-    """
+    """Make the actor of the options; `@takes("actor", actor_of)` adds them to a command."""
     loaded = load_config(context, config)
     # Even with --tenant: without tenancy there is nothing to bind the client to.
     if loaded.tenancy.mode == "off":
@@ -128,10 +118,6 @@ def perform(
     """Make a call with a client of the actor.
 
     Errors begin with the `part` of the `subject` that failed: `query 'status' of workflow 'r18'`.
-
-    Raises:
-        ExecutionNotFoundError: The server does not know the subject.
-        CallFailedError: The server or the workflow refused the call.
     """
 
     async def connect_and_call() -> _Result:

@@ -47,12 +47,7 @@ _LOG_POLL_SECONDS: Final = 0.2
 
 
 async def show(options: DemoOptions) -> bool:
-    """Show the demo, and return whether all results are as expected.
-
-    Raises:
-        ConfigurationError: The file of tickets is malformed; nothing was started.
-        OrkestraError: The demo could not be shown.
-    """
+    """Show the demo, and return whether all results are as expected."""
     started = time.monotonic()
     # First, before anything is started: a malformed file is found at once.
     count = _count_tickets(options)

@@ -183,11 +183,7 @@ class DemoStage:
 
 @asynccontextmanager
 async def open_stage(options: DemoOptions) -> AsyncGenerator[DemoStage]:
-    """Start everything and wait until the worker polls; stop everything at the end.
-
-    Raises:
-        OrkestraError: Something could not be started.
-    """
+    """Start everything and wait until the worker polls; stop everything at the end."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="orkestra-demo-")))
         langfuse, page = options.langfuse, None
@@ -299,11 +295,7 @@ class Traffic:
         self._stage = stage
 
     async def run(self, file: Path, *, on_end: Callable[[], None]) -> None:
-        """Process all tickets of the file; call `on_end` after each.
-
-        Raises:
-            DemoError: A ticket did not end in time.
-        """
+        """Process all tickets of the file; call `on_end` after each."""
         tickets = read_tickets(file)  # read as they are needed, by all tasks from one iterator
         tasks = [
             asyncio.create_task(self._process(tickets, on_end)) for _ in range(_CONCURRENT_TICKETS)

@@ -177,13 +177,7 @@ class DevOptions:
 
 
 async def develop(options: DevOptions) -> None:
-    """Run everything until SIGINT or SIGTERM; a second signal ends it at once.
-
-    Raises:
-        ConfigurationError: The server could not be started as the options say.
-        DevServerError: The server exited.
-        KeyboardInterrupt: A second signal arrived.
-    """
+    """Run everything until SIGINT or SIGTERM; a second signal ends it at once."""
     log = DevLog()
     async with AsyncExitStack() as stack:
         state = stack.enter_context(open_state(Path(_STATE), fresh=options.fresh))
@@ -494,11 +488,7 @@ _LONGEST_WAIT_MS: Final = 1000
 
 
 def find_application(name: str) -> list[Path]:
-    """Find the folders of a top-level package, or the file of a module, without importing it.
-
-    Raises:
-        ConfigurationError: The module does not exist.
-    """
+    """Find the folders of a top-level package, or the file of a module, without importing it."""
     top = name.partition(".")[0]
     try:
         # Of the top package only: for a module inside, `find_spec` would import its parents.
@@ -682,11 +672,7 @@ class StateDirectory:
 
 @contextmanager
 def open_state(directory: Path, *, fresh: bool) -> Generator[StateDirectory]:
-    """Create and lock the directory; delete the databases of earlier runs if `fresh`.
-
-    Raises:
-        ConfigurationError: The directory is in use, or cannot be written.
-    """
+    """Create and lock the directory; delete the databases of earlier runs if `fresh`."""
     state = StateDirectory(directory)
     try:
         directory.mkdir(exist_ok=True)

@@ -55,11 +55,7 @@ class TraceStore:
         retention: Retention | None = None,
         on_change: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
-        """Open the database and start the thread, which calls `on_change` with trace IDs.
-
-        Raises:
-            ConfigurationError: The file is not a database of traces.
-        """
+        """Open the database and start the thread, which calls `on_change` with trace IDs."""
         self.path = path
         self._retention = retention or Retention()
         self._on_change = on_change
