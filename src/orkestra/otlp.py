@@ -277,6 +277,7 @@ def traces_of(spans: Iterable[ReceivedSpan]) -> dict[str, list[TraceTree]]:
     A span whose parent is not among the spans is a root, so a complete trace has one.
     """
     by_trace: dict[str, list[ReceivedSpan]] = {}
+    # By end as well, so that a parent that starts together with its child has a fixed order.
     for span in sorted(spans, key=lambda span: (span.start_ns, span.end_ns)):
         by_trace.setdefault(span.trace_id, []).append(span)
     return {trace_id: _roots(members) for trace_id, members in by_trace.items()}

@@ -44,6 +44,7 @@ async def present_observations(
                 found |= ids
                 if cursor is None:
                     return frozenset(found)
+                # Else a server that ignores the cursor would be asked without end.
                 if cursor == query.get("cursor"):
                     raise _unavailable(settings, "it returned the same page twice")
                 query["cursor"] = cursor
@@ -62,6 +63,7 @@ def _read(response: httpx.Response) -> tuple[set[str], str | None]:
         msg = f"it answered {response.status_code} {response.text[:200]!r}"
         raise httpx.HTTPError(msg)
     content: Any = response.json()
+    # An empty object would read as an empty list, and every span would be sent again.
     if type(content["data"]) is not list:
         raise TypeError
     return {str(each["id"]) for each in content["data"]}, content["meta"].get("cursor") or None

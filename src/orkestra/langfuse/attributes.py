@@ -109,6 +109,7 @@ class SpanAttributes:
             found[names.STATUS_MESSAGE] = message
         # May replace what is above, but not the labels of the trace, which come last (B21).
         found |= self._added(finished.added)
+        # More than one root breaks Langfuse's filters and evaluations (T47).
         if span.parent_id is None:
             found[names.IS_APP_ROOT] = True
         return found | self.of_trace(span)
@@ -125,6 +126,7 @@ class SpanAttributes:
         if tags := [mask(tag) for tag in (*tenant_tag, *attributes.tags)]:
             found[names.TRACE_TAGS] = tags
         metadata = {mask(key): value for key, value in attributes.metadata.items()}
+        # After the caller's metadata, so that it cannot be replaced (B21).
         if span.tenant is not None:
             metadata[TENANT_METADATA_KEY] = span.tenant
         if span.parent_id is None:

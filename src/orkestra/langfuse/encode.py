@@ -165,6 +165,7 @@ class SpanEncoder:
         for link in span.links:
             link.ClearField("trace_state")
             self._mask_attributes(link.attributes)
+        # Last, because the mask may change the names of attributes.
         self._relabel(span, tenant)
 
     def _relabel(self, span: OtlpSpan, tenant: str | None) -> None:
@@ -173,12 +174,14 @@ class SpanEncoder:
         tags = [] if tenant is None else [self._masker.text(f"{TENANT_TAG_PREFIX}{tenant}")]
         for attribute in span.attributes:
             key, value = attribute.key, attribute.value
+            # Tags of other libraries move to Langfuse's own attribute, where the tenant's tag is.
             if key in names.TAGS:
                 tags += [tag for tag in _texts(value) if not is_reserved_tag(tag)]
             elif key in (names.TRACE_METADATA, names.METADATA):
                 if (text := _without_tenant(key, value)) is not None:
                     kept += _key_values({key: text})
             elif key not in _TENANT_METADATA_KEYS:
+                # Prefixed as in Orkestra's own spans, because tenants may share the project (B21).
                 if key in names.USERS | names.SESSIONS and tenant is not None:
                     value.string_value = fitting(scope_id(tenant, value.string_value))
                 kept.append(KeyValue(key=key, value=value))
@@ -320,6 +323,7 @@ class OtlpHttpClient:
         try:
             response = self._transport.handle_request(request)
             try:
+                # Read in any case, so that the connection can be used again.
                 text = response.read()[:200].decode("utf-8", "replace")
             finally:
                 response.close()

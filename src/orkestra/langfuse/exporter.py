@@ -284,6 +284,7 @@ class Sender:
             except Exception as error:  # noqa: BLE001 - the thread must live on
                 self._finish(Loss.INTERNAL, spans, repr(error))
                 return
+            # Without end: spans wait in the bounded queue as long as Langfuse is down (T44).
             if response.result is Result.RETRY:
                 self._back_off(attempt, response.retry_after_seconds)
                 attempt += 1
@@ -313,6 +314,7 @@ class Sender:
         """Wait, but not for long while a flush waits and Langfuse allows it."""
         # The exponent is capped, because the retries go on for as long as Langfuse is down.
         longest = min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** min(attempt, 10))
+        # Spreads the workers' retries, which all began when Langfuse went down.
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
         began = time.monotonic()
         with self._changed:

@@ -280,6 +280,7 @@ class LangfuseSink:
         if sender is not None:
             sender.stop()
         if opening is not None:
+            # It may still be opening: the import takes a second.
             opening.add_done_callback(self._close_observing)
         return is_sent
 
@@ -507,6 +508,7 @@ class LangfuseProjects:
             DirectoryUnavailableError: The directory gave no answer.
         """
         self._note_loop()
+        # Without asking if known already, which is the usual case.
         with suppress(LookupError):
             return self.sink_of(tenant)
         if tenant is not None:
@@ -588,6 +590,7 @@ class LangfuseProjects:
     def _close_evicted(self, sink: LangfuseSink, timeout: timedelta) -> None:
         asyncio.run(sink.close(timeout))
         with self._lock:
+            # Of a closed project only the numbers are kept.
             self._lost_by_closed += sink.lost
             self._sent_by_closed += sink.sent
             self._closing.discard(sink)

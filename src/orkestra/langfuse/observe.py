@@ -100,6 +100,7 @@ class AttemptSpan(trace.Span):
         """Make the span current no more, and return it with what the code has set on it."""
         if self._entered is not None:
             self._entered.__exit__(None, None, None)
+        # Code that still runs, such as a thread, cannot change the span any more.
         self.end()
         return replace(finished, added=self._added, name=self._name)
 
@@ -107,7 +108,7 @@ class AttemptSpan(trace.Span):
     def current(self) -> Generator[None]:
         """Make the span current for OpenTelemetry and the Langfuse SDK."""
         trace_id = trace.format_trace_id(self._context.trace_id)
-        # From an empty context: what was current around the activity is none of its business.
+        # From an empty context: spans around the worker must not become parents of the activity's.
         around = baggage.set_baggage(names.TRACE_ID_BAGGAGE, trace_id, Context())
         inside = trace.set_span_in_context(self, context.set_value(_ATTEMPT, self, around))
         token = context.attach(inside)
@@ -249,6 +250,7 @@ class OwnershipProcessor(SpanProcessor):
         around = context.get_current() if parent_context is None else parent_context
         attempt = _attempt_in(around)
         if attempt is not None:
+            # Langfuse reads the labels of a trace from every span.
             span.set_attributes(attempt.labels)
             self._note(span, attempt.tenant, attempt.receiver)
             setattr(span, _OWNER, TraceOwner(attempt.tenant))
@@ -258,7 +260,7 @@ class OwnershipProcessor(SpanProcessor):
             self._note(span, tenant, receiver)
         parent = trace.get_current_span(around)
         if parent.get_span_context().is_valid:
-            # A remote parent has no owner: nobody joins its trace.
+            # A remote parent has no owner, so no workflow joins its trace (B20).
             owner = getattr(parent, _OWNER, None)
         else:
             owner = TraceOwner(tenant)
@@ -467,6 +469,7 @@ class TracedProcessPool(Executor):
             outer.set_exception(error)
             return
         result: _ChildResult = pending.result()
+        # Before the result is set, so that they are not late for the attempt's end.
         for spans in result.spans:
             self._receiver.receive(spans)
         if result.error is None:

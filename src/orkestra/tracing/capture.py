@@ -81,6 +81,7 @@ def capture_error(error: BaseException, *, max_bytes: int) -> Captured:
     ):
         shown.append(_one_error(cause, max_bytes))
         cause = cause.__cause__
+    # No traceback: it would show the host's paths, and differ from one worker to the next.
     text = "; caused by ".join(shown)
     return Captured(text[:max_bytes], len(text) > max_bytes)
 

@@ -69,6 +69,7 @@ def fitting(value: str) -> str:
     """Return the value if Langfuse keeps it, else its beginning and a hash of all of it."""
     if len(value) <= MAX_ATTRIBUTE_LENGTH:
         return value
+    # Two long values with one beginning must not become one user or session.
     digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
     return f"{value[: MAX_ATTRIBUTE_LENGTH - _DIGEST_LENGTH - 1]}~{digest}"
 
@@ -171,6 +172,7 @@ def _checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
         raise InvalidTraceAttributeError(msg)
     for tag in tags:
         _check_text("tag", tag)
+        # Else a caller could put the trace among another tenant's (B21).
         if is_reserved_tag(tag):
             msg = f"tag {tag!r} is reserved: Orkestra sets the tenant's tag itself"
             raise InvalidTraceAttributeError(msg)
@@ -342,7 +344,9 @@ def _read(values: dict[str, object]) -> TraceAttributes:
     return TraceAttributes(
         user_id=user if is_text(user) else None,
         session_id=session if is_text(session) else None,
-        tags=tuple(tag for tag in cast("list[object]", tags) if _is_free(tag)),
+        tags=tuple(
+            tag for tag in cast("list[object]", tags) if is_text(tag) and not is_reserved_tag(tag)
+        ),
         metadata={
             key: value
             for key, value in metadata.items()
@@ -360,7 +364,3 @@ def _mapping(content: object) -> dict[str, object]:
     if not isinstance(content, dict):
         raise TypeError
     return cast("dict[str, object]", content)
-
-
-def _is_free(tag: object) -> TypeGuard[str]:
-    return is_text(tag) and not is_reserved_tag(tag)

@@ -267,6 +267,7 @@ class RunSpans:
         self.trace_id = carried.trace_id or trace_id_of(
             facts.namespace, facts.workflow_id, facts.first_run_id
         )
+        # Of the run, not the chain, because each run has a span of its own.
         self.span_id = workflow_span_id(facts.run_id)
         # Later runs of a chain are children of the first. They carry its header, which names the
         # first run's parent.

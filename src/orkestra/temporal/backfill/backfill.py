@@ -313,7 +313,9 @@ class _Walker:
         ):
             report = report or BackfillReport(workflow_id=run.workflow_id, run_id=run.run_id)
             tenant = TenantResolver(self._plugin.tenancy).of_run(run)
+            # Resolved for each run, because only its own history names its tenant.
             project = await self._plugin.project_of(tenant)
+            # The tenant is not traced, as by its workers.
             if project is not None:
                 spans = await _rebuild(self._client, run, project.limits)
                 report = await self._uploader.upload(report, spans, project, existing)
@@ -365,6 +367,7 @@ class Uploader:
         )
 
     def _is_settled(self, record: FinishedSpan) -> bool:
+        # The caller takes the risk of duplicates, also with workers that are about to send.
         if self._options.force:
             return True
         age = timedelta(microseconds=(time.time_ns() - record.end_ns) // 1_000)

@@ -133,6 +133,7 @@ async def fetch_runs(
     first = await _fetch_run(client, execution)
     waiting = deque([Execution(first.workflow_id, first.run_id)])
     if whole_chain and first.first_run_id != first.run_id:
+        # The first run leads to the others, because each names only its successor.
         waiting.appendleft(Execution(first.workflow_id, first.first_run_id))
     seen = {each.run_id for each in waiting}
     while waiting:
@@ -142,6 +143,7 @@ async def fetch_runs(
         else:
             try:
                 run = await _fetch_run(client, following)
+            # The retention time of a relative may have passed before.
             except ExecutionNotFoundError:
                 continue
         yield run
@@ -410,6 +412,7 @@ class Timeline:
             is_beat=self._is_idle and (is_inline or is_forced),
         )
         self._is_idle, self._completed_id = True, event.event_id
+        # Events after the start of the task are for the next one.
         delivered = [number for number in self._undelivered if number < started_id]
         self._undelivered = self._undelivered[len(delivered) :]
         self.at |= dict.fromkeys(delivered, self._clock.delivered_ns)

@@ -113,6 +113,7 @@ class TenantResolver:
             tenant = codec.read_header(started.header.fields) or codec.read_memo(
                 started.memo.fields
             )
+            # Anybody may write a header, so the workflow ID has to agree (B4).
             if tenant is not None:
                 codec.check_owner(tenant, run.workflow_id)
         except TenantMismatchError:
@@ -425,6 +426,7 @@ async def _signal_spans(context: RunHistoryContext) -> AsyncIterator[PartialSpan
     """Yield the signals that were delivered and not dropped for their tenant."""
     for event in context.events("workflow_execution_signaled"):
         signal = event.workflow_execution_signaled_event_attributes
+        # Missing if no completed task has delivered the signal.
         at_ns = context.timeline.at.get(event.event_id)
         headers = signal.header.fields
         is_dropped = context.tenants.is_dropped(headers, context.info.tenant)
@@ -497,6 +499,7 @@ async def _timer_spans(context: RunHistoryContext) -> AsyncIterator[PartialSpan]
         if end is not None and end.event_id in context.timeline.at:
             outcome = Outcome(metadata={"status": _TIMER_STATUSES[_kind(end)]})
             partial = context.ended(span, outcome, end)
+        # The live span has the duration that it took, which cancellation cuts short.
         if partial.end_ns is not None:
             duration = timedelta(microseconds=(partial.end_ns - begun_ns) // _MICROSECOND_NS)
         if duration >= threshold and not context.is_inherited(end):

@@ -31,12 +31,14 @@ def write_header(headers: Headers, context: TraceContext | None) -> dict[str, Pa
     others = {name: payload for name, payload in headers.items() if name != TRACE_HEADER}
     if context is None:
         return others
+    # Not by the data converter, whose codec workers could not undo this early.
     payload = Payload(metadata={"encoding": b"json/plain"}, data=context.encode())
     return {**others, TRACE_HEADER: payload}
 
 
 def read_nexus_header(headers: NexusHeaders) -> TraceContext:
     """Read the trace context of a Nexus operation; HTTP may have changed the name's case."""
+    # HTTP may have changed the name's case (B12).
     values = (value for name, value in headers.items() if name.lower() == TRACE_HEADER)
     return TraceContext.decode(next(values, "").encode()) or _NO_CONTEXT
 

@@ -186,6 +186,7 @@ class Outbox:
     def arm_timer(self, run: "RunOutbox") -> None:
         """Take the run's task for committed after `COMMIT_TICKS`, unless something says more."""
         with self._lock:
+            # Starts over with each activation: the task may have several.
             self._ticks_left[run] = COMMIT_TICKS
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -225,6 +226,7 @@ class Outbox:
             with self._lock:
                 for run in self._ticks_left:
                     self._ticks_left[run] -= 1
+                # Committed by the last row of the table: nothing was heard of it for long enough.
                 due = [run for run, left in self._ticks_left.items() if left <= 0]
                 spans = [span for run in due for span in self._take_held(run)]
                 is_over = not self._ticks_left
@@ -306,6 +308,7 @@ class RunOutbox:
             if job.HasField("remove_from_cache"):
                 self._on_eviction(job.remove_from_cache.reason)
                 return
+        # Before this run's own spans, because the parked ones are older.
         self._settle_parked(activation)
         # One workflow task has several activations. A longer history means a new task, for which
         # the server must have committed the one before. The exception is a heartbeat, by which the
@@ -322,6 +325,7 @@ class RunOutbox:
     def _after(self, completion: WorkflowActivationCompletion) -> None:
         if self._is_query:
             return
+        # The worker fails the task, so the server has it done again.
         if not completion.HasField("successful"):
             self._outbox.resolve(self, committed=False)
             return
@@ -460,6 +464,7 @@ class CommandTracker:
         """
         for command in completion.successful.commands:
             kind = command.WhichOneof("variant")
+            # Without an event, a replay cannot know that the task was completed.
             self.wrote_history |= kind not in _COMMANDS_WITHOUT_EVENT
             if kind == "schedule_local_activity":
                 self.local_activities.add(command.schedule_local_activity.seq)

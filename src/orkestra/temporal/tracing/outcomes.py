@@ -28,6 +28,7 @@ def run_outcome(error: BaseException) -> Outcome | None:
     """
     if isinstance(error, workflow.ContinueAsNewError):
         return Outcome(metadata={"status": "continued_as_new"})
+    # A cancelled activity alone raises the same error, and then the run has failed.
     if is_cancelled_exception(error) and workflow.cancellation_reason() is not None:
         return _error_outcome(error, Level.WARNING, "cancelled")
     return _workflow_failure(error)

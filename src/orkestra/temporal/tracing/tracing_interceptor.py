@@ -94,7 +94,7 @@ _nexus_caller: ContextVar[Caller | None] = ContextVar("orkestra_nexus_operation"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracingOptions:
-    """Which spans are made of workflows.
+    """Options of workflow spans.
 
     Attributes:
         ui_url: Address of Temporal's web interface; workflow spans link to their pages there.
@@ -159,8 +159,8 @@ class TracingInterceptor(client.Interceptor, worker.Interceptor):
     def for_replayer(self) -> "TracingInterceptor":
         """Make the interceptor of a replayer, which sends nothing.
 
-        Being told what is a replay is not enough: at the end of the history of a workflow that
-        still runs, the SDK says that it is not replaying.
+        Asking the SDK whether it replays is not enough: at the end of the history of a
+        workflow that still runs, it says no.
         """
         silent = TracingInterceptor(self._sink, identity=self._identity, options=self._options)
         silent._is_silent = True
@@ -315,6 +315,7 @@ class TracingClientOutbound(OutboundInterceptor):
                 trace_id=caller.trace_id, span_id=caller.span_id, attributes=attributes
             )
         else:
+            # Only a link, because the trace may be another tenant's (B20).
             link = {"caller_trace_id": caller.trace_id, "caller_span_id": caller.span_id}
             context = TraceContext(attributes=attributes.merged(TraceAttributes(metadata=link)))
         is_empty = context.trace_id is None and not context.attributes

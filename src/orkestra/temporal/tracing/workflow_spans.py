@@ -212,6 +212,7 @@ class RunTrace:
         # signals are counted, and a backfill does not recognize their spans.
         delivered_ns = outbox.pop_delivery_time(event_id) if outbox and event_id else None
         key, start_ns = event_id or f"#{self._signals}", delivered_ns or workflow.time_ns()
+        # Now, because the handler may change them before the span is made.
         args = self._args_unless_replaying(input.args)
         return lambda: self.spans.signal(
             input.signal,
@@ -223,6 +224,7 @@ class RunTrace:
 
     def update_span(self, input: HandleUpdateInput) -> Callable[[], Span]:
         """Begin the span of an update, to be made only where it is sent."""
+        # Now, because the handler may change them.
         start_ns, args = workflow.time_ns(), self._args_unless_replaying(input.args)
         return lambda: self.spans.update(
             input.update,
@@ -311,6 +313,7 @@ class RunTrace:
 
 
 def _host_function(name: str) -> Callable[..., Any]:
+    # By name, because objects of the host cannot be imported into the sandbox.
     functions: Mapping[str, Callable[..., Any]] = cast("Any", workflow).extern_functions()
     return functions[name]
 
@@ -319,6 +322,7 @@ def _facts(ui_url: str | None) -> RunFacts:
     info = workflow.info()
     carried = read_header(info.headers)
     tenant = current_tenant()
+    # One session for the whole tree, unless the caller has set another.
     root_id = info.root.workflow_id if info.root else info.workflow_id
     return RunFacts(
         namespace=info.namespace,
