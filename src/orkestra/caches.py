@@ -59,12 +59,12 @@ class LruCache(Generic[_Key, _Value]):
 class SingleFlight(Generic[_Result]):
     """Operations that run once for all callers who ask for them at the same time.
 
-    Each event loop has its own operations, so that nobody waits for a loop that has stopped.
+    Each event loop has its own operations, so no caller waits for a loop that has stopped.
 
     Args:
-        isolated: Whether an operation runs in an empty context, because tenant and trace are
-            those of one caller among many; else it sees the context of the first caller.
-        cancel_unwanted: Whether an operation is cancelled when its last caller gives up.
+        isolated: Run operations in an empty context, because tenant and trace are those of one
+            caller among many; else an operation sees the context of its first caller.
+        cancel_unwanted: Cancel an operation when its last caller gives up.
     """
 
     def __init__(self, *, isolated: bool = True, cancel_unwanted: bool = True) -> None:
@@ -94,6 +94,7 @@ class SingleFlight(Generic[_Result]):
             flight.task.add_done_callback(lambda task: self._land(place, task))
         flight.callers += 1
         try:
+            # A caller that is cancelled must not cancel what the others wait for.
             return await asyncio.shield(flight.task)
         finally:
             flight.callers -= 1
@@ -116,7 +117,7 @@ class SingleFlight(Generic[_Result]):
 
     def _start(self, start: Callable[[], Coroutine[Any, Any, _Result]]) -> "_Flight[_Result]":
         for place in tuple(self._flights):
-            if place[0].is_closed():  # its tasks never end, and nobody waits for them
+            if place[0].is_closed():  # its tasks never end, and no caller waits for them
                 self._flights.pop(place, None)
         context = contextvars.Context() if self._isolated else None
         return _Flight(asyncio.create_task(start(), context=context))

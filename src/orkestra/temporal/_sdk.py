@@ -70,16 +70,9 @@ _Response = TypeVar("_Response", bound=Message)
 
 
 class CallOptions(TypedDict):
-    """The SDK's options of an RPC, besides its name, the request and the type of the response.
+    """The SDK's options of an RPC, besides its name, the request and the type of the response."""
 
-    Attributes:
-        service: Name that the SDK gives the service, for instance `workflow`.
-        retry: Whether the SDK retries the call.
-        metadata: The call's own gRPC metadata.
-        timeout: Deadline of the call; None means the SDK's.
-    """
-
-    service: str
+    service: str  # for instance `workflow`
     retry: bool
     metadata: Mapping[str, str | bytes]
     timeout: timedelta | None
@@ -104,11 +97,7 @@ class WorkerServiceClient(BridgeServiceClient):
 
     `Worker` takes the core's client from it and polls with that. All RPCs on this object,
     `workflow_service` included, go to the service client that it was made from. It keeps no
-    reference to the core's client, which would keep the socket open.
-
-    Args:
-        service: The service client that sends the RPCs.
-        sdk_client: Returns the SDK's own service client.
+    reference to the core's client, which would keep the socket open (T32).
     """
 
     def __init__(
@@ -192,21 +181,13 @@ def without_sdk_failure_log() -> Generator[None]:
 async def end_unstarted_worker(worker: "Worker", *, timeout: timedelta) -> None:
     """End the core's part of a worker that never polled, which holds a socket.
 
-    The SDK ends it only after a run.
-
-    Args:
-        worker: Any worker; one that has started is left alone. It cannot run after this.
-        timeout: How long the core may take.
-
-    Raises:
-        TimeoutError: The core took longer.
-        RuntimeError: The core failed.
-        ValueError: The core failed.
+    The SDK ends it only after a run. A worker that has started is left alone. Raises TimeoutError,
+    or the core's RuntimeError or ValueError.
     """
     # `is_shutdown` is also true of a worker that has failed to start.
     if worker._started:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return
-    worker._shutdown_complete_event.set()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - shutdown() would wait for ever
+    worker._shutdown_complete_event.set()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - shutdown() would wait for ever (T34)
     core = worker._bridge_worker  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     if core._ref is None:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportUnknownMemberType] - see discard_core_worker()
         return

@@ -253,7 +253,7 @@ def _checked(key: object, where: str) -> str:
 class CredentialRotation:
     """Replaces changed credentials of one connection, before calls and while workers run.
 
-    No task or thread exists while nobody uses the connection.
+    No task or thread exists while the connection is unused.
 
     Attributes:
         generation: Number of replacements so far.

@@ -182,8 +182,10 @@ class _ConnectAttempts:
         config = replace(template)  # plugins may change theirs
         allowed, remaining = self._settings.connect_timeout.total_seconds(), self._remaining()
         try:
+            # The SDK's time-out bounds one TCP attempt, not the connecting as a whole (T39).
             async with asyncio.timeout(min(allowed, remaining)):
                 return await self._connect(config)
+        # Orkestra's own errors are final, not an attempt that may succeed later.
         except OrkestraError:
             raise
         except Exception as error:
@@ -206,6 +208,7 @@ class _ConnectAttempts:
             if self._namespace is not None:
                 timeout = self._settings.connect_timeout
                 await _describe(connection, self._namespace, timeout=timeout, retry=False)
+        # Cancellation, too, must not leave the socket open (T32).
         except BaseException:
             await connection.close()
             raise
@@ -260,6 +263,7 @@ def _connect_method(
 ) -> Callable[[ConnectConfig], Awaitable[ServiceClient]]:
     """Wrap the SDK's `connect` in the plugins, in the order of `Client.connect()`."""
 
+    # A function, because a lambda made in the loop would see only the last plugin.
     def around(
         plugin: Plugin, inner: Callable[[ConnectConfig], Awaitable[ServiceClient]]
     ) -> Callable[[ConnectConfig], Awaitable[ServiceClient]]:

@@ -235,6 +235,7 @@ class Connection:
         """
         self.service_client.take_over(fresh.service_client)
         self._has_moved = True
+        # Workers poll with the core's client that they read once, so they must read it again.
         running = {worker for _, worker in self._running.values() if worker is not None}
         for worker in running | {each for each in self._created if not each.is_running}:
             _replace_core_client(worker)
@@ -257,6 +258,7 @@ class Connection:
         self.check_usable()
         if worker is not None and self._has_moved:
             _replace_core_client(worker)
+        # Not the description: two workers may have the same one.
         key = object()
         self._running[key] = (description, worker)
         rotation = self.service_client.rotation
@@ -316,17 +318,7 @@ def _replace_core_client(worker: Worker) -> None:
 
 
 class ManagedServiceClient(ServiceClient):
-    """Service client of a connection that can be closed while others hold it.
-
-    Attributes:
-        connection: The connection, shared with other clients.
-        rotation: Replaces changed credentials; None where they cannot change.
-
-    Args:
-        connection: The connection.
-        sdk_client: The SDK's connected client.
-        backpressure: Limit of the calls that wait.
-    """
+    """Service client of a connection that can be closed while others hold it."""
 
     def __init__(
         self, connection: Connection, sdk_client: ServiceClient, backpressure: "Backpressure"
@@ -354,6 +346,7 @@ class ManagedServiceClient(ServiceClient):
             ConnectionClosedError: The connection is closed, or was closed during the call.
             ConnectionOverloadedError: Too many calls wait; this one was not sent.
         """
+        # A long poll is silent by design, so it says nothing about backpressure.
         waits_for_events = getattr(req, "wait_new_event", False)
         is_long_poll = waits_for_events or rpc.startswith("poll_")
         is_repeatable = waits_for_events or rpc in _REPEATABLE_POLLS
@@ -383,6 +376,7 @@ class ManagedServiceClient(ServiceClient):
         try:
             response = await rpc_call_of(channel.sdk_client)(rpc, request, response_type, **options)
         except BaseException as error:
+            # True where close() cancelled the call, and not the caller.
             if not call.end(error):
                 raise
         else:
@@ -408,6 +402,7 @@ class ManagedServiceClient(ServiceClient):
         try:
             await self.check_health(retry=True)
         except RPCError as error:
+            # An error that the service sent is an answer, too.
             return error.status not in NO_ANSWER
         return True
 

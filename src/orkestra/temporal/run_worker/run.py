@@ -46,7 +46,7 @@ _logger: Final = logging.getLogger("orkestra.temporal.run_worker")
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _HEARTBEAT_SECONDS: Final = 1.0
 _HEALTH_RETRY_SECONDS: Final = 1.0
-_HEARTBEATS_PER_WATCHDOG: Final = 2
+_HEARTBEATS_PER_WATCHDOG: Final = 2  # as sd_watchdog_enabled(3) recommends
 
 
 class WorkerExit(IntEnum):
@@ -132,6 +132,7 @@ class _WorkerProcess:
                 try:
                     await self._start_probes(stack, config)
                 except OrkestraError:
+                    # Without this, Python warns of a coroutine that was never awaited.
                     if asyncio.iscoroutine(worker):
                         worker.close()
                     raise
@@ -185,6 +186,7 @@ class _WorkerProcess:
         if problem is not None:
             _logger.error("%s", problem)
             return WorkerExit.NOT_STARTED
+        # A signal cancels the check, which then has no problem to report either.
         if self._stop.first.is_set():
             return WorkerExit.DRAINED
         self._status.enter(Stage.RUNNING)
@@ -259,6 +261,7 @@ class _WorkerProcess:
     async def _clean_up(self, workers: Sequence[Worker], code: WorkerExit) -> None:
         """Close connections, or end the process where work is left that nothing ends."""
         if self._stop.second.is_set() or code is WorkerExit.TIMED_OUT:
+            # By identity, because workers of one client share its plugin.
             for plugin in {id(p): p for each in workers if (p := _plugin_of(each))}.values():
                 if not await plugin.flush():
                     timeout = self._config.langfuse.flush_timeout
@@ -338,6 +341,7 @@ class StopSignals:
         """Note a signal; the interpreter calls this between two instructions."""
         self.last_signal = number
         event = self.second if self.first.is_set() else self.first
+        # Setting the event directly would not wake a loop that waits for the network (T72).
         self._loop.call_soon_threadsafe(event.set)
 
 
@@ -367,21 +371,16 @@ def end_process(code: int, why: str) -> None:
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    # sys.exit() would join the threads, and the core can abort at a normal exit (T36).
     os._exit(code)
 
 
 class Systemd:
-    """Notifications to systemd, for a service of `Type=notify`; no-ops elsewhere.
-
-    Attributes:
-        heartbeat_seconds: How often systemd's watchdog must be notified; None where it is off.
-
-    Args:
-        environment: Environment of the process, with `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
-    """
+    """Notifications to systemd, for a service of `Type=notify`; no-ops elsewhere."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         path = environment.get("NOTIFY_SOCKET", "")
+        # systemd writes the NUL of an abstract socket as "@".
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._last_state = ""
         watchdog = environment.get("WATCHDOG_USEC", "")
@@ -393,6 +392,7 @@ class Systemd:
     def notify(self, status: ProcessStatus) -> None:
         """Send what has changed, and that the event loop runs."""
         is_reached = status.stage is not Stage.RUNNING or status.is_ready
+        # A newline would begin another variable of the message.
         reason = str(status.readiness().get("reason", "")).replace("\n", " ")
         state = f"STATUS={status.stage}{': ' if reason else ''}{reason}\n"
         if is_reached:

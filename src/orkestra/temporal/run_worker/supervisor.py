@@ -27,19 +27,7 @@ _STARTED_CHECK_SECONDS: Final = 0.02
 
 
 class Supervisor:
-    """Runner of one worker and of its replacements.
-
-    Attributes:
-        worker: The first of them; the others have its options.
-        client: Client of all of them.
-        grace: How long activities may go on after a shutdown began.
-        status: Status of the current one.
-
-    Args:
-        worker: A worker that does not run yet.
-        restart: Restart it when it fails.
-        longest_pause: The longest pause before a restart.
-    """
+    """Runner of one worker and of its replacements, which have its options."""
 
     def __init__(self, worker: Worker, *, restart: bool, longest_pause: timedelta) -> None:
         self.worker = worker
@@ -70,8 +58,10 @@ class Supervisor:
                 return await self._run_once(self._worker or self._new_worker())
             except Exception as error:
                 self.status.fault = f"failed: {_first_line(error)}"
+                # A closed connection does not open again, so a restart cannot help.
                 is_closed = isinstance(error, ConnectionClosedError)
                 is_last = is_closed or not self._restart or self._stopping.is_set()
+                # After a steady run this is a new failure, so the pauses begin from the shortest.
                 if loop.time() - started > _STEADY_RUN_SECONDS:
                     pause = first_pause
                 next_step = "" if is_last else f"; restarting in {pause:g} s"
@@ -87,6 +77,7 @@ class Supervisor:
     async def shutdown(self) -> None:
         """Stop polling, let activities finish, and do not restart."""
         self._stopping.set()
+        # shutdown() of a worker that never ran waits for ever (T34).
         if self._worker is not None and self._worker.is_running:
             await self._worker.shutdown()
 
@@ -185,16 +176,9 @@ class WorkerStatus:
 
 @dataclass
 class ProcessStatus:
-    """Status of the process.
+    """Status of the process."""
 
-    Attributes:
-        liveness_timeout: Time without a heartbeat after which the event loop counts as stuck.
-        stage: Stage of the process.
-        reason: Explanation of the stage.
-        workers: Status of the workers, as soon as they exist.
-    """
-
-    liveness_timeout: timedelta = timedelta(seconds=30)
+    liveness_timeout: timedelta = timedelta(seconds=30)  # the event loop then counts as stuck
     stage: Stage = Stage.STARTING
     reason: str = "connecting"
     workers: tuple[WorkerStatus, ...] = ()

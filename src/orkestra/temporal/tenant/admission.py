@@ -61,17 +61,11 @@ _ERRORS: Final = tuple(_KINDS)
 
 @dataclass(frozen=True)
 class Refusal:
-    """Reason why work does not run here, and how it fails.
+    """Reason why work does not run here, and how it fails."""
 
-    Attributes:
-        kind: `ApplicationError.type` of the failure.
-        problem: What is wrong, and how to fix it.
-        marker: What to write into history before the kind; empty where history alone decided.
-    """
-
-    kind: str
+    kind: str  # `ApplicationError.type` of the failure
     problem: str
-    marker: str = ""
+    marker: str = ""  # goes before the kind into history; empty where history alone decided
 
     @property
     def is_final(self) -> bool:
@@ -92,6 +86,7 @@ class Refusal:
             self._fill(completion.failed.failure)
             return
         commands = completion.successful.commands
+        # No command of a refused run may take effect, so the failure replaces all of them.
         del commands[:]
         # Of all markers, the SDK tells only those of patches before a replay runs any code.
         if self.marker:
@@ -132,12 +127,7 @@ def recorded_refusal(activation: WorkflowActivation) -> Refusal | None:
 
 @dataclass(frozen=True)
 class PlacementCheck:
-    """Checks whether a tenant's work belongs on this worker.
-
-    Attributes:
-        placements: The directory's answers.
-        tenants: The tenants that the worker serves; None means all.
-    """
+    """Check that a tenant's work belongs on this worker; `tenants` None means all."""
 
     placements: Placements
     tenants: Collection[str] | None = None
@@ -225,6 +215,7 @@ class LoopBridge:
         if self._loop is None or timeout <= 0:
             msg = "this workflow task has no time left to look up the tenant"
             raise DirectoryUnavailableError(msg)
+        # Sent before the check below, so that the next try finds the answer.
         future = asyncio.run_coroutine_threadsafe(ask(*args), self._loop)
         if threading.get_ident() == self._thread:  # waiting would block for ever
             msg = (
@@ -301,6 +292,7 @@ class Admission:
 
 
 def _first_task(activation: WorkflowActivation) -> InitializeWorkflow | None:
+    # The directory's answer of today may not be that of then, which a replay must repeat.
     if activation.is_replaying:
         return None
     jobs = (

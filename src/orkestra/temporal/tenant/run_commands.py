@@ -88,6 +88,7 @@ class TenantRunHook:
         """Make the tenant current, also for the workflow's constructor, and let the run begin."""
         act_for(self._tenant)
         self._is_replaying = activation.is_replaying
+        # An eviction runs no code and needs no permission.
         if any(job.HasField("remove_from_cache") for job in activation.jobs):
             return None
         # A refused run has no code, and queries are all that still comes.
@@ -269,8 +270,10 @@ class CommandVerifier:
         found = self._bridge.wait_for(find, target.workflow_id, target.run_id)
         reachable = {self._tenant} if self._codec.has_global_ids else {self._tenant, None}
         if found is None or found.tenant not in reachable:
+            # Foreign and absent must look the same, so the server reports a missing workflow (B9).
             target.workflow_id = _MISSING_PREFIX + target.workflow_id
         else:
+            # Another run of this ID may begin between the look-up and the command.
             target.run_id = found.run_id
 
     def _placement(self) -> Placement | None:
@@ -300,6 +303,7 @@ class CommandVerifier:
         placement: Placement,
     ) -> None:
         asked, allowed = command.priority.priority_key, placement.record.most_urgent_priority
+        # A lower number is more urgent, and 0 means that none was set (B13).
         if self._codec.settings.fairness and 0 < asked < allowed:
             command.priority.priority_key = allowed
 
@@ -315,6 +319,7 @@ class CommandVerifier:
         try:
             queue = placement.queue(asked, namespace=self._namespace)
         except TenantMismatchError as error:
+            # A queue that code names is its mistake; its own queue was taken by a change of the directory.
             if asked != self._task_queue:
                 raise _MisplacedError(str(error)) from error
             msg = f"the task queue of this workflow was given to other tenants: {error}"

@@ -136,6 +136,7 @@ class TenantCodec:
         found = {value for name, value in headers.items() if name.lower() == self.nexus_header}
         if not found and not self.is_required:
             return None
+        # Two spellings with two values: neither can be trusted (B12).
         if len(found) != 1 or not is_tenant_id(tenant := found.pop()):
             msg = f"it must carry one header {self.nexus_header!r} with a tenant ID"
             raise TenantMismatchError(msg)
@@ -176,6 +177,7 @@ class TenantCodec:
         """The priority of what a client starts: the tenant as fairness key, its weight (B13)."""
         if not self.settings.fairness:
             return priority
+        # A lower number is more urgent; None is the server's default, normal (B13).
         key = priority.priority_key
         return Priority(
             priority_key=None if key is None else max(key, record.most_urgent_priority),

@@ -70,6 +70,7 @@ class TenantWorkflowInbound(WorkflowInboundInterceptor):
         act_for(self.tenant)
         return await super().execute_workflow(input)
 
+    # With signal-with-start this runs before execute_workflow(), in a task of its own (T17).
     async def handle_signal(self, input: HandleSignalInput) -> None:
         try:
             tenant = self.tenant
@@ -97,7 +98,7 @@ class TenantWorkflowInbound(WorkflowInboundInterceptor):
         super().handle_update_validator(input)
 
     async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
-        """Checked here too, because an update may have no validator."""
+        """Checked here, too, because an update may have no validator (T15)."""
         self._admit("update", input.update, input.headers)
         return await super().handle_update_handler(input)
 
