@@ -86,15 +86,7 @@ _TASK_QUEUE_TYPES: Final[Mapping[str, tuple[str, TaskQueueType.ValueType]]] = {
 
 
 class HealthMonitor:
-    """Check, every two seconds, whether each namespace is served and each worker polls.
-
-    Args:
-        status: Receives the problems.
-        supervisors: The workers.
-        search_attribute: Search attribute that each namespace must have; None means none.
-        period: Pause between two checks.
-        every: Pause between two checks of what seldom changes.
-    """
+    """Check, every two seconds, whether each namespace is served and each worker polls."""
 
     def __init__(
         self,
@@ -178,14 +170,7 @@ def _metrics_text(runtime: MeteredRuntime) -> str:
 
 
 class NamespaceCheck:
-    """Check of one namespace over one connection.
-
-    Args:
-        client: A client of the namespace.
-        search_attribute: Search attribute that must exist; None means none.
-        every: How often to check the attribute, which seldom changes.
-        clock: Monotonic clock, in seconds.
-    """
+    """Check of one namespace over one connection."""
 
     def __init__(
         self,
@@ -251,15 +236,7 @@ class NamespaceCheck:
 
 @dataclass
 class PollMetrics:
-    """Metrics of one worker's polls at one time.
-
-    Attributes:
-        started: Number of polls that were started, by operation.
-        answered: Number of polls that were answered, with a task or without, by operation.
-        codes: Status code of the last failed poll, by operation.
-        pollers: Number of polls that wait at the server, by kind of task.
-        free_slots: Number of free task slots, by kind of task.
-    """
+    """Metrics of one worker's polls, by operation or kind of task; an empty answer counts."""
 
     started: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     answered: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -269,14 +246,7 @@ class PollMetrics:
 
 
 def parse_core_metrics(text: str) -> dict[tuple[str, str], PollMetrics]:
-    """Read the poll metrics of each worker from the core's metrics.
-
-    Args:
-        text: The metrics in Prometheus's text format.
-
-    Returns:
-        Poll metrics by namespace and task queue.
-    """
+    """Read the poll metrics of each worker from the core's text, by namespace and task queue."""
     found: dict[tuple[str, str], PollMetrics] = defaultdict(PollMetrics)
     for name, labels, value in _samples(text):
         metrics = found[labels.get("namespace", ""), labels.get("task_queue", "")]
@@ -306,11 +276,7 @@ def _unescaped(escape: re.Match[str]) -> str:
 
 
 class PollHealth:
-    """Judgement over time whether one worker polls.
-
-    Args:
-        clock: Monotonic clock, in seconds.
-    """
+    """Judgement over time of one worker's polls."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -320,6 +286,7 @@ class PollHealth:
 
     def problem(self, now: PollMetrics) -> str | None:
         """Find out from its metrics why the worker takes no work; None where it does."""
+        # The first reading is compared with itself, so polls from before it count for nothing.
         last, self._last = self._last or now, now
         return self._failing(last, now) or self._not_polling(now)
 
@@ -328,6 +295,7 @@ class PollHealth:
             moment = self._clock()
             streak = self._streaks.get(operation)
             is_answered = now.answered[operation] > last.answered[operation]
+            # Polls of an idle queue start a minute apart, failing ones within seconds.
             if is_answered or (streak is not None and moment - streak.last > _STREAK_GAP_SECONDS):
                 self._streaks.pop(operation, None)
                 continue
@@ -359,14 +327,7 @@ class _FailureStreak:
 
 
 class PollerCheck:
-    """Check of one worker's polls as the server sees them.
-
-    Args:
-        worker: The worker.
-        every: How often to ask.
-        longest_gap: For how long no new poll may be seen.
-        clock: Monotonic clock, in seconds.
-    """
+    """Check of one worker's polls as the server sees them."""
 
     def __init__(
         self,
@@ -393,11 +354,7 @@ class PollerCheck:
         self._problem: str | None = None
 
     async def problem(self, own: PollMetrics | None) -> str | None:
-        """Find out why the server gives the worker no tasks; None where it does, or is unknown.
-
-        Args:
-            own: The worker's own metrics, where there are some.
-        """
+        """Find out why the server gives the worker no tasks; None where it does, or is unknown."""
         if not self._kinds or self._clock() - self._checked_at < self._every:
             return self._problem
         self._checked_at = self._clock()
@@ -447,6 +404,7 @@ class PollerCheck:
     def _problem_of(self, kind: str, newest: int | None, own: PollMetrics | None) -> str | None:
         now = self._clock()
         is_free = kind == _WORKFLOWS if own is None else bool(own.free_slots.get(kind))
+        # A worker without a free slot does not poll, so its silence is no fault (T38).
         if not is_free or newest != self._newest.get(kind):
             self._since[kind] = now
         self._absences[kind] = 0 if newest or not is_free else self._absences.get(kind, 0) + 1

@@ -319,7 +319,7 @@ class CommandVerifier:
         try:
             queue = placement.queue(asked, namespace=self._namespace)
         except TenantMismatchError as error:
-            # A queue that code names is its mistake; its own queue was taken by a change of the directory.
+            # A wrong queue in code is final; its own queue the directory may give back.
             if asked != self._task_queue:
                 raise _MisplacedError(str(error)) from error
             msg = f"the task queue of this workflow was given to other tenants: {error}"
