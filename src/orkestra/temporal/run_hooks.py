@@ -38,12 +38,10 @@ HookFactory: TypeAlias = Callable[[WorkflowInstanceDetails], RunHook]
 
 
 def with_run_hooks(runner: WorkflowRunner, hooks: Sequence[HookFactory]) -> WorkflowRunner:
-    """Put hooks around every run of a runner.
+    """Put hooks around every run of a runner, the outermost first.
 
-    Args:
-        runner: Any runner. A sandboxed one stays one, because the SDK's debug mode asks for it. One
-            that has hooks already is returned as it is.
-        hooks: Factories of the hooks, the outermost first.
+    A sandboxed runner stays one, because the SDK's debug mode asks for it. A runner that has hooks
+    already is returned as it is.
     """
     if not hooks or isinstance(runner, _HookedSandbox | _HookedRunner):
         return runner
@@ -110,6 +108,7 @@ class _HookedInstance(WorkflowInstance):
 
     def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
         """See base class."""
+        # The thread serves other runs next, which must not find this one's tenant.
         return contextvars.copy_context().run(self._activate, act)
 
     def _activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
@@ -122,6 +121,7 @@ class _HookedInstance(WorkflowInstance):
                 break
         if completion is None:
             completion = self._inner.activate(act)
+        # Hooks further in than the one that answered never began.
         for hook in reversed(entered):
             hook.after(completion)
         return completion

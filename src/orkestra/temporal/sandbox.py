@@ -45,6 +45,7 @@ def sandbox_runner(
         workflows: The workflow classes of the worker.
         settings: More modules to pass through or to reload.
     """
+    # Module state of a workflow's package must not be shared by tenants (B26).
     reloaded = {workflow.__module__.partition(".")[0] for workflow in workflows}
     passed = (installed_packages() - reloaded - set(settings.reload)) | {_PASSED_THROUGH}
     restrictions: SandboxRestrictions = runner.restrictions.with_passthrough_modules(
@@ -99,11 +100,7 @@ class _Loader(SourceFileLoader):
 
 
 class _CodeCache(MetaPathFinder):
-    """Finder, for sandboxes only, of modules that the process has loaded from source files.
-
-    Args:
-        modules: The modules of the process.
-    """
+    """Finder, for sandboxes only, of modules that the process has loaded from source files."""
 
     def __init__(self, modules: Mapping[str, ModuleType]) -> None:
         self._modules = modules

@@ -74,6 +74,7 @@ class TenantActivityInbound(ActivityInboundInterceptor):
         try:
             tenant = self._codec.read_header(input.headers)
             if tenant is not None:
+                # A standalone activity has no workflow, and its own ID is scoped instead (T8).
                 self._codec.check_owner(tenant, info.workflow_id or info.activity_id)
         except TenantMismatchError as error:
             raise self._refuse(Refusal(TENANT_MISMATCH, str(error)), None) from error
@@ -126,6 +127,7 @@ class _InAnotherProcess:
         try:
             return self.fn(*args)
         finally:
+            # The process stays in the pool, and its next task may be another tenant's.
             act_for(None)
 
 
@@ -172,7 +174,11 @@ class TenantNexusInbound(NexusOperationInboundInterceptor):
         except TenantMismatchError as error:
             raise _final_error(context, str(error)) from error
         refusal = self._check.unserved(tenant, info.task_queue) or await self._check.refusal(
-            tenant, namespace=info.namespace, task_queue=info.task_queue, is_start=False
+            # Not a start: the calling workflow was admitted when it began.
+            tenant,
+            namespace=info.namespace,
+            task_queue=info.task_queue,
+            is_start=False,
         )
         if refusal is not None and refusal.is_final:
             raise _final_error(context, refusal.problem)
