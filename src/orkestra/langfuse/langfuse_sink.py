@@ -94,11 +94,6 @@ class LangfuseSink:
         return self._active_attempts > 0
 
     @property
-    def settings(self) -> LangfuseSettings:
-        """Settings of the project."""
-        return self._settings
-
-    @property
     def public_key(self) -> str:
         """Key of the project."""
         return self._settings.public_key or ""
@@ -378,7 +373,8 @@ class ActiveAttempt:
             return pool
         from orkestra.langfuse.observe import TracedProcessPool  # noqa: PLC0415 - OpenTelemetry
 
-        return TracedProcessPool(pool, self._active, self._sink.settings)
+        settings = self._sink._settings  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of the same module
+        return TracedProcessPool(pool, self._active, settings)
 
     def end(self, outcome: Outcome) -> None:
         """Leave the span and send it; never raises."""
