@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test steady check lint types completeness coverage bench soak docs build lock clean
+.PHONY: help setup demo test steady check lint types completeness coverage bench soak versions docs build lock clean
 
 help:  ## Print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench: $(STAMP)  ## Measure what Orkestra costs beside the bare SDK; OPTIONS=--a
 
 soak: $(STAMP)  ## See that nothing grows; SOAK="--hours 8" or "--workflows 20000 --tenants 1000" for longer
 	@$(BIN)/python -m tests.soak $(SOAK)
+
+versions: $(STAMP)  ## Test each Python with pinned, lowest and newest packages; VERSIONS="--python 3.12" for one
+	@$(BIN)/python -m tests.versions $(VERSIONS)
 
 docs: $(STAMP)  ## Build the documentation into site; it fails on every warning
 	@$(BIN)/zensical build --clean --strict

@@ -54,11 +54,14 @@ async def test_each_run_has_state_of_its_own_in_threads_of_their_own_too(desk):
     flow = desk.flow("tally/flow", body, "from tally import state")
     runner = runner_of(flow)
 
-    async def run() -> tuple[Any, ModuleType]:
-        instance = instance_of(flow, runner)
+    async def create() -> Any:
+        return instance_of(flow, runner)
+
+    def run() -> tuple[Any, ModuleType]:
+        instance = asyncio.run(create())
         return result_of(instance.activate(START)), state_of(instance, "tally.state")
 
-    runs = await asyncio.gather(*(asyncio.to_thread(asyncio.run, run()) for _ in range(24)))
+    runs = await asyncio.gather(*(asyncio.to_thread(run) for _ in range(24)))
     assert [result for result, _ in runs] == [[[1], 1]] * 24
     assert len({id(state.seen) for _, state in runs}) == 24
     assert sys.modules["tally.state"].seen == []
