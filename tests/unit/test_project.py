@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import orkestra
 from tests.support.waiting import PATIENCE
@@ -177,3 +178,19 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "."]))
 
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "1 passed" in finished.stdout
+
+
+def test_the_page_of_versions_has_the_bounds_of_the_project_and_a_run_of_each_python() -> None:
+    project = PYPROJECT["project"]
+    page = (ROOT / "docs" / "versions.md").read_text()
+    classified = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert set(re.findall(r"^\| (3\.\d+)\.\d+ \|", page, re.MULTILINE)) == set(classified)
+    bounds: dict[str, str] = {}
+    for names, versions in re.findall(r"^\| (`[^|]*`) \| ([^|]*) \|", page, re.MULTILINE):
+        bounds |= zip(re.findall(r"`(.*?)`", names), versions.split(", "), strict=False)
+    extras = project["optional-dependencies"].values()
+    for dependency in {*project["dependencies"], *(each for extra in extras for each in extra)}:
+        requirement = Requirement(dependency)
+        if not requirement.name.startswith(("orkestra-", "temporal-")):
+            [lowest] = (each.version for each in requirement.specifier if each.operator == ">=")
+            assert bounds[requirement.name].removesuffix(".0") == lowest
