@@ -6,28 +6,36 @@ one loop. Pure functions use `functools.lru_cache` instead.
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
 _Result = TypeVar("_Result")
 
+# One for all caches, so that a fork waits for it: its holder would not exist in the child, where an
+# activity would wait for ever. Re-entrant, because freeing a displaced value may run code.
+_lock: Final = threading.RLock()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
+
 
 class LruCache(Generic[_Key, _Value]):
-    """Least recently used cache, safe in any thread.
+    """Least recently used cache, safe in any thread, and in a forked child.
 
     Args:
         limit: Number of entries that it keeps at most.
     """
 
-    __slots__ = ("_limit", "_lock", "_values")
+    __slots__ = ("_limit", "_values")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = threading.Lock()
         self._values: OrderedDict[_Key, _Value] = OrderedDict()
 
     def __len__(self) -> int:
@@ -36,7 +44,7 @@ class LruCache(Generic[_Key, _Value]):
 
     def get(self, key: _Key) -> _Value | None:
         """Return the value, which becomes the most recently used one."""
-        with self._lock:
+        with _lock:
             value = self._values.get(key)
             if value is not None:
                 self._values.move_to_end(key)
@@ -44,7 +52,7 @@ class LruCache(Generic[_Key, _Value]):
 
     def put(self, key: _Key, value: _Value) -> None:
         """Store a value, in place of the least recently used one where the cache is full."""
-        with self._lock:
+        with _lock:
             self._values[key] = value
             self._values.move_to_end(key)
             if len(self._values) > self._limit:
@@ -52,7 +60,7 @@ class LruCache(Generic[_Key, _Value]):
 
     def pop(self, key: _Key) -> _Value | None:
         """Remove an entry and return its value."""
-        with self._lock:
+        with _lock:
             return self._values.pop(key, None)
 
 
